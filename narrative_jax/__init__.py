@@ -1,0 +1,1 @@
+"""Align personalised, multi-character image generators with human preferences, in JAX."""

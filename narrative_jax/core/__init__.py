@@ -1,0 +1,1 @@
+"""L0: records, errors and small helpers that every floor may use."""

@@ -1,0 +1,28 @@
+"""The one error for bad input: it names the value, the rule and the remedy."""
+
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input or configuration; commands print it as one line and exit with 2."""
+
+    def __init__(self, value: str, rule: str, remedy: str):
+        """`value` says what was given, `rule` what is allowed, `remedy` what to do about it."""
+        super().__init__(f"{value}: {rule}; {remedy}")
+
+
+def check_name(kind: str, name: str, known) -> None:
+    """Raise InputError unless `name` is one of `known`, suggesting the nearest known name."""
+    known = list(known)
+    if name in known:
+        return
+    nearest = get_close_matches(str(name), map(str, known), n=1, cutoff=0.5)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else "choose a known one"
+    raise InputError(f"unknown {kind} {name!r}", f"known are {', '.join(map(str, known))}", remedy)
+
+
+def check_count(kind: str, value, minimum: int = 0) -> None:
+    """Raise InputError unless `value` is an integer (no bool, no float) of at least `minimum`."""
+    integral = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not integral or value.__index__() < minimum:
+        raise InputError(f"{kind} {value!r}", f"{kind} is an integer ≥ {minimum}", f"give one, e.g. {minimum + 1}")
