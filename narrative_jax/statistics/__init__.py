@@ -1,0 +1,10 @@
+"""L1: confidence intervals and agreement between raters, as pure functions on arrays."""
+
+from narrative_jax.statistics.agreement import alpha_interval as alpha_interval
+from narrative_jax.statistics.agreement import krippendorff_alpha as krippendorff_alpha
+from narrative_jax.statistics.agreement import majority as majority
+from narrative_jax.statistics.agreement import pairwise_agreement as pairwise_agreement
+from narrative_jax.statistics.intervals import Interval as Interval
+from narrative_jax.statistics.intervals import paired_bootstrap as paired_bootstrap
+from narrative_jax.statistics.intervals import wilson as wilson
+from narrative_jax.statistics.intervals import win_rate as win_rate

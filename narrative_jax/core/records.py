@@ -1,0 +1,59 @@
+"""The records that travel between stages; images in them are uint8 NHWC."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One character or object to keep: `images` u8[n, h, w, 3], `masks` bool[n, h, w] (True: the subject)."""
+
+    name: str
+    class_word: str
+    images: np.ndarray
+    masks: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is asked for; `facts` is what Storybook knows about its own scene, None for a user's."""
+
+    id: str
+    prompt: str
+    subjects: Sequence[Subject]
+    split: str
+    facts: Any = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scene and a picture `target` u8[h, w, 3] of it, for supervised training."""
+
+    scene: Scene
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotator's judgement of one candidate on one aspect; `score` is on the papers' scale of 1 to 5."""
+
+    candidate_id: str
+    aspect: str
+    critique: str
+    score: float | None
+    annotator: str
+    status: str = "done"
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Of two candidates the preferred one, on one aspect or "overall"; `gap` is the difference of scores."""
+
+    chosen_id: str
+    rejected_id: str
+    aspect: str
+    tie: bool
+    gap: float | None = None

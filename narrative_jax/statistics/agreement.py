@@ -1,0 +1,89 @@
+"""How far raters agree: Krippendorff's alpha on ratings, shares of equal verdicts on pairs."""
+
+import krippendorff
+import numpy as np
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.statistics.intervals import Interval, as_numbers, as_verdicts, bootstrap
+
+LEVELS = ("nominal", "ordinal", "interval", "ratio")
+MAX_COINCIDENCES = 10**8  # the package holds units × values² floats, several times over
+
+
+def krippendorff_alpha(ratings, level="nominal") -> float:
+    """Alpha of `ratings` [raters, units], NaN for missing: 1 is full agreement, 0 that of chance.
+
+    Krippendorff 2011, "Computing Krippendorff's alpha-reliability". Raises InputError for an unknown level,
+    ratings that leave nothing to compare, and negative ratings at level "ratio".
+    """
+    return _alpha(*_value_counts(ratings, level), level)
+
+
+def alpha_interval(ratings, level="nominal", confidence=0.95, num_resamples=2000, seed=0) -> Interval:
+    """`krippendorff_alpha`, resampling units (Zapf et al. 2016, doi:10.1186/s12874-016-0200-9).
+
+    Raises InputError as `krippendorff_alpha` and `paired_bootstrap` do.
+    """
+    counts, values = _value_counts(ratings, level)
+
+    def alphas(units):
+        return np.apply_along_axis(lambda drawn: _alpha(counts[drawn], values, level), -1, units)
+
+    return bootstrap(alphas, len(counts), confidence, num_resamples, seed)
+
+
+def pairwise_agreement(verdicts, ties="count", confidence=0.95, num_resamples=2000, seed=0) -> Interval:
+    """Share of (rater, rater, pair) triples with equal verdicts, resampling pairs.
+
+    `verdicts` [raters, pairs] are +1, 0 (tie) or -1, NaN for missing; ties="drop" takes ties for missing.
+    Raises InputError for other values, unless two pairs have two verdicts each, and for bad options.
+    """
+    verdicts = as_verdicts("verdicts", verdicts, ("raters", "pairs"), missing=True)
+    check_name("ties", ties, ("count", "drop"))
+    kinds = (-1, 0, 1) if ties == "count" else (-1, 1)
+    votes = np.stack([np.sum(verdicts == kind, axis=0) for kind in kinds])
+    equal = np.sum(votes * (votes - 1), axis=0)
+    compared = votes.sum(axis=0) * (votes.sum(axis=0) - 1)
+    equal, compared = equal[compared > 0], compared[compared > 0]
+
+    def share(pairs):
+        return equal[pairs].sum(axis=-1) / compared[pairs].sum(axis=-1)
+
+    return bootstrap(share, equal.size, confidence, num_resamples, seed)
+
+
+def majority(verdicts) -> np.ndarray:
+    """Sign of the sum of `verdicts` [raters, pairs], as int [pairs]: +1, 0 (tie) or -1; NaN for missing.
+
+    Raises InputError for other values and for a pair without any verdict.
+    """
+    verdicts = as_verdicts("verdicts", verdicts, ("raters", "pairs"), missing=True)
+    unseen = np.flatnonzero(np.isnan(verdicts).all(axis=0))
+    if unseen.size:
+        raise InputError(f"no verdict on pair {unseen[0]}", "a majority needs a verdict", "leave it out")
+    return np.sign(np.nansum(verdicts, axis=0)).astype(int)
+
+
+def _value_counts(ratings, level) -> tuple[np.ndarray, np.ndarray]:
+    """How often each unit with two or more ratings got each value [units, values], and the values, sorted."""
+    check_name("level", level, LEVELS)
+    ratings = as_numbers("ratings", ratings, ("raters", "units"), missing=True)
+    ratings = ratings[:, np.sum(~np.isnan(ratings), axis=0) > 1]
+    values = np.unique(ratings[~np.isnan(ratings)])
+    if not values.size:
+        raise InputError("no unit with two ratings", "alpha compares raters", "have units rated twice")
+    if values.size == 1:
+        raise InputError(f"{values[0]:g} in all ratings", "alpha needs two values", "rate more varied units")
+    if level == "ratio" and values[0] < 0:
+        raise InputError(f"rating {values[0]:g}", "level 'ratio' needs ratings ≥ 0", "use level 'interval'")
+    if ratings.shape[1] * values.size**2 > MAX_COINCIDENCES:
+        given = f"{values.size} different ratings of {ratings.shape[1]} units"
+        raise InputError(given, f"units × values² ≤ {MAX_COINCIDENCES}", "round the ratings, e.g. to 0.1")
+    return np.sum(ratings[..., None] == values, axis=0), values
+
+
+def _alpha(counts: np.ndarray, values: np.ndarray, level: str) -> float:
+    """Alpha from the `counts` [units, values] of each value."""
+    if np.count_nonzero(counts.sum(axis=0)) < 2:
+        return 0.0  # a resample of a single value is no evidence of reliability
+    return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement=level))

@@ -1,0 +1,140 @@
+"""Controlled damage to true pictures, with the criteria that each kind may move.
+
+A kind of damage that is there or not is dealt to a share `strength` of the pictures; noise, blur, cut-off and
+overlap grow with `strength` in every picture.
+"""
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.storybook import sets
+from narrative_jax.storybook.figure import PARTS
+from narrative_jax.storybook.oracle import CRITERIA
+from narrative_jax.storybook.render import Drawing, render
+from narrative_jax.storybook.world import (
+    ACTIONS,
+    ATTRIBUTE_NAMES,
+    LOCATIONS,
+    NUM_VALUES,
+    PALETTES,
+    PORTRAIT_POSE,
+    POSES,
+    STYLES,
+)
+
+# What each corruption may move; all else should stay.
+MAY_MOVE = {
+    "noise": CRITERIA,
+    "blur": CRITERIA,
+    "recolour": ("attributes",),
+    "exchange actions": ("actions",),
+    "drop a character": ("count",),
+    "leak": ("attributes", "no_leak"),
+    "paste the portrait": ("actions", "no_copy"),
+    "wrong action": ("actions",),
+    "wrong place": ("setting",),
+    "wrong style": ("setting",),
+    "cut off": ("completeness", "composition"),
+    "overlap": ("composition",),
+    "lose a limb": ("completeness",),
+}
+CORRUPTIONS = tuple(MAY_MOVE)
+_NOISE, _BLUR = 0.8, 3.0  # at strength 1: standard deviation (of a range of 2), and pixels
+_EDGE = -1.0  # where the ground point ends up, beyond the frame, when cut off at strength 1
+_APART = 4.0  # pixels between two figures that overlap at strength 1
+_COLOURS = tuple(i for i, name in enumerate(ATTRIBUTE_NAMES) if name in PALETTES)
+_LIMBS = tuple(i for i, part in enumerate(PARTS) if part not in ("head", "torso"))
+
+
+def corrupt(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> np.ndarray:
+    """Pictures f32[b, 40, 40, 3] of the drawings with one kind of damage at `strength` in [0, 1].
+
+    With one seed, what is damaged at some strength is damaged in the same way at a higher one. Raises InputError.
+    """
+    check_name("corruption", kind, CORRUPTIONS)
+    check_count("seed", seed)
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength {strength}", "a strength lies in [0, 1]", "rescale it")
+    rng = np.random.default_rng([seed, CORRUPTIONS.index(kind)])
+    if kind == "noise":
+        clean = render(drawing)
+        return np.clip(clean + strength * _NOISE * rng.standard_normal(clean.shape, np.float32), -1, 1)
+    if kind == "blur":
+        return _blur(render(drawing), strength * _BLUR)
+    damaged = drawing.copy()
+    for row in np.flatnonzero(can_corrupt(drawing, kind)):
+        present = np.flatnonzero(drawing.present[row])
+        slot = int(rng.choice(present))
+        other = int(present[present != slot][0]) if len(present) > 1 else slot
+        hit, pick = rng.random() < strength, _Pick(rng.random())
+        if kind == "cut off":
+            side = _EDGE if drawing.places[row, slot, 0] < sets.SIZE / 2 else sets.SIZE - _EDGE
+            damaged.places[row, slot, 0] += strength * (side - drawing.places[row, slot, 0])
+        elif kind == "overlap":
+            behind, front = sorted(present[:2])
+            gap = drawing.places[row, behind, 0] - drawing.places[row, front, 0]
+            damaged.places[row, behind, 0] -= strength * (gap - np.copysign(_APART, gap))
+        elif hit:
+            _damage(damaged, kind, row, slot, other, pick)
+    return render(damaged)
+
+
+def can_corrupt(drawing: Drawing, kind: str) -> np.ndarray:
+    """Which pictures a kind of damage can befall, bool[b]: some need two characters, or two that differ."""
+    two = drawing.present.sum(1) > 1
+    if kind in ("drop a character", "overlap"):
+        return two
+    if kind == "exchange actions":
+        return two & (drawing.poses[:, 0] != drawing.poses[:, 1])
+    if kind == "leak":
+        return two & (drawing.identities[:, 0] != drawing.identities[:, 1]).any(-1)
+    return drawing.present.any(1)
+
+
+class _Pick:
+    """Draws one of some options by a number in [0, 1) drawn beforehand."""
+
+    def __init__(self, fraction):
+        self.fraction = fraction
+
+    def __call__(self, options):
+        options = list(options)
+        return options[int(self.fraction * len(options))]
+
+
+def _damage(drawing, kind, row, slot, other, pick):
+    """One kind of damage that is there or not, to one character of one picture, in place."""
+    own, others = drawing.identities[row, slot], drawing.identities[row, other]
+    if kind == "recolour":
+        choices = [(i, v) for i in _COLOURS for v in range(NUM_VALUES[i]) if v not in (own[i], others[i])]
+        attribute, value = pick(choices)
+        own[attribute] = value
+    elif kind == "leak":
+        attribute = pick(np.flatnonzero(own != others))
+        own[attribute] = others[attribute]
+    elif kind == "exchange actions":
+        drawing.poses[row, [slot, other]] = drawing.poses[row, [other, slot]]
+    elif kind == "drop a character":
+        drawing.parts[row, slot] = False
+    elif kind == "paste the portrait":
+        drawing.poses[row, slot] = POSES.index(PORTRAIT_POSE)
+    elif kind == "wrong action":
+        drawing.poses[row, slot] = pick(p for p in range(len(ACTIONS)) if p != drawing.poses[row, slot])
+    elif kind == "wrong place":
+        drawing.locations[row] = pick(i for i in range(len(LOCATIONS)) if i != drawing.locations[row])
+    elif kind == "wrong style":
+        drawing.styles[row] = pick(i for i in range(len(STYLES)) if i != drawing.styles[row])
+    elif kind == "lose a limb":
+        drawing.parts[row, slot, pick(_LIMBS)] = False
+
+
+def _blur(pictures, deviation):
+    """Gaussian blur with edges extended; `deviation` in pixels."""
+    if deviation == 0:
+        return pictures
+    at = np.arange(sets.SIZE)
+    reach = np.arange(-3 * int(np.ceil(deviation)), 3 * int(np.ceil(deviation)) + 1)
+    weights = np.exp(-(reach**2) / (2 * deviation**2))
+    mix = np.zeros((sets.SIZE, sets.SIZE), np.float32)
+    np.add.at(mix, (at[:, None], np.clip(at[:, None] + reach, 0, sets.SIZE - 1)), weights / weights.sum())
+    return np.einsum("ij,bjkc,lk->bilc", mix, pictures, mix, optimize=True)
