@@ -32,9 +32,9 @@ ASPECTS = {
 }
 CRITERIA = tuple(criterion for criteria in ASPECTS.values() for criterion in criteria)
 
-_CLEAN, _DIRTY = 0.03, 0.10  # RMS distance to the nearest picture: clean enough; 1/e of the cleanness left
-_TOLERATED = 0.12  # share of a figure that may be covered or cut off without harm: a hand
-_RUINED = 0.70  # share at which composition is lost
+_CLEAN, _DIRTY = 0.03, 0.08  # RMS distance to the nearest picture: clean enough; 1/e of the cleanness left
+_TOLERATED = 0.06  # share of a figure that may be covered or cut off without harm: a hand
+_RUINED = 0.60  # share at which composition is lost
 
 
 @dataclass(frozen=True)

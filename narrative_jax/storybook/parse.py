@@ -119,25 +119,27 @@ def _parse(pictures, max_found):
 
     rows = np.arange(len(flat))
     for slot in range(max_found):
-        if not len(rows):
-            break
         view = _View(flat[rows], sets.stage_sets()[drawing.locations[rows]], _uncovered(drawing[rows], -1))
         _put(drawing, rows, slot, _find(view))
         some = drawing.present[rows, slot]  # where nobody was found there is nobody else
         rows, view = rows[some], view[some]
-        if len(rows):
-            one = _take(drawing, rows, slot)
-            _read(view, one)
-            _put(drawing, rows, slot, one)
-            rows = rows[one.present[:, 0]]
-    _sort_by_depth(drawing)
-    for slot in range(max_found):
-        rows = np.flatnonzero(drawing.present[:, slot] & (drawing.present.sum(1) > 1))
         if not len(rows):
             break
         one = _take(drawing, rows, slot)
-        _read(_in_context(flat, drawing, rows, slot), one)
+        _read(view, one)
         _put(drawing, rows, slot, one)
+    # Once all are known, each is read in its place between the others.
+    for check in (False, True):
+        _sort_by_depth(drawing)
+        for slot in range(max_found):
+            rows = np.flatnonzero(drawing.present[:, slot] & (check | (drawing.present.sum(1) > 1)))
+            if not len(rows):
+                break
+            one, view = _take(drawing, rows, slot), _in_context(flat, drawing, rows, slot)
+            _read(view, one)
+            if check:
+                one.parts[:] &= _explains(view, one)[:, None, None]
+            _put(drawing, rows, slot, one)
     _sort_by_depth(drawing)
     return _measure(styled, flat, drawing)
 
@@ -220,7 +222,7 @@ def _coarse_masks():
 
 def _ink_masks(layers):
     """Masks of each ink from those of the layers, [b, layer, ...] -> [b, ink, ...]."""
-    return np.stack([layers[:, figure.LAYER_INK == ink].sum(1) for ink in range(len(figure.INKS))], axis=1)
+    return np.stack([layers[:, ink == figure.LAYER_INK].sum(1) for ink in range(len(figure.INKS))], axis=1)
 
 
 @cache
@@ -298,10 +300,7 @@ def _mask_gains(windows, masks, inks):
 
 
 def _read(view, one):
-    """Read hair and hat, then pose and place, then hair and hat again, then colours, in place.
-
-    Drop what does not explain its pixels better than the ground or nothing does.
-    """
+    """Read hair and hat, then pose and place, then hair and hat again, then colours, in place."""
     features = view.features()
     one.identities[:, 0, [_HAIR, _HAT]] = _best(_head_gains(features, one))
     poses, places = _pose_hypotheses(one, _CROSS)
@@ -313,8 +312,13 @@ def _read(view, one):
         fit = _Fit(view, one)
         for i, ink in _COLOUR_INKS.items():
             one.identities[:, 0, i] = fit.ink_distances[:, ink, : NUM_VALUES[i]].argmin(-1)
+
+
+def _explains(view, one):
+    """Whether the figure is there: it explains its pixels better than the ground or nothing does, bool[b]."""
+    fit = _Fit(view, one)
     there = recognition(np.stack([fit.distance, fit.bare_distance], -1))[:, 0] > PRESENT
-    one.parts[:, 0] &= (there & (fit.mass > _HIDDEN * fit.full))[:, None]
+    return there & (fit.mass > _HIDDEN * fit.full)
 
 
 class _Fit:
@@ -326,10 +330,13 @@ class _Fit:
 
     def __init__(self, view, one):
         painted = paint(view.ground, one, 0)
-        channels = np.concatenate([view.flat - painted, view.ground, view.weight[..., None]], axis=-1)
+        inside = np.ones_like(view.weight)
+        channels = np.concatenate(
+            [view.flat - painted, view.ground, view.weight[..., None], inside[..., None]], axis=-1
+        )
         whole = np.round(one.places * SUPERSAMPLE).astype(int) // SUPERSAMPLE
         windows = _windows(_pad(np.moveaxis(channels, -1, 1)), *_corner(whole))[:, 0]
-        residual, ground, weight = windows[:, :3], windows[:, 3:6], windows[:, 6]
+        residual, ground, weight, inside = windows[:, :3], windows[:, 3:6], windows[:, 6], windows[:, 7]
         square = weight * (residual**2).sum(1)
         layers = layer_visibility(one, 0).reshape(len(one), len(figure.LAYERS), -1)
         colours = ink_colours(one.identities[:, 0])
@@ -350,12 +357,14 @@ class _Fit:
         self.ink_distances = self.ink_residual[..., None] + added
 
         shape = (len(one), len(figure.PARTS))
-        self.part_mass, self.part_full, self.part_distance, self.part_missing = np.zeros((4, *shape), np.float32)
+        self.part_seen, self.part_inside, self.part_distance, self.part_missing = np.zeros((4, *shape), np.float32)
         for part in range(len(figure.PARTS)):
-            own = figure.LAYER_PART == part
+            own = part == figure.LAYER_PART
             mask = layers[:, own].sum(1)
             mass = (weight * mask**2).sum(-1)
-            self.part_mass[:, part], self.part_full[:, part] = mass, (mask**2).sum(-1)
+            full = (mask**2).sum(-1)
+            self.part_seen[:, part] = mass / full
+            self.part_inside[:, part] = (inside * mask**2).sum(-1) / full
             mass = np.maximum(mass, 1e-6)
             self.part_distance[:, part] = (mask**2 * square).sum(-1) / mass
             change = (colours[:, figure.LAYER_INK[own]].swapaxes(1, 2) @ layers[:, own]) - mask[:, None] * ground
@@ -483,7 +492,7 @@ def _measure_parts(fit):
     What is beyond the frame is not drawn; of a part that others cover nothing is known, and it counts as drawn.
     """
     likely = np.exp((np.minimum(fit.part_missing, NULL) - fit.part_distance) / TEMPERATURE)
-    return np.where(fit.part_mass > _HIDDEN * fit.part_full, np.minimum(likely, 1), 1)
+    return np.where(fit.part_seen > _HIDDEN, np.minimum(likely, 1), 1) * fit.part_inside
 
 
 def _relative(gains, base, area):

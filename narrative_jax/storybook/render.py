@@ -93,9 +93,9 @@ def empty_drawing(batch: int, max_characters: int) -> Drawing:
 
 def _places(count, rng):
     margin = 9.6  # half the width of the widest pose: nobody is cut off
-    centres = np.linspace(margin, sets.SIZE - margin, count) if count > 1 else np.array([sets.SIZE / 2])
     reach = 7.0 if count == 1 else 1.5
-    x = np.clip(centres + rng.uniform(-reach, reach, count), margin, sets.SIZE - margin)
+    centres = np.linspace(margin + reach, sets.SIZE - margin - reach, count) if count > 1 else sets.SIZE / 2
+    x = centres + rng.uniform(-reach, reach, count)
     y = rng.uniform(35.0, 37.5, count)
     return np.stack([rng.permutation(x), y], -1)
 
