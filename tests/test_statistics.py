@@ -214,9 +214,7 @@ def test_alpha_of_agreement_chance_and_opposition():
 
 def test_alpha_ignores_units_rated_once():
     lone = np.array([[9.0], [NAN], [NAN], [NAN]])  # a value that no second rating can be compared with
-    assert krippendorff_alpha(np.hstack([EXAMPLE_C, lone]), "ordinal") == krippendorff_alpha(
-        EXAMPLE_C, "ordinal"
-    )
+    assert krippendorff_alpha(np.hstack([EXAMPLE_C, lone]), "ordinal") == krippendorff_alpha(EXAMPLE_C, "ordinal")
 
 
 def test_alpha_interval_narrows_with_more_units():
@@ -333,17 +331,13 @@ def test_win_rate_of_shuffled_imagereward_lists_holds_one_half(rankings):
 
 def test_agreement_with_imagereward_rankings(rankings):
     """Ranks as verdicts per pair of images, against a rater that always prefers the first."""
-    verdicts = np.concatenate(
-        [np.sign([b - a for a, b in itertools.combinations(ranking, 2)]) for ranking in rankings]
-    )
+    verdicts = np.concatenate([np.sign([b - a for a, b in itertools.combinations(ranking, 2)]) for ranking in rankings])
     assert (verdicts.size, np.sum(verdicts == 0)) == (7230, 831)
     first = np.ones_like(verdicts)
     wins = int(np.sum(verdicts == 1))
     assert pairwise_agreement([verdicts, first]).estimate == wins / 7230
     assert pairwise_agreement([verdicts, first], ties="drop").estimate == wins / (7230 - 831)
-    np.testing.assert_array_equal(
-        majority([verdicts, verdicts, first])[verdicts != 0], verdicts[verdicts != 0]
-    )
+    np.testing.assert_array_equal(majority([verdicts, verdicts, first])[verdicts != 0], verdicts[verdicts != 0])
 
 
 # Bad input

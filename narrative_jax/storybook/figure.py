@@ -4,6 +4,7 @@ Coordinates are pixels from the point on the ground between the feet, x to the r
 """
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -63,7 +64,7 @@ HEAD_SHIFTS = np.array([(_JOINTS[pose][1], _JOINTS[pose][0]) for pose in POSES])
 
 def _limb(joints, side, lift, radius):
     points = [(side * x, y + lift) for x, y in joints]
-    return [capsule(*a, *b, radius) for a, b in zip(points, points[1:], strict=False)]
+    return [capsule(*a, *b, radius) for a, b in pairwise(points)]
 
 
 def _body(pose):
@@ -95,7 +96,8 @@ def _hair(style, lift, lean):
     sides = (-1, 1)
     fringe = [dome(lean, lift - 16.4, 4.4)]
     behind = {
-        "short": [disc(lean, lift - 15.8, 4.8)] + [capsule(lean + s * 4.1, lift - 16, lean + s * 4.2, lift - 13.4, 1.0) for s in sides],
+        "short": [disc(lean, lift - 15.8, 4.8)]
+        + [capsule(lean + s * 4.1, lift - 16, lean + s * 4.2, lift - 13.4, 1.0) for s in sides],
         "long": [capsule(lean + s * 3.5, lift - 16, lean + s * 4.3, lift - 9.2, 1.9) for s in sides],
         "curly": [disc(lean + s * 5.0, lift + y, 2.3) for s in sides for y in (-16.2, -13.2)],
         "braided": [capsule(lean + s * 4.2, lift - 15.5, lean + s * 6.6, lift - 8.6, 1.0) for s in sides],

@@ -33,6 +33,8 @@ from narrative_jax.storybook.world import ATTRIBUTE_NAMES, LOCATIONS, NUM_VALUES
 NULL, TEMPERATURE = 0.12, 0.02
 SETTING_NULL, SETTING_TEMPERATURE = 0.08, 0.004
 PRESENT = 0.5  # a figure is there if it explains its pixels better than background and nothing do
+# The coarse grid of ground points, every second pixel, so that windows begin at even rows and columns.
+_COARSE_X, _COARSE_Y = np.arange(-3, sets.SIZE + 4, 2), np.arange(32, 46, 2)
 _STARTS = 2  # places on the coarse grid from which the fine search begins
 _LEAST_GAIN = 3.0  # squared colour distance times pixels; what is left when all is explained gains less
 _HIDDEN = 0.2  # of a mask must be seen for its ink to be read
@@ -44,6 +46,7 @@ _HAIRS, _HATS = NUM_VALUES[ATTRIBUTE_NAMES.index("hair")], NUM_VALUES[ATTRIBUTE_
 _HAIR, _HAT = ATTRIBUTE_NAMES.index("hair"), ATTRIBUTE_NAMES.index("hat")
 _AROUND = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), -1).reshape(-1, 2)
 _CROSS = _AROUND[np.abs(_AROUND).sum(1) < 2]
+_BEFORE = _AROUND[(_AROUND < 1).all(1)]  # with half-pixel phases, these span a cell of the coarse grid
 _COLOUR_INKS = {i: figure.INKS.index(name) for i, name in enumerate(ATTRIBUTE_NAMES) if name in PALETTES}
 _LIMBS = [i for i, part in enumerate(figure.PARTS) if part not in ("head", "torso")]
 _HEAD_AREA, _LIMB_AREA = 12.0, 20.0  # pixels in which two hats or hairs, and two poses, differ at least
@@ -128,18 +131,16 @@ def _parse(pictures, max_found):
         one = _take(drawing, rows, slot)
         _read(view, one)
         _put(drawing, rows, slot, one)
-    # Once all are known, each is read in its place between the others.
-    for check in (False, True):
-        _sort_by_depth(drawing)
-        for slot in range(max_found):
-            rows = np.flatnonzero(drawing.present[:, slot] & (check | (drawing.present.sum(1) > 1)))
-            if not len(rows):
-                break
-            one, view = _take(drawing, rows, slot), _in_context(flat, drawing, rows, slot)
-            _read(view, one)
-            if check:
-                one.parts[:] &= _explains(view, one)[:, None, None]
-            _put(drawing, rows, slot, one)
+    # Once all are known, each is read again in its place between the others, and stays if it explains enough.
+    _sort_by_depth(drawing)
+    for slot in range(max_found):
+        rows = np.flatnonzero(drawing.present[:, slot])
+        if not len(rows):
+            break
+        one, view = _take(drawing, rows, slot), _in_context(flat, drawing, rows, slot)
+        _read(view, one)
+        one.parts[:] &= _explains(view, one)[:, None, None]
+        _put(drawing, rows, slot, one)
     _sort_by_depth(drawing)
     return _measure(styled, flat, drawing)
 
@@ -171,9 +172,13 @@ class _View:
         return _View(self.flat[rows], self.ground[rows], self.weight[rows])
 
     def features(self):
-        """What sums over masks need: colour (3), its square, distance to the ground, 1; f32[b, 6, H, W], padded."""
-        square, bare = (self.flat**2).sum(-1), ((self.flat - self.ground) ** 2).sum(-1)
-        features = np.stack([*np.moveaxis(self.flat, -1, 0), square, bare, np.ones_like(bare)], axis=1)
+        """What sums over masks need, weighted by where the figure can be seen; f32[b, 5, H, W], padded.
+
+        With p the picture and g the ground: p (3 channels), |g|² - 2 p·g, 1. A figure of colour c gains
+        |p - g|² - |p - c|² = |g|² - 2 p·g + 2 p·c - |c|² in each of its pixels.
+        """
+        bare = ((self.ground - 2 * self.flat) * self.ground).sum(-1)
+        features = np.stack([*np.moveaxis(self.flat, -1, 0), bare, np.ones_like(bare)], axis=1)
         return _pad(features * self.weight[:, None])
 
 
@@ -226,28 +231,26 @@ def _ink_masks(layers):
 
 
 @cache
-def _cost_weights():
-    """Weights of the features in the squared distance to each palette colour, f32[ink, 6, value]."""
+def _gain_weights():
+    """Weights of the features in the gain of each palette colour, f32[ink, value, 5]."""
     colours = ink_palettes()
-    zero, one = np.zeros_like(colours[..., :1]), np.ones_like(colours[..., :1])
-    weights = np.concatenate([-2 * colours, one, zero, (colours**2).sum(-1, keepdims=True)], axis=-1)
-    return np.ascontiguousarray(weights.swapaxes(1, 2))
+    one = np.ones_like(colours[..., :1])
+    return np.concatenate([2 * colours, one, -(colours**2).sum(-1, keepdims=True)], axis=-1)
 
 
 def _gain(sums, inks):
-    """How much better figures explain the pixels than the ground does, f32[...], from f32[6, row, ...].
+    """How much better figures explain the pixels than the ground does, f32[...], from f32[5, row, ...].
 
     `inks` i[row] says which ink each row's mask is of; of several rows of one ink the best counts.
     """
     gain = 0.0
-    for ink, weights in enumerate(_cost_weights()):
-        own = sums[:, inks == ink]
-        gain = gain + (own[4] - np.tensordot(weights, own, (0, 0)).min(0)).max(0)
+    for ink, weights in enumerate(_gain_weights()):
+        gain = gain + np.tensordot(weights, sums[:, inks == ink], 1).max((0, 1))
     return gain
 
 
 def _windows(features, top, left, height=_HEIGHT, width=_WIDTH):
-    """Windows of padded features at i[b, n] rows and columns, f32[b, n, 6, height · width]."""
+    """Windows of padded features at i[b, n] rows and columns, f32[b, n, channel, height · width]."""
     views = sliding_window_view(features, (height, width), axis=(2, 3))
     cut = views[np.arange(len(features))[:, None], :, top, left]
     return cut.reshape(*cut.shape[:3], height * width)
@@ -274,7 +277,7 @@ def _find(view):
     b = len(features)
     # Coarse: every second pixel, at half resolution.
     halved = sum(features[:, :, y::2, x::2] for y in (0, 1) for x in (0, 1))
-    y, x = (i.ravel() for i in np.meshgrid(np.arange(32, 46, 2), np.arange(-4, sets.SIZE + 5, 2), indexing="ij"))
+    y, x = (i.ravel() for i in np.meshgrid(_COARSE_Y, _COARSE_X, indexing="ij"))
     corner = (np.broadcast_to(i // 2, (b, len(x))) for i in _corner(np.stack([x, y], -1)))
     masks, inks = _pose_masks()
     gain = _mask_gains(_windows(halved, *corner, _HEIGHT // 2, _WIDTH // 2), _coarse_masks(), inks)
@@ -282,7 +285,7 @@ def _find(view):
     starts = np.stack([x[best], y[best]], -1)
 
     # Every pose around the best few, to half a pixel.
-    starts = (starts[:, :, None] + _AROUND).reshape(b, -1, 2)
+    starts = (starts[:, :, None] + _BEFORE).reshape(b, -1, 2)
     gain = _mask_gains(_windows(features, *_corner(starts)), masks, inks)
     flat_gain = gain.reshape(b, gain[0].size)
     start, pose, half_y, half_x = np.unravel_index(flat_gain.argmax(-1), gain.shape[1:])
@@ -293,7 +296,7 @@ def _find(view):
 
 
 def _mask_gains(windows, masks, inks):
-    """Gain of figures with masks f32[..., row, h · w] in each window f32[b, n, 6, h · w], f32[b, n, ...]."""
+    """Gain of figures with masks f32[..., row, h · w] in each window f32[b, n, 5, h · w], f32[b, n, ...]."""
     pixels = masks.shape[-1]
     sums = windows.reshape(-1, pixels) @ masks.reshape(-1, pixels).T
     return _gain(np.moveaxis(sums.reshape(*windows.shape[:3], *masks.shape[:-1]), (2, -1), (0, 1)), inks)
@@ -308,10 +311,9 @@ def _read(view, one):
     pose, shift = _best(_hypotheses_gain(features, poses, hair, hat, places)).T
     one.poses[:, 0], one.places[:, 0] = pose, places[np.arange(len(pose)), pose, shift] / _STEP
     one.identities[:, 0, [_HAIR, _HAT]] = _best(_head_gains(features, one))
-    for _ in range(2):  # the second time, every colour is read knowing its neighbours
-        fit = _Fit(view, one)
-        for i, ink in _COLOUR_INKS.items():
-            one.identities[:, 0, i] = fit.ink_distances[:, ink, : NUM_VALUES[i]].argmin(-1)
+    fit = _Fit(view, one)
+    for i, ink in _COLOUR_INKS.items():
+        one.identities[:, 0, i] = fit.ink_distances[:, ink, : NUM_VALUES[i]].argmin(-1)
 
 
 def _explains(view, one):

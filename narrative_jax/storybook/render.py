@@ -175,12 +175,18 @@ def _blend(flat, colour, alpha, places):
     padded = np.pad(flat, ((0, 0), (h, h), (w, w), (0, 0)))
     top = np.clip(ground_y - figure.ANCHOR_Y, -h, size) + h
     left = np.clip(ground_x - figure.ANCHOR_X, -w, size) + w
-    at = (np.arange(len(flat))[:, None, None], (top[:, None] + np.arange(h))[:, :, None], (left[:, None] + np.arange(w))[:, None])
+    at = (
+        np.arange(len(flat))[:, None, None],
+        (top[:, None] + np.arange(h))[:, :, None],
+        (left[:, None] + np.arange(w))[:, None],
+    )
     padded[at] = padded[at] * (1 - alpha) + colour
     return padded[:, h : h + size, w : w + size]
 
 
-def render_portraits(identities: np.ndarray, busy: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def render_portraits(
+    identities: np.ndarray, busy: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Portraits u8[n, 24, 24, 3] of identities i[n, 7] and their masks bool[n, 24, 24].
 
     `busy` bool[n] says which stand before a busy background of random brush strokes instead of a plain one.

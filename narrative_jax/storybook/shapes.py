@@ -48,9 +48,11 @@ def dome(x, y, radius):
 
 def coverage(shapes, height, width, origin=(0.0, 0.0)):
     """Share of each pixel that the union of `shapes` covers, f32[height, width]; `origin` is their (0, 0)."""
-    return _samples(shapes, height, width, origin).reshape(
-        height, SUPERSAMPLE, width, SUPERSAMPLE
-    ).mean((1, 3), dtype=np.float32)
+    return (
+        _samples(shapes, height, width, origin)
+        .reshape(height, SUPERSAMPLE, width, SUPERSAMPLE)
+        .mean((1, 3), dtype=np.float32)
+    )
 
 
 def coverage_phases(shapes, height, width, origin):

@@ -91,17 +91,11 @@ def _alpha(n, accuracy) -> Study:
 STUDIES: dict[tuple[str, str], Study] = {
     **{("paired_bootstrap", f"n=64, {name}"): _paired(64, *law) for name, law in DIFFERENCES.items()},
     **{("paired_bootstrap", f"n=16, {name}"): _paired(16, *law) for name, law in DIFFERENCES.items()},
-    **{
-        ("(percentile)", f"n=64, {name}"): _paired(64, *law, "percentile")
-        for name, law in DIFFERENCES.items()
-    },
+    **{("(percentile)", f"n=64, {name}"): _paired(64, *law, "percentile") for name, law in DIFFERENCES.items()},
     **{("(BCa)", f"n=64, {name}"): _paired(64, *law, "BCa") for name, law in DIFFERENCES.items()},
     **{("wilson", f"n={n}, shares 50 to 95 %"): _wilson(n) for n in (20, 400)},
     **{("win_rate", f"n=64, {ties} % ties"): _win_rate(64, ties / 100) for ties in (0, 30, 50, 80, 95)},
-    **{
-        ("pairwise_agreement", f"n=64, ties={ties}"): _pairwise_agreement(64, ties)
-        for ties in ("count", "drop")
-    },
+    **{("pairwise_agreement", f"n=64, ties={ties}"): _pairwise_agreement(64, ties) for ties in ("count", "drop")},
     ("alpha_interval", "n=64, two values"): _alpha(64, 0.85),
 }
 
