@@ -1,6 +1,7 @@
 """The one error for bad input: it names the value, the rule and the remedy."""
 
 from difflib import get_close_matches
+from numbers import Integral
 
 
 class InputError(ValueError):
@@ -23,6 +24,5 @@ def check_name(kind: str, name: str, known) -> None:
 
 def check_count(kind: str, value, minimum: int = 0) -> None:
     """Raise InputError unless `value` is an integer (no bool, no float) of at least `minimum`."""
-    integral = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not integral or value.__index__() < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise InputError(f"{kind} {value!r}", f"{kind} is an integer ≥ {minimum}", f"give one, e.g. {minimum + 1}")

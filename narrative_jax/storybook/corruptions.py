@@ -22,7 +22,7 @@ from narrative_jax.storybook.world import (
     STYLES,
 )
 
-# What each corruption may move; all else should stay.
+# What each corruption may move; all else should stay. Where limbs are out of sight, so is the action.
 MAY_MOVE = {
     "noise": CRITERIA,
     "blur": CRITERIA,
@@ -34,9 +34,9 @@ MAY_MOVE = {
     "wrong action": ("actions",),
     "wrong place": ("setting",),
     "wrong style": ("setting",),
-    "cut off": ("completeness", "composition"),
-    "overlap": ("composition",),
-    "lose a limb": ("completeness",),
+    "cut off": ("actions", "completeness", "composition"),
+    "overlap": ("actions", "composition"),
+    "lose a limb": ("actions", "completeness"),
 }
 CORRUPTIONS = tuple(MAY_MOVE)
 _NOISE, _BLUR = 0.8, 3.0  # at strength 1: standard deviation (of a range of 2), and pixels

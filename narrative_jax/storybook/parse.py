@@ -54,7 +54,7 @@ class Parse:
     `drawing` the nearest picture of the world, in numbers; `attributes` f32[b, c, 7, value], `actions`
     f32[b, c, pose], `locations` f32[b, 6], `styles` f32[b, 4]: how surely each value is seen (they sum to less
     than 1 where nothing is recognised); `visible` bool[b, c, 7]: the attribute is neither cut off nor covered;
-    `parts` f32[b, c, 6]: how surely each body part is drawn; `cut` and `covered` f32[b, c]: shares of the figure
+    `parts` f32[b, c, 6]: how surely, and how far in the frame, each body part is drawn; `cut` and `covered` f32[b, c]: shares of the figure
     beyond the frame and behind others; `distance` f32[b]: RMS colour distance to the nearest picture.
     """
 
@@ -230,7 +230,8 @@ def _measure(styled, flat, drawing):
     b, c = drawing.poses.shape
     attributes = np.zeros((b, c, len(ATTRIBUTE_NAMES), max(NUM_VALUES)), np.float32)
     visible, actions = np.zeros(attributes.shape[:3], bool), np.zeros((b, c, len(POSES)), np.float32)
-    parts, cut, covered = np.zeros((b, c, len(figure.PARTS)), np.float32), *np.zeros((2, b, c), np.float32)
+    parts, inside = np.zeros((2, b, c, len(figure.PARTS)), np.float32)
+    cut, covered = np.zeros((2, b, c), np.float32)
     for slot in range(c):
         rows = np.flatnonzero(drawing.present[:, slot])
         if not len(rows):
@@ -240,13 +241,16 @@ def _measure(styled, flat, drawing):
         attributes[rows, slot], visible[rows, slot] = _measure_attributes(features, one, fit)
         actions[rows, slot], parts[rows, slot] = _measure_actions(features, one, fit), _measure_parts(fit)
         in_frame = silhouette(one, 0).sum((1, 2))
+        inside[rows, slot] = fit.part_inside
         cut[rows, slot] = 1 - in_frame / fit.full
         covered[rows, slot] = 1 - fit.mass / np.maximum(in_frame, 1e-6)
     setting = recognition(_setting_distances(styled, _uncovered(drawing, -1)), _SETTING_NULL, _SETTING_TEMPERATURE)
     setting = setting.reshape(b, len(LOCATIONS), len(STYLES))
     drawing.parts[:] = parts > PRESENT
     distance = np.sqrt(((render(drawing) / 2 + 0.5 - styled) ** 2).mean((1, 2, 3)))
-    return Parse(drawing, attributes, visible, actions, parts, cut, covered, setting.sum(2), setting.sum(1), distance)
+    return Parse(
+        drawing, attributes, visible, actions, parts * inside, cut, covered, setting.sum(2), setting.sum(1), distance
+    )
 
 
 def _measure_attributes(features, one, fit):
@@ -278,10 +282,10 @@ def _measure_actions(features, one, fit):
 def _measure_parts(fit):
     """How surely each body part is drawn, f32[b, 6]: it is, unless without it or with nothing the fit is better.
 
-    What is beyond the frame is not drawn; of a part that others cover nothing is known, and it counts as drawn.
+    Of a part that others cover nothing is known, and it counts as drawn.
     """
     likely = np.exp((np.minimum(fit.part_missing, NULL) - fit.part_distance) / TEMPERATURE)
-    return np.where(fit.part_seen > _PART_HIDDEN, np.minimum(likely, 1), 1) * fit.part_inside
+    return np.where(fit.part_seen > _PART_HIDDEN * fit.part_inside, np.minimum(likely, 1), 1)
 
 
 def _relative(gains, base, area):
