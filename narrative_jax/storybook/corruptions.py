@@ -39,6 +39,7 @@ MAY_MOVE = {
     "lose a limb": ("actions", "completeness"),
 }
 CORRUPTIONS = tuple(MAY_MOVE)
+GRADED = ("noise", "blur", "cut off", "overlap")  # these grow with strength; the others are there or not
 _NOISE, _BLUR = 0.8, 3.0  # at strength 1: standard deviation (of a range of 2), and pixels
 _EDGE = -1.0  # where the ground point ends up, beyond the frame, when cut off at strength 1
 _APART = 4.0  # pixels between two figures that overlap at strength 1

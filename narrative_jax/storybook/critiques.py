@@ -1,0 +1,97 @@
+"""Findings in words: what a rater would write about one aspect of a picture."""
+
+from narrative_jax.storybook.oracle import Findings
+from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, Facts
+
+_DOING = {
+    "waves": "waving",
+    "cheers": "cheering",
+    "sits": "sitting",
+    "jumps": "jumping",
+    "walks": "walking",
+    "reads": "reading",
+}
+_THINGS = {
+    "skin": "skin",
+    "hair": "hair",
+    "hair_colour": "hair",
+    "hat": "hat",
+    "hat_colour": "hat",
+    "coat": "coat",
+    "trousers": "trousers",
+}
+_BLEMISHES = (
+    (0.16, "the picture is hardly recognisable"),
+    (0.09, "it is badly blurred or noisy"),
+    (0.05, "it is not clean"),
+)
+_HIDDEN = 0.1  # share of a figure that a rater calls cut off or covered
+
+
+def critique(aspect: str, seen: Findings, asked: Facts) -> str:
+    """One sentence or more on an aspect, faults only; praise where there are none."""
+    faults, praise = {
+        "prompt_following": (
+            _prompt_faults,
+            "everyone asked for is there and does what was asked, in the right place and style",
+        ),
+        "identity_consistency": (_identity_faults, "everyone looks as in the portrait"),
+        "visual_quality": (_quality_faults, "a clean picture, complete and well composed"),
+    }[aspect]
+    text = "; ".join(faults(seen, asked)) or praise
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _prompt_faults(seen, asked):
+    wanted = {character.name: character.action for character in asked.characters}
+    for name in seen.missing:
+        yield f"{name} is missing"
+    if seen.extra:
+        yield "somebody too many is in the picture"
+    for character in seen.characters:
+        action = wanted[character.name]
+        if character.action is None:
+            yield f"one cannot tell whether {character.name} {action}"
+        elif character.action == PORTRAIT_POSE:
+            yield f"{character.name} just stands there instead of {_DOING[action]}"
+        elif character.action != action:
+            yield f"{character.name} {character.action} instead of {_DOING[action]}"
+    if seen.location is None:
+        yield "the place cannot be made out"
+    elif seen.location != asked.location:
+        yield f"the scene is {LOCATIONS[seen.location]}, not {LOCATIONS[asked.location]}"
+    if seen.style not in (None, asked.style):
+        yield f"it is {STYLES[seen.style]}, not {STYLES[asked.style]}"
+
+
+def _identity_faults(seen, asked):
+    attributes = {character.name: character.attributes for character in asked.characters}
+    if not seen.characters:
+        yield "nobody can be recognised"
+    for character in seen.characters:
+        for attribute, value in character.wrong.items():
+            owner, thing = character.leaked.get(attribute), f"{character.name}'s {_THINGS[attribute]}"
+            has = "have" if attribute == "trousers" else "has"
+            if owner and attribute in ("hair", "hat"):
+                yield f"{thing} is {owner}'s {value}" if attribute == "hat" else f"{thing} is {value} like {owner}'s"
+            elif owner:
+                yield f"{thing} {has} taken {owner}'s colour"
+            else:
+                verb = "are" if attribute == "trousers" else "is"
+                article = "a " if attribute == "hat" else ""
+                yield f"{thing} {verb} {article}{value} instead of {article}{attributes[character.name][attribute]}"
+        if character.action == PORTRAIT_POSE:
+            yield f"{character.name} is copied from the portrait"
+
+
+def _quality_faults(seen, asked):
+    yield from [text for limit, text in _BLEMISHES if seen.distance > limit][:1]
+    if not seen.characters:
+        yield "there is no figure in it"
+    for character in seen.characters:
+        if character.cut > _HIDDEN:
+            yield f"{character.name} is cut off at the edge"
+        else:
+            yield from (f"{character.name}'s {part} is missing" for part in character.missing_parts)
+        if character.covered > _HIDDEN:
+            yield f"{character.name} is covered by somebody else"

@@ -1,0 +1,133 @@
+"""Storybook's annotators: the oracle's findings seen through a documented noise model.
+
+A rater looks at a picture and overlooks some of what is wrong with small attributes, forgives part of a copied
+pose, lets one aspect colour the others (halo), is more or less severe than others, scatters, and now and then
+answers at random (lapse). Of two pictures the better seen one is preferred, with noise that flips close pairs
+more often than clear ones, and a tie where hardly a difference is seen. All draws depend on the rater's seed and
+the candidates' ids alone, so any part can be repeated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.records import Annotation, Preference
+from narrative_jax.storybook.critiques import critique
+from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, Findings, Judgement
+from narrative_jax.storybook.world import ATTRIBUTE_NAMES, Facts
+
+LOWEST, HIGHEST = 1.0, 5.0  # the papers' scale
+_ATTRIBUTES, _NO_LEAK, _NO_COPY = (CRITERIA.index(name) for name in ("attributes", "no_leak", "no_copy"))
+_SMALL = ("hair", "hair_colour", "trousers")  # the attributes of fewest pixels
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """How raters err; deviations are in points of the scale from 1 to 5, the rest are shares of cases.
+
+    The defaults make two raters agree on about three pairs of four, as people do in published studies.
+    """
+
+    severity: float = 0.4  # deviation of a rater's lasting bias
+    scatter: float = 0.08  # deviation of one score on one aspect
+    halo: float = 0.25  # share of the mean over aspects in each aspect's score
+    lapse: float = 0.03  # share of answers given at random
+    blindness: float = 0.35  # share of wrong small attributes overlooked
+    copy_tolerance: float = 0.5  # share of the loss for a copied pose that is forgiven
+    choice: float = 0.025  # scale of the logistic noise on the difference between two pictures
+    tie: float = 0.01  # largest difference, noise included, that is called a tie
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            share = name not in ("severity", "scatter", "choice", "tie")
+            if not 0 <= value <= (1 if share else HIGHEST):
+                raise InputError(
+                    f"{name} {value}", f"it lies in [0, {1 if share else HIGHEST:g}]", "choose such a value"
+                )
+
+
+@dataclass(frozen=True)
+class Rater:
+    """One annotator; another `seed` is another person. Raises InputError for a seed that is no integer ≥ 0."""
+
+    seed: int
+    noise: NoiseModel = NoiseModel()
+
+    def __post_init__(self):
+        check_count("seed", self.seed)
+
+    @property
+    def name(self) -> str:
+        return f"rater-{self.seed}"
+
+    def scores(self, judgement: Judgement, candidate_ids: Sequence[str]) -> np.ndarray:
+        """Unrounded scores from 1 to 5 on each aspect, f32[b, 3]."""
+        return np.float32([self._look(judgement, row, id)[0] for row, id in enumerate(candidate_ids)])
+
+    def annotate(self, judgement: Judgement, scenes: Sequence[Facts], candidate_ids: Sequence[str]) -> list[Annotation]:
+        """For each candidate and aspect, a critique of what the rater noticed and a score to a tenth of a point."""
+        annotations = []
+        for row, (asked, candidate_id) in enumerate(zip(scenes, candidate_ids, strict=True)):
+            scores, noticed = self._look(judgement, row, candidate_id)
+            annotations += [
+                Annotation(candidate_id, aspect, critique(aspect, noticed, asked), round(float(score), 1), self.name)
+                for aspect, score in zip(ASPECTS, scores, strict=True)
+            ]
+        return annotations
+
+    def prefer(
+        self,
+        scores: np.ndarray,
+        candidate_ids: Sequence[str],
+        pairs: Sequence[tuple[int, int]],
+        aspect: str = "overall",
+    ) -> list[Preference]:
+        """Which of each pair of rows of this rater's `scores` f32[b, 3] is better, on an aspect or over all three."""
+        check_name("aspect", aspect, (*ASPECTS, "overall"))
+        values = scores.mean(1) if aspect == "overall" else scores[:, list(ASPECTS).index(aspect)]
+        preferences = []
+        for pair in pairs:
+            first, second = sorted(pair, key=lambda row: candidate_ids[row])  # the order shown does not matter
+            rng = self._rng(candidate_ids[first], candidate_ids[second], aspect)
+            noise, lapses, coin = rng.logistic(scale=self.noise.choice or 1e-9), rng.random(), rng.random()
+            gap = float(values[first] - values[second] + noise)
+            if lapses < self.noise.lapse:
+                gap = abs(gap) if coin < 0.5 else -abs(gap)
+            chosen, rejected = (first, second) if gap >= 0 else (second, first)
+            tie = abs(gap) < self.noise.tie
+            preferences.append(Preference(candidate_ids[chosen], candidate_ids[rejected], aspect, bool(tie), abs(gap)))
+        return preferences
+
+    def _rng(self, *words):
+        return np.random.default_rng([self.seed, *"\n".join(words).encode()])
+
+    def _look(self, judgement, row, candidate_id):
+        """Scores f64[3] of one candidate, and the findings that the rater noticed."""
+        noise, rng = self.noise, self._rng(candidate_id)
+        criteria, noticed = self._notice(judgement.criteria[row], judgement.findings[row], rng)
+        scores = LOWEST + (HIGHEST - LOWEST) * criteria.reshape(len(ASPECTS), -1).mean(1)
+        scores = (1 - noise.halo) * scores + noise.halo * scores.mean()
+        scores += noise.severity * self._rng("severity").standard_normal()
+        scores += noise.scatter * rng.standard_normal(len(scores))
+        random_scores = rng.uniform(LOWEST, HIGHEST, len(scores))
+        scores = np.where(rng.random(len(scores)) < noise.lapse, random_scores, scores)
+        return np.clip(scores, LOWEST, HIGHEST), noticed
+
+    def _notice(self, criteria, findings: Findings, rng):
+        """Criteria f64[9] as they seem to a rater who overlooks some small attributes and forgives some copying."""
+        seems = criteria.astype(float)
+        characters = []
+        for character in findings.characters:
+            blind = rng.random(len(ATTRIBUTE_NAMES)) < self.noise.blindness
+            overlooked = [a for a in character.wrong if a in _SMALL and blind[ATTRIBUTE_NAMES.index(a)]]
+            seems[_ATTRIBUTES] += len(overlooked) / len(ATTRIBUTE_NAMES) / len(findings.characters)
+            wrong = {a: v for a, v in character.wrong.items() if a not in overlooked}
+            leaked = {a: v for a, v in character.leaked.items() if a not in overlooked}
+            if character.leaked and not leaked:
+                seems[_NO_LEAK] += 1 / len(findings.characters)
+            characters.append(replace(character, wrong=wrong, leaked=leaked))
+        if findings.characters:
+            seems[_NO_COPY] += self.noise.copy_tolerance * (1 - seems[_NO_COPY])
+        return seems.clip(0, 1), replace(findings, characters=tuple(characters))
