@@ -8,8 +8,9 @@ figures are then matched to the true ones by place, and what both read is compar
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -23,112 +24,86 @@ from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.statistics import wilson
-from narrative_jax.storybook import corruptions
-from narrative_jax.storybook.figure import ANCHOR_X, ANCHOR_Y
+from narrative_jax.storybook import corruptions, figure, world
 from narrative_jax.storybook.parse import Parse, parse
 from narrative_jax.storybook.render import Drawing, empty_drawing, render
 from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.sets import SIZE
-from narrative_jax.storybook.world import (
-    ATTRIBUTE_NAMES,
-    ATTRIBUTES,
-    LOCATIONS,
-    NUM_VALUES,
-    POSES,
-    STYLES,
-    split_identities,
-)
 
-# What is dealt to a share of the pictures is dealt to all; noise and blur stay where people can still read.
-STRENGTHS = {"noise": (0.1, 0.2), "blur": (0.1, 0.2), "cut off": (0.5, 1.0), "overlap": (0.5, 1.0)}
-NAMES = ("corruption", "strength", "figures", "missed", "invented", "attributes", "hidden")
-SHARES = {"agreement %": (2, 3), "oracle right %": (3, 4), "classifier right %": (2, 4)}  # columns of readings
-CONDITIONS = [(kind, s) for kind in corruptions.CORRUPTIONS for s in STRENGTHS.get(kind, (1.0,))]
 HEADER = """# Attributes by an independent classifier
 
-`python -m narrative_jax.study.attribute_classifier {command}`; {versions}; {seconds}; 2 cores AMD EPYC.
+`python -m narrative_jax.study.attribute_classifier {}`; {}; {:.0f} s training, {:.0f} s comparing; 2 cores AMD EPYC.
 
-A small CNN, trained on pictures of the train split's people alone (placed at random, also cut off or covered, with
-blur up to 0.9 pixels and noise up to 0.25), is told where each true figure of damaged tune-split pictures stands and
-reads its attributes. Compared are those that the oracle calls visible, on the figure that it finds within 5 pixels.
-Counted are only pictures that the damage changes; other kinds than noise, blur, cut off and overlap are dealt to all.
-Intervals are Wilson's at 95 % and take attributes as independent, so they are somewhat too narrow.
+A small CNN, trained on pictures of the train split's people alone (anywhere, also cut off, covered or short of a limb;
+blur up to 0.9 pixels, noise up to 0.25), is told where each true figure of damaged tune-split pictures stands and reads
+its attributes. Compared are those that the oracle calls visible, on the figure that it finds within {:g} pixels. Only
+pictures that the damage changes count; kinds other than noise, blur, cut off and overlap are dealt to all. Intervals
+are Wilson's at 95 %; they take attributes as independent, so they are somewhat narrow.
 
 """
-STEPS = 2500
-BATCH = 96  # pictures a step, of two characters mostly
+# What is dealt to a share of the pictures is dealt to all; noise and blur stay where people can still read.
+STRENGTHS = {"noise": (0.1, 0.2), "blur": (0.1, 0.2), "cut off": (0.5, 1.0), "overlap": (0.5, 1.0)}
+CONDITIONS = [(kind, s) for kind in corruptions.CORRUPTIONS for s in STRENGTHS.get(kind, (1.0,))]
+NAMES = ("corruption", "strength", "figures", "missed", "invented", "attributes", "hidden")
+SHARES = {"agreement %": (2, 3), "oracle right %": (3, 4), "classifier right %": (2, 4)}  # columns of readings
+STEPS, BATCH = 2500, 96
 _HEIGHT, _WIDTH = 32, 24  # the window that is read, round a figure's own 30 × 22
 _NEAR = 5.0  # pixels at most between a true figure and what the oracle takes for it; sitting moves it by 3.5
 _FAR = -99.0  # where those stand who are not there
-_VALUE_STARTS = np.cumsum((0, *NUM_VALUES))
-
-# Reads values i[b, c, 7] off pictures f32[b, 40, 40, 3] for figures at f32[b, c, 2].
-Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_SCORES = (len(world.NUM_VALUES), max(world.NUM_VALUES))
 
 
 class Classifier(nnx.Module):
-    """Scores f32[n, 30] of all values of all attributes, from windows f32[n, 32, 24, 4] and neighbours f32[n, 2]."""
+    """Scores f32[n, 7, 5] of each attribute's values from windows f32[n, 32, 24, 4] and neighbours f32[n, 2]."""
 
     def __init__(self, rngs: nnx.Rngs):
-        widths = (4, 32, 64, 128)
-        self.convs = nnx.List(
-            nnx.Conv(n, m, (3, 3), strides=2, rngs=rngs) for n, m in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.hidden = nnx.Linear(_HEIGHT * _WIDTH // 64 * widths[-1] + 2, 256, rngs=rngs)
-        self.scores = nnx.Linear(256, sum(NUM_VALUES), rngs=rngs)
+        self.convs = nnx.List(nnx.Conv(*io, (3, 3), strides=2, rngs=rngs) for io in pairwise((4, 32, 64, 128)))
+        self.hidden = nnx.Linear(_HEIGHT * _WIDTH // 64 * 128 + 2, 256, rngs=rngs)
+        self.scores = nnx.Linear(256, int(np.prod(_SCORES)), rngs=rngs)
 
     def __call__(self, windows, neighbours):
-        x = windows
         for conv in self.convs:
-            x = nnx.relu(conv(x))
-        x = jnp.concatenate([x.reshape(len(x), -1), neighbours], -1)
-        return self.scores(nnx.relu(self.hidden(x)))
+            windows = nnx.relu(conv(windows))
+        x = jnp.concatenate([windows.reshape(len(windows), -1), neighbours], -1)
+        return self.scores(nnx.relu(self.hidden(x))).reshape(-1, *_SCORES)
 
 
-def look(pictures: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Windows f32[b · c, 32, 24, 4] round places f32[b, c, 2], and how far off the neighbour is, f32[b · c, 2]."""
-    b, c = places.shape[:2]
+def look(pictures: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, np.ndarray]:
+    """Windows f32[b · c, 32, 24, 4] where figures stand, and how far off the neighbour is, f32[b · c, 2]."""
+    places = np.where(drawing.present[..., None], drawing.places, np.float32(_FAR))
     framed = np.concatenate([pictures, np.ones_like(pictures[..., :1])], -1)
     padded = np.pad(framed, ((0, 0), (SIZE, SIZE), (SIZE, SIZE), (0, 0)))
-    corner = np.clip(np.round(places).astype(int), 0, SIZE) + SIZE - (ANCHOR_X + 1, ANCHOR_Y + 1)
+    corner = np.clip(np.round(places).astype(int), 0, SIZE) + SIZE - (figure.ANCHOR_X + 1, figure.ANCHOR_Y + 1)
     y, x = corner[..., 1, None] + np.arange(_HEIGHT), corner[..., 0, None] + np.arange(_WIDTH)
-    windows = padded[np.arange(b)[:, None, None, None], y[..., None], x[..., None, :]]
+    windows = padded[np.arange(len(pictures))[:, None, None, None], y[..., None], x[..., None, :]]
     # Who stands lower is in front: without this nothing says which of two overlapping figures is meant.
-    neighbours = np.clip((places[:, ::-1] - places) / (10, 2), -3, 3)
-    return windows.reshape(b * c, _HEIGHT, _WIDTH, 4), np.float32(neighbours.reshape(b * c, 2))
-
-
-def places_of(drawing: Drawing) -> np.ndarray:
-    """Where the figures stand, f32[b, c, 2]; far off where there is none."""
-    return np.where(drawing.present[..., None], drawing.places, np.float32(_FAR))
+    neighbours = np.clip((places[:, ::-1] - places) / np.float32((10, 2)), -3, 3)
+    return windows.reshape(-1, _HEIGHT, _WIDTH, 4), neighbours.reshape(-1, 2)
 
 
 def practice(rng: np.random.Generator, size: int = BATCH) -> tuple[np.ndarray, Drawing]:
     """Pictures to learn from, blurred and noisy, with people of the train split anywhere, also cut off or covered."""
-    drawing = empty_drawing(size, 2)
-    drawing.identities[:] = np.stack(np.unravel_index(rng.choice(split_identities("train"), (size, 2)), NUM_VALUES), -1)
-    drawing.poses[:] = rng.integers(len(POSES), size=(size, 2))
-    x = rng.uniform(-2, SIZE + 2, (size, 2))
-    close = rng.random(size) < 0.4
+    drawing, shape = empty_drawing(size, 2), (size, 2)
+    people = rng.choice(world.split_identities("train"), shape)
+    drawing.identities[:] = np.stack(np.unravel_index(people, world.NUM_VALUES), -1)
+    drawing.poses[:] = rng.integers(len(world.POSES), size=shape)
+    x, close = rng.uniform(-2, SIZE + 2, shape), rng.random(size) < 0.4
     x[close, 1] = np.clip(x[close, 0] + rng.uniform(-12, 12, close.sum()), -2, SIZE + 2)
-    drawing.places[:] = np.stack([x, np.sort(rng.uniform(34.5, 38, (size, 2)), 1)], -1)
+    drawing.places[:] = np.stack([x, np.sort(rng.uniform(34.5, 38, shape), 1)], -1)
     drawing.parts[:] = rng.random(drawing.parts.shape) < 0.95
     drawing.parts[rng.random(size) < 0.2, 0] = False
-    drawing.locations[:], drawing.styles[:] = rng.integers(((len(LOCATIONS),), (len(STYLES),)), size=(2, size))
+    drawing.locations[:] = rng.integers(len(world.LOCATIONS), size=size)
+    drawing.styles[:] = rng.integers(len(world.STYLES), size=size)
     pictures = corruptions.corrupt(drawing, "blur", rng.uniform(0, 0.3))
     noise = rng.uniform(0, 0.25, (size, 1, 1, 1)) * rng.standard_normal(pictures.shape, np.float32)
     return np.clip(pictures + np.float32(noise), -1, 1), drawing
 
 
 @nnx.jit
-def _step(network, optimizer, windows, neighbours, values, present):
+def _step(network, optimizer, views, values, present):
     def loss(network):
-        scores = network(windows, neighbours)
-        wrong = sum(
-            optax.softmax_cross_entropy_with_integer_labels(scores[:, start : start + count], values[:, i])
-            for i, (start, count) in enumerate(zip(_VALUE_STARTS, NUM_VALUES, strict=False))
-        )
-        return (wrong * present).sum() / present.sum() / len(NUM_VALUES)
+        wrong = optax.softmax_cross_entropy_with_integer_labels(network(*views), values).mean(-1)
+        return (wrong * present).sum() / present.sum()
 
     value, grads = nnx.value_and_grad(loss)(network)
     optimizer.update(network, grads)
@@ -137,28 +112,21 @@ def _step(network, optimizer, windows, neighbours, values, present):
 
 def train(steps: int, seed: int = 0, draw=practice) -> tuple[Classifier, list[float]]:
     """A classifier after so many batches of `draw`, and its loss at each."""
-    rng, network = np.random.default_rng(seed), Classifier(nnx.Rngs(seed))
+    rng, network, losses = np.random.default_rng(seed), Classifier(nnx.Rngs(seed)), []
     rate = optax.warmup_cosine_decay_schedule(0, 2e-3, steps // 20, steps)
     optimizer = nnx.Optimizer(network, optax.adamw(rate, weight_decay=1e-3), wrt=nnx.Param)
-    losses = []
-    progress = tqdm(range(steps), "training", unit="step", delay=5)
-    for _ in progress:
+    for _ in (progress := tqdm(range(steps), "training", unit="step", delay=5)):
         pictures, drawing = draw(rng)
-        values, present = drawing.identities.reshape(-1, len(NUM_VALUES)), drawing.present.ravel()
-        losses.append(float(_step(network, optimizer, *look(pictures, places_of(drawing)), values, present)))
+        values, present = drawing.identities.reshape(-1, _SCORES[0]), drawing.present.ravel()
+        losses.append(float(_step(network, optimizer, look(pictures, drawing), values, present)))
         progress.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
     return network, losses
 
 
-def reader(network: Classifier) -> Reader:
-    """What the classifier takes the attributes to be."""
-    scores_of = nnx.jit(lambda network, *seen: network(*seen))
-
-    def read(pictures, places):
-        scores = np.split(np.asarray(scores_of(network, *look(pictures, places))), _VALUE_STARTS[1:-1], axis=1)
-        return np.stack([s.argmax(-1) for s in scores], -1).reshape(*places.shape[:2], -1)
-
-    return read
+def read(network: Classifier, pictures: np.ndarray, truth: Drawing) -> np.ndarray:
+    """The attributes i[b, c, 7] of figures that stand where the truth says; of it only places are looked at."""
+    scores = nnx.jit(Classifier.__call__)(network, *look(pictures, truth))
+    return np.asarray(scores).argmax(-1).reshape(*truth.poses.shape, -1)
 
 
 def damage(drawing: Drawing, kind: str, strength: float, seed: int) -> tuple[np.ndarray, Drawing, np.ndarray]:
@@ -174,8 +142,7 @@ def damage(drawing: Drawing, kind: str, strength: float, seed: int) -> tuple[np.
 def match(truth: Drawing, seen: Parse) -> np.ndarray:
     """Which of the oracle's figures stands for each true one, i[b, c]; -1 where none is near."""
     apart = np.linalg.norm(truth.places[:, :, None] - seen.drawing.places[:, None], axis=-1)
-    both = truth.present[:, :, None] & seen.drawing.present[:, None]
-    costs = np.where(both, np.minimum(apart, _NEAR), _NEAR)
+    costs = np.where(truth.present[:, :, None] & seen.drawing.present[:, None], np.minimum(apart, _NEAR), _NEAR)
     found = np.full(truth.poses.shape, -1)
     for row, cost in enumerate(costs):
         own, other = linear_sum_assignment(cost)
@@ -186,92 +153,90 @@ def match(truth: Drawing, seen: Parse) -> np.ndarray:
 class Comparison(NamedTuple):
     """`readings` i[n, 5]: row, attribute, and its value by classifier, oracle and truth, where the oracle sees it.
 
-    `counts` i[4]: matched figures; `missed` true ones near which the oracle finds none, and `invented` ones, both
-    left out; attributes of matched figures that it calls `hidden`, by the frame or another figure, left out too.
+    `counts` i[4]: matched figures; left out: true ones missed, ones invented, attributes hidden of matched ones.
     """
 
     readings: np.ndarray
     counts: np.ndarray
 
-    def shares(self, attribute: int | None = None) -> list[str]:
-        """Agreement, the oracle's and the classifier's accuracy in %, with 95 % intervals; of one attribute or all."""
-        chosen = self.readings if attribute is None else self.readings[self.readings[:, 1] == attribute]
-        same = [int((chosen[:, one] == chosen[:, other]).sum()) for one, other in SHARES.values()]
-        intervals = [[100 * x for x in wilson(count, len(chosen))] if len(chosen) else [np.nan] * 3 for count in same]
-        return ["{:.1f} ({:.1f}–{:.1f})".format(*interval) for interval in intervals]
 
-
-def compare(pictures: np.ndarray, truth: Drawing, seen: Parse, read: Reader) -> Comparison:
-    """What the classifier reads and what the oracle sees, where the oracle says that it can see."""
+def compare(values: np.ndarray, truth: Drawing, seen: Parse) -> Comparison:
+    """Values i[b, c, 7] read of the true figures, beside what the oracle sees of those that it finds."""
     found = match(truth, seen)
-    slots, matched = np.maximum(found, 0)[..., None], found >= 0
-    visible = np.take_along_axis(seen.visible, slots, 1) & matched[..., None]
-    values = (read(pictures, places_of(truth)), np.take_along_axis(seen.drawing.identities, slots, 1), truth.identities)
+    slots, matched = np.maximum(found, 0)[..., None], (found >= 0).sum()
+    visible = np.take_along_axis(seen.visible, slots, 1) & (found >= 0)[..., None]
     rows, _, attributes = np.nonzero(visible)
-    count, there, invented = matched.sum(), truth.present.sum(), seen.drawing.present.sum() - matched.sum()
-    counts = [count, there - count, invented, count * len(NUM_VALUES) - len(rows)]
-    return Comparison(np.stack([rows, attributes, *(v[visible] for v in values)], 1), np.array(counts))
+    by_all = (values, np.take_along_axis(seen.drawing.identities, slots, 1), truth.identities)
+    missed, invented = truth.present.sum() - matched, seen.drawing.present.sum() - matched
+    counts = np.array([matched, missed, invented, matched * _SCORES[0] - len(rows)])
+    return Comparison(np.stack([rows, attributes, *(v[visible] for v in by_all)], 1), counts)
 
 
-def evaluate(scenes: int, seed: int, read: Reader) -> dict[tuple[str, float], Comparison]:
-    """The comparison under each condition, over the scenes of the tune split whose pictures it changes."""
+def evaluate(scenes: int, seed: int, reader) -> dict[tuple[str, float], Comparison]:
+    """By condition, `reader(pictures, truth)` beside the oracle on the tune scenes whose pictures are changed."""
     _, drawing = drawings("tune", range(scenes), seed)
     comparisons = {}
     for kind, strength in tqdm(CONDITIONS, "comparing", unit="condition", delay=5):
         pictures, truth, rows = damage(drawing, kind, strength, seed)
         if len(rows):
-            comparisons[kind, strength] = compared = compare(pictures, truth, parse(pictures), read)
-            compared.readings[:, 0] = rows[compared.readings[:, 0]]
+            comparisons[kind, strength] = one = compare(reader(pictures, truth), truth, parse(pictures))
+            one.readings[:, 0] = rows[one.readings[:, 0]]
     return comparisons
+
+
+def shares(readings: np.ndarray) -> list[str]:
+    """Agreement, and how often the oracle and the classifier are right, in %, with 95 % intervals."""
+    if not len(readings):
+        return ["–"] * len(SHARES)
+    same = (int((readings[:, one] == readings[:, other]).sum()) for one, other in SHARES.values())
+    return ["{:.1f} ({:.1f}–{:.1f})".format(*(100 * x for x in wilson(count, len(readings)))) for count in same]
 
 
 def report(comparisons: dict[tuple[str, float], Comparison]) -> str:
     """Tables by condition and by attribute, and examples of what only the oracle gets wrong."""
-    everything = Comparison(*(f(c) for f, c in zip((np.concatenate, sum), zip(*comparisons.values()), strict=True)))
+    readings = np.concatenate([c.readings for c in comparisons.values()])
+    everything = Comparison(readings, sum(c.counts for c in comparisons.values()))
     rows = [NAMES + tuple(SHARES), ["---"] * (len(NAMES) + len(SHARES))]
-    for (kind, strength), c in [*comparisons.items(), (("**all**", ""), everything)]:
-        rows.append([kind, strength, *c.counts[:3], len(c.readings), c.counts[3], *c.shares()])
+    for (kind, strength), (some, counts) in [*comparisons.items(), (("**all**", ""), everything)]:
+        rows.append([kind, strength, *counts[:3], len(some), counts[3], *shares(some)])
     rows += [[], ["attribute", *SHARES], ["---"] * 4]
-    rows += [[name, *everything.shares(i)] for i, name in enumerate(ATTRIBUTE_NAMES)]
+    rows += [[name, *shares(readings[readings[:, 1] == i])] for i, name in enumerate(world.ATTRIBUTES)]
     lines = [f"| {' | '.join(map(str, row))} |" if row else "" for row in rows]
-    lines += ["", "What the oracle gets wrong and the classifier right, with the first three of each kind:", ""]
-    for (kind, strength), c in comparisons.items():
-        wrong = c.readings[(c.readings[:, 3] != c.readings[:, 4]) & (c.readings[:, 2] == c.readings[:, 4])]
-        told = [
-            f"scene {row} {name} {ATTRIBUTES[name][seen]}, true {ATTRIBUTES[name][true]}"
-            for row, name, seen, true in ((r[0], ATTRIBUTE_NAMES[r[1]], r[3], r[4]) for r in wrong[:3])
-        ]
-        lines.append(f"- {kind} {strength:g}: {len(wrong)} of {len(c.readings)}" + "".join(f"; {t}" for t in told))
+    lines += ["", "What the oracle gets wrong and the classifier right, and the first three of each kind:", ""]
+    for (kind, strength), (some, _) in comparisons.items():
+        wrong = some[(some[:, 3] != some[:, 4]) & (some[:, 2] == some[:, 4])]
+        told = [f"{len(wrong)} of {len(some)}"]
+        for row, i, _, seen, true in wrong[:3]:
+            name, values = list(world.ATTRIBUTES.items())[i]
+            told.append(f"scene {row}, {name}: {values[seen]}, truly {values[true]}")
+        lines.append(f"- {kind} {strength:g}: {'; '.join(told)}")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, compare, print the report and write it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
-    parser.add_argument("--scenes", type=int, default=500, help="scenes of the tune split (default 500)")
-    parser.add_argument("--seed", type=int, default=0, help="of training, scenes and damage (default 0)")
+    for name, default in (("steps", STEPS), ("scenes", 500), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--out", type=Path, default=Path("docs/attribute_classifier.md"), help="where to write")
     options = parser.parse_args(arguments)
     try:
-        check_count("steps", options.steps, minimum=1)
-        check_count("scenes", options.scenes, minimum=1)
-        check_count("seed", options.seed)
+        for name, minimum in (("steps", 1), ("scenes", 1), ("seed", 0)):
+            check_count(name, getattr(options, name), minimum)
         if options.out.is_dir() or not options.out.parent.is_dir():
-            raise InputError(f"out {options.out}", "out is a file in a folder that exists", "name such a file")
+            raise InputError(f"out {options.out}", "a file in a folder that exists", "name such a file")
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     start = time.perf_counter()
     network, _ = train(options.steps, options.seed)
     trained = time.perf_counter()
-    body = report(evaluate(options.scenes, options.seed, reader(network)))
-    command = f"--steps {options.steps} --scenes {options.scenes} --seed {options.seed}"
+    body = report(evaluate(options.scenes, options.seed, partial(read, network)))
+    flags = f"--steps {options.steps} --scenes {options.scenes} --seed {options.seed}"
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "numpy"))
-    seconds = f"{trained - start:.0f} s training, {time.perf_counter() - trained:.0f} s comparing"
-    text = HEADER.format(command=command, versions=versions, seconds=seconds) + body + "\n"
-    print(text)
+    text = HEADER.format(flags, versions, trained - start, time.perf_counter() - trained, _NEAR) + body + "\n"
     options.out.write_text(text)
+    print(text)
     return 0
 
 
