@@ -77,7 +77,7 @@ def agreement(judgement: Judgement, ids: list[str], aspect: str) -> dict[str, fl
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; returns the exit code."""
+    """Print the table in Markdown; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=300, help="tune scenes, four candidates each (default 300)")
     parser.add_argument("--seed", type=int, default=0)
@@ -91,9 +91,10 @@ def main(arguments: list[str] | None = None) -> int:
     judgement, ids = candidates(options.scenes, options.seed)
     columns = ("overall", *ASPECTS)
     table = [agreement(judgement, ids, aspect) for aspect in columns]
-    print(f"{'share of pairs, %':<28}" + "".join(f"{column:>22}" for column in columns))
+    print(f"| share of {len(ids) // CANDIDATES * 6} pairs, % | " + " | ".join(columns).replace("_", " ") + " |")
+    print("| --- " * (1 + len(columns)) + "|")
     for figure in table[0]:
-        print(f"{figure:<28}" + "".join(f"{100 * figures[figure]:>22.1f}" for figures in table))
+        print(f"| {figure} | " + " | ".join(f"{100 * figures[figure]:.1f}" for figures in table) + " |")
     return 0
 
 
