@@ -10,7 +10,18 @@ from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
 from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import NUM_VALUES, split_identities
-from narrative_jax.study.attribute_classifier import compare, damage, main, match, practice, read, shares, train
+from narrative_jax.study.attribute_classifier import (
+    CONDITIONS,
+    compare,
+    evaluate,
+    main,
+    match,
+    practice,
+    read,
+    report,
+    shares,
+    train,
+)
 
 SCENES = 16
 
@@ -86,12 +97,16 @@ def test_a_figure_far_off_is_missed_and_its_double_invented(staged):
     assert one.counts.tolist()[1:3] == [1, 1]
 
 
-def test_damage_tells_what_the_pictures_show(staged):
-    truth, _ = staged
-    for kind in ("recolour", "cut off", "drop a character"):
-        pictures, shown, rows = damage(truth, kind, 1.0, seed=0)
-        np.testing.assert_array_equal(pictures, render(shown))
-        assert len(rows) and (pictures != render(truth[rows])).any((1, 2, 3)).all()
+def test_the_truth_compared_with_is_that_of_the_damaged_pictures():
+    compared = evaluate(4, 0, lambda pictures, truth: truth.identities)
+    assert list(compared) == CONDITIONS
+    for readings, _ in compared.values():
+        np.testing.assert_array_equal(readings[:, 2], readings[:, 4])
+        assert set(readings[:, 0]) <= set(range(4))
+    recoloured = compared["recolour", 1.0].readings
+    assert (recoloured[:, 3] == recoloured[:, 4]).all()
+    table = report(compared)
+    assert f"| recolour | 1.0 | {len(recoloured) // 7} | 0 | 0 | {len(recoloured)} | 0 | 100.0 " in table
 
 
 @pytest.mark.parametrize("flags", [["--steps", "0"], ["--scenes", "0"], ["--seed", "-1"], ["--out", "/no/such/a.md"]])

@@ -4,6 +4,8 @@ A kind of damage that is there or not is dealt to a share `strength` of the pict
 overlap grow with `strength` in every picture.
 """
 
+from functools import partial
+
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
@@ -52,32 +54,39 @@ def corrupt(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> np.n
 
     With one seed, what is damaged at some strength is damaged in the same way at a higher one. Raises InputError.
     """
+    pictures = render(damage(drawing, kind, strength, seed))
+    if kind == "noise":
+        noise = _rng(kind, seed).standard_normal(pictures.shape, np.float32)
+        return np.clip(pictures + strength * _NOISE * noise, -1, 1)
+    return _blur(pictures, strength * _BLUR) if kind == "blur" else pictures
+
+
+def damage(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> Drawing:
+    """What the pictures of `corrupt` show; noise and blur leave that as it is. Raises InputError."""
     check_name("corruption", kind, CORRUPTIONS)
     check_count("seed", seed)
     if not 0 <= strength <= 1:
         raise InputError(f"strength {strength}", "a strength lies in [0, 1]", "rescale it")
-    rng = np.random.default_rng([seed, CORRUPTIONS.index(kind)])
-    if kind == "noise":
-        clean = render(drawing)
-        return np.clip(clean + strength * _NOISE * rng.standard_normal(clean.shape, np.float32), -1, 1)
-    if kind == "blur":
-        return _blur(render(drawing), strength * _BLUR)
-    damaged = drawing.copy()
+    damaged, rng = drawing.copy(), _rng(kind, seed)
     for row in np.flatnonzero(can_corrupt(drawing, kind)):
         present = np.flatnonzero(drawing.present[row])
         slot = int(rng.choice(present))
         other = int(present[present != slot][0]) if len(present) > 1 else slot
-        hit, pick = rng.random() < strength, _Pick(rng.random())
+        hit, pick = rng.random() < strength, partial(_pick, rng.random())
         if kind == "cut off":
             side = _EDGE if drawing.places[row, slot, 0] < sets.SIZE / 2 else sets.SIZE - _EDGE
             damaged.places[row, slot, 0] += strength * (side - drawing.places[row, slot, 0])
         elif kind == "overlap":
-            behind, front = sorted(present[:2])
+            behind, front = present[:2]
             gap = drawing.places[row, behind, 0] - drawing.places[row, front, 0]
             damaged.places[row, behind, 0] -= strength * (gap - np.copysign(_APART, gap))
         elif hit:
             _damage(damaged, kind, row, slot, other, pick)
-    return render(damaged)
+    return damaged
+
+
+def _rng(kind, seed):
+    return np.random.default_rng([seed, CORRUPTIONS.index(kind)])
 
 
 def can_corrupt(drawing: Drawing, kind: str) -> np.ndarray:
@@ -92,15 +101,10 @@ def can_corrupt(drawing: Drawing, kind: str) -> np.ndarray:
     return drawing.present.any(1)
 
 
-class _Pick:
-    """Draws one of some options by a number in [0, 1) drawn beforehand."""
-
-    def __init__(self, fraction):
-        self.fraction = fraction
-
-    def __call__(self, options):
-        options = list(options)
-        return options[int(self.fraction * len(options))]
+def _pick(fraction, options):
+    """One of some options, by a number in [0, 1) drawn beforehand, so that no draw depends on how many there are."""
+    options = list(options)
+    return options[int(fraction * len(options))]
 
 
 def _damage(drawing, kind, row, slot, other, pick):

@@ -191,46 +191,61 @@ class Fit:
     def __init__(self, view, one):
         painted = paint(view.ground, one, 0)
         inside = np.ones_like(view.weight)
-        channels = np.concatenate(
-            [view.flat - painted, view.ground, view.weight[..., None], inside[..., None]], axis=-1
-        )
+        channels = [view.flat, painted, view.ground, view.weight[..., None], inside[..., None]]
         whole = np.round(one.places * SUPERSAMPLE).astype(int) // SUPERSAMPLE
-        windows = _windows(_pad(np.moveaxis(channels, -1, 1)), *_corner(whole))[:, 0]
-        residual, ground, weight, inside = windows[:, :3], windows[:, 3:6], windows[:, 6], windows[:, 7]
-        square = weight * (residual**2).sum(1)
-        layers = layer_visibility(one, 0).reshape(len(one), len(figure.LAYERS), -1)
-        colours = ink_colours(one.identities[:, 0])
+        cut = _windows(_pad(np.moveaxis(np.concatenate(channels, axis=-1), -1, 1)), *_corner(whole))[:, 0]
+        self._flat, painted, self._ground, self._weight, self._inside = np.split(cut, (3, 6, 9, 10), axis=1)
+        self._weight, self._inside = self._weight[:, 0], self._inside[:, 0]
+        self._residual = self._flat - painted
+        self._square = self._weight * (self._residual**2).sum(1)
+        self._layers = layer_visibility(one, 0).reshape(len(one), len(figure.LAYERS), -1)
+        self._colours = ink_colours(one.identities[:, 0])
 
-        alpha = layers.sum(1)
-        self.mass, self.full = (alpha * weight).sum(-1), alpha.sum(-1)
-        self.distance = (alpha * square).sum(-1) / np.maximum(self.mass, 1e-6)
-        change = (colours[:, figure.LAYER_INK].swapaxes(1, 2) @ layers) - alpha[:, None] * ground
-        self.bare_distance = self.distance + _added(change, residual, weight) / np.maximum(self.mass, 1e-6)
+    def whole(self):
+        """Of the whole figure: its distance, the distance without it, its mass in sight and its mass, f32[b] each."""
+        distance, missing, mass, _, full = self._without(np.ones(len(figure.LAYERS), bool), power=1)
+        return distance, missing, mass, full
 
-        inks = _ink_masks(layers)
-        self.ink_mass, self.ink_full = (inks**2 @ weight[..., None])[..., 0], (inks**2).sum(-1)
-        mass = np.maximum(self.ink_mass, 1e-6)
-        self.ink_residual = (inks**2 @ square[..., None])[..., 0] / mass
-        pull = (inks * weight[:, None]) @ residual.swapaxes(1, 2)
-        shift = ink_palettes() - colours[:, :, None]
-        added = (shift**2).sum(-1) - 2 * (shift @ pull[..., None])[..., 0] / mass[..., None]
-        self.ink_distances = self.ink_residual[..., None] + added
+    def parts(self):
+        """Of each body part, f32[b, 6] each: its distance, the distance without it, shares in sight and in frame."""
+        parts = [self._without(part == figure.LAYER_PART) for part in range(len(figure.PARTS))]
+        distance, missing, mass, inside, full = (np.stack(values, axis=1) for values in zip(*parts, strict=True))
+        return distance, missing, mass / full, inside / full
 
-        shape = (len(one), len(figure.PARTS))
-        self.part_seen, self.part_inside, self.part_distance, self.part_missing = np.zeros((4, *shape), np.float32)
-        for part in range(len(figure.PARTS)):
-            own = part == figure.LAYER_PART
-            mask = layers[:, own].sum(1)
-            mass = (weight * mask**2).sum(-1)
-            full = (mask**2).sum(-1)
-            self.part_seen[:, part] = mass / full
-            self.part_inside[:, part] = (inside * mask**2).sum(-1) / full
-            mass = np.maximum(mass, 1e-6)
-            self.part_distance[:, part] = (mask**2 * square).sum(-1) / mass
-            change = (colours[:, figure.LAYER_INK[own]].swapaxes(1, 2) @ layers[:, own]) - mask[:, None] * ground
-            self.part_missing[:, part] = self.part_distance[:, part] + _added(change, residual, weight) / mass
+    def _without(self, own, power=2):
+        """Distances with and without the layers bool[layer], and their mask's mass in sight, in the frame, in all."""
+        mask = self._layers[:, own].sum(1)
+        weights = mask**power
+        mass = (weights * self._weight).sum(-1)
+        distance = (weights * self._square).sum(-1) / np.maximum(mass, 1e-6)
+        drawn = self._colours[:, figure.LAYER_INK[own]].swapaxes(1, 2) @ self._layers[:, own]
+        change = drawn - mask[:, None] * self._ground
+        added = (self._weight * (change * (2 * self._residual + change)).sum(1)).sum(-1)
+        missing = distance + added / np.maximum(mass, 1e-6)
+        return distance, missing, mass, (weights * self._inside).sum(-1), weights.sum(-1)
 
+    def likely_colours(self):
+        """The palette colour nearest to most pixels of each ink, i[b, ink], whatever the figure's colours are now.
 
-def _added(change, residual, weight):
-    """What the weighted squared residual gains when `change` f32[b, 3, h · w] is taken out of the picture drawn."""
-    return (weight * (change * (2 * residual + change)).sum(1)).sum(-1)
+        Distances are truncated, so that a part which is missing does not draw the colour to that of the ground.
+        """
+        weights = _ink_masks(self._layers) ** 2 * self._weight[:, None]
+        palettes = ink_palettes()
+        costs = np.empty((*weights.shape[:2], palettes.shape[1]), np.float32)
+        for ink, value in np.ndindex(palettes.shape[:2]):
+            distance = ((self._flat - palettes[ink, value, :, None]) ** 2).sum(1)
+            costs[:, ink, value] = (weights[:, ink] * np.minimum(distance, NULL)).sum(-1)
+        return costs.argmin(-1)
+
+    def inks(self, drawn):
+        """Distances of each palette colour of each ink over the parts `drawn` bool[b, 6], f32[b, ink, value].
+
+        Also the share f32[b, ink] of each ink's mask, over all parts, from which they are read.
+        """
+        masks = _ink_masks(self._layers * drawn[:, figure.LAYER_PART, None])
+        mass = np.einsum("bkx,bkx,bx->bk", masks, masks, self._weight)
+        residual = np.einsum("bkx,bkx,bx->bk", masks, masks, self._square) / np.maximum(mass, 1e-6)
+        pull = (masks * self._weight[:, None]) @ self._residual.swapaxes(1, 2)
+        shift = ink_palettes() - self._colours[:, :, None]
+        added = (shift**2).sum(-1) - 2 * (shift @ pull[..., None])[..., 0] / np.maximum(mass, 1e-6)[..., None]
+        return residual[..., None] + added, mass / np.maximum((_ink_masks(self._layers) ** 2).sum(-1), 1e-6)

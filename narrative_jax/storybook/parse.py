@@ -52,10 +52,10 @@ class Parse:
     """What is seen in a batch of pictures. Characters are ordered from back to front; see `drawing.present`.
 
     `drawing` the nearest picture of the world, in numbers; `attributes` f32[b, c, 7, value], `actions`
-    f32[b, c, pose], `locations` f32[b, 6], `styles` f32[b, 4]: how surely each value is seen (they sum to less
-    than 1 where nothing is recognised); `visible` bool[b, c, 7]: the attribute is neither cut off nor covered;
-    `parts` f32[b, c, 6]: how surely, and how far in the frame, each body part is drawn; `cut` and `covered` f32[b, c]: shares of the figure
-    beyond the frame and behind others; `distance` f32[b]: RMS colour distance to the nearest picture.
+    f32[b, c, pose], `locations` f32[b, 6], `styles` f32[b, 4]: how surely each value is seen (they sum to less than 1
+    where nothing is recognised); `visible` bool[b, c, 7]: the attribute is neither cut off nor covered; `parts`
+    f32[b, c, 6]: how surely, and how far in the frame, each body part is drawn; `cut` and `covered` f32[b, c]: shares
+    of the figure beyond the frame and behind others; `distance` f32[b]: RMS colour distance to the nearest picture.
     """
 
     drawing: Drawing
@@ -170,16 +170,15 @@ def _read(view, one):
     pose, shift = _best(hypotheses_gain(features, poses, hair, hat, places)).T
     one.poses[:, 0], one.places[:, 0] = pose, places[np.arange(len(pose)), pose, shift] / STEP
     one.identities[:, 0, [HAIR, HAT]] = _best(head_gains(features, one))
-    fit = Fit(view, one)
+    colours = Fit(view, one).likely_colours()
     for i, ink in _COLOUR_INKS.items():
-        one.identities[:, 0, i] = fit.ink_distances[:, ink, : NUM_VALUES[i]].argmin(-1)
+        one.identities[:, 0, i] = colours[:, ink]
 
 
 def _explains(view, one):
     """Whether the figure is there: it explains its pixels better than the ground or nothing does, bool[b]."""
-    fit = Fit(view, one)
-    there = recognition(np.stack([fit.distance, fit.bare_distance], -1))[:, 0] > PRESENT
-    return there & (fit.mass > _HIDDEN * fit.full)
+    distance, missing, mass, full = Fit(view, one).whole()
+    return (recognition(np.stack([distance, missing], -1))[:, 0] > PRESENT) & (mass > _HIDDEN * full)
 
 
 def _best(gains):
@@ -238,12 +237,17 @@ def _measure(styled, flat, drawing):
             break
         view, one = _in_context(flat, drawing, rows, slot), _take(drawing, rows, slot)
         fit, features = Fit(view, one), view.features()
-        attributes[rows, slot], visible[rows, slot] = _measure_attributes(features, one, fit)
-        actions[rows, slot], parts[rows, slot] = _measure_actions(features, one, fit), _measure_parts(fit)
+        distance, missing, in_sight, inside[rows, slot] = fit.parts()
+        parts[rows, slot] = _measure_parts(distance, missing, in_sight, inside[rows, slot])
+        attributes[rows, slot], visible[rows, slot] = _measure_attributes(
+            features, one, distance[:, 0], *fit.inks(parts[rows, slot] > PRESENT)
+        )
+        actions[rows, slot] = _measure_actions(features, one, distance[:, _LIMBS].mean(-1))
+        _, _, mass, full = fit.whole()
         in_frame = silhouette(one, 0).sum((1, 2))
-        inside[rows, slot] = fit.part_inside
-        cut[rows, slot] = 1 - in_frame / fit.full
-        covered[rows, slot] = 1 - fit.mass / np.maximum(in_frame, 1e-6)
+        cut[rows, slot] = 1 - in_frame / full
+        covered[rows, slot] = 1 - mass / np.maximum(in_frame, 1e-6)
+        drawing.identities[rows, slot] = attributes[rows, slot].argmax(-1)
     setting = recognition(_setting_distances(styled, _uncovered(drawing, -1)), _SETTING_NULL, _SETTING_TEMPERATURE)
     setting = setting.reshape(b, len(LOCATIONS), len(STYLES))
     drawing.parts[:] = parts > PRESENT
@@ -253,7 +257,7 @@ def _measure(styled, flat, drawing):
     )
 
 
-def _measure_attributes(features, one, fit):
+def _measure_attributes(features, one, head_distance, ink_distances, ink_share):
     """How surely each value of each attribute is seen, f32[b, 7, value], and whether it can be, bool[b, 7]."""
     rows, hair, hat = np.arange(len(one)), one.identities[:, 0, HAIR], one.identities[:, 0, HAT]
     gains = head_gains(features, one)
@@ -263,29 +267,29 @@ def _measure_attributes(features, one, fit):
     for i, name in enumerate(ATTRIBUTE_NAMES):
         ink = _COLOUR_INKS[ATTRIBUTE_NAMES.index(name if name in PALETTES else f"{name}_colour")]
         if name in PALETTES:
-            distances = fit.ink_distances[:, ink, : NUM_VALUES[i]]
+            distances = ink_distances[:, ink, : NUM_VALUES[i]]
         else:
-            distances = _relative(shapes[i], fit.part_distance[:, 0], _HEAD_AREA)
+            distances = _relative(shapes[i], head_distance, _HEAD_AREA)
         attributes[:, i, : NUM_VALUES[i]] = recognition(distances)
-        visible[:, i] = fit.ink_mass[:, ink] > _HIDDEN * fit.ink_full[:, ink]
+        visible[:, i] = ink_share[:, ink] > _HIDDEN
     return attributes, visible
 
 
-def _measure_actions(features, one, fit):
+def _measure_actions(features, one, limb_distance):
     """How surely each pose is seen, f32[b, pose]."""
     hair, hat = (one.identities[:, 0, i, None, None] for i in (HAIR, HAT))
     poses, places = pose_hypotheses(one, np.zeros((1, 2), int))
     gains = hypotheses_gain(features, poses, hair, hat, places)[..., 0]
-    return recognition(_relative(gains, fit.part_distance[:, _LIMBS].mean(-1), _LIMB_AREA))
+    return recognition(_relative(gains, limb_distance, _LIMB_AREA))
 
 
-def _measure_parts(fit):
+def _measure_parts(distance, missing, in_sight, inside):
     """How surely each body part is drawn, f32[b, 6]: it is, unless without it or with nothing the fit is better.
 
     Of a part that others cover nothing is known, and it counts as drawn.
     """
-    likely = np.exp((np.minimum(fit.part_missing, NULL) - fit.part_distance) / TEMPERATURE)
-    return np.where(fit.part_seen > _PART_HIDDEN * fit.part_inside, np.minimum(likely, 1), 1)
+    likely = np.exp((np.minimum(missing, NULL) - distance) / TEMPERATURE)
+    return np.where(in_sight > _PART_HIDDEN * inside, np.minimum(likely, 1), 1)
 
 
 def _relative(gains, base, area):

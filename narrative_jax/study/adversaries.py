@@ -1,7 +1,6 @@
 """How the oracle scores pictures that nobody drew: `python -m narrative_jax.study.adversaries`."""
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
 from narrative_jax.study.corruption_matrix import aspects, provenance
 
-# No picture's visual quality may be higher; all levels of grey are meant.
 BARS = {"grey": 0.15, "mean picture": 0.15, "gaussian noise": 0.15, "uniform noise": 0.15, "half-blend": 0.35}
 QUALITY = list(ASPECTS).index("visual_quality")
 OTHERS = 512  # true pictures judged against another scene
@@ -132,7 +130,7 @@ def climbs(facts: Sequence[Facts], drawing: Drawing, steps: int, seed: int = 0) 
     """Climbs towards the first of two scenes, by start (the last: the second one's picture), aim and method."""
     noise = np.random.default_rng(seed).uniform(-1, 1, (_SIZE, _SIZE, 3)).astype(np.float32)
     starts = {"noise": noise, "grey": np.zeros_like(noise), "another scene": render(drawing[1:])[0]}
-    plans = tqdm(list(itertools.product(starts, AIMS, METHODS)), delay=5)
+    plans = tqdm([(start, aim, method) for start in starts for aim in AIMS for method in METHODS], delay=5)
     return {plan: climb(starts[plan[0]], facts[0], plan[1], METHODS[plan[2]], steps, seed) for plan in plans}
 
 
@@ -150,10 +148,12 @@ def report(scored: dict[str, np.ndarray], others: dict[str, tuple[float, Interva
     lines += _header("", "mean", "chance", "difference", "95 % from", "to", f"comes within {NEAR} of 0")
     for name, (at, by) in others.items():
         lines.append(_row(name, by.estimate + at, at, *by, by.low <= NEAR and by.high >= -NEAR))
-    lines.append(f"\nClimbs towards one scene of two: the best of {BATCH} proposals is taken unless the score falls.")
-    lines += _header("start", "raised", "proposals", "start score", "end score", "gain", "P", "I", "Q", *CRITERIA)
+    lines.append("\nClimbs towards a scene of two. Fooled: cleanness < 0.2, yet attributes ≥ 0.5 or quality > 0.35.")
+    lines += _header("start", "raised", "by", "from", "to", "gain", "P", "I", "Q", *CRITERIA, "fooled")
     for plan, one in climbed.items():
-        lines.append(_row(*plan, *one.scores[[0, -1]], np.ptp(one.scores), *aspects(one.after), *one.after))
+        seen, means = dict(zip(CRITERIA, one.after, strict=True)), aspects(one.after)
+        fooled = seen["cleanness"] < 0.2 and (seen["attributes"] >= 0.5 or means[QUALITY] > 0.35)
+        lines.append(_row(*plan, *one.scores[[0, -1]], np.ptp(one.scores), *means, *one.after, fooled))
     return "\n".join([*lines, "", ""])
 
 
@@ -171,12 +171,12 @@ def plot(families: dict[str, tuple], climbed: dict[tuple[str, str, str], Climb],
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 3))
     top.suptitle("Pictures that nobody drew: of each kind, the one of the highest quality", fontsize=15)
     bottom.suptitle("Climbed towards the scene on the left: what was raised, and by what proposals", fontsize=15)
-    cells, panels = list(families.items()), [*top.subplots(1, len(families))]
+    panels = [*top.subplots(1, len(families)), *bottom.subplots(3, 2 + len(climbed) // 3).flat]
+    cells = list(families.items())
     for (start, aim, method), one in climbed.items():
         if (aim, method) == (next(iter(AIMS)), next(iter(METHODS))):
             cells += [("the scene\nas drawn", target), (f"start:\n{start}", (one.start, one.before))]
         cells.append((f"{aim}\nby {method}", (one.end, one.after)))
-    panels += [*bottom.subplots(3, 2 + len(AIMS) * len(METHODS)).flat]
     for axes, (title, (picture, criteria)) in zip(panels, cells, strict=True):
         axes.imshow(np.clip(picture / 2 + 0.5, 0, 1), interpolation="nearest")
         axes.set(xticks=[], yticks=[], title=title, xlabel="P {:.2f}  I {:.2f}  Q {:.2f}".format(*aspects(criteria)))

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +109,9 @@ def _step(network, optimizer, views, values, present):
     return value
 
 
+_scores = nnx.jit(Classifier.__call__)
+
+
 def train(steps: int, seed: int = 0, draw=practice) -> tuple[Classifier, list[float]]:
     """A classifier after so many batches of `draw`, and its loss at each."""
     rng, network, losses = np.random.default_rng(seed), Classifier(nnx.Rngs(seed)), []
@@ -125,18 +127,7 @@ def train(steps: int, seed: int = 0, draw=practice) -> tuple[Classifier, list[fl
 
 def read(network: Classifier, pictures: np.ndarray, truth: Drawing) -> np.ndarray:
     """The attributes i[b, c, 7] of figures that stand where the truth says; of it only places are looked at."""
-    scores = nnx.jit(Classifier.__call__)(network, *look(pictures, truth))
-    return np.asarray(scores).argmax(-1).reshape(*truth.poses.shape, -1)
-
-
-def damage(drawing: Drawing, kind: str, strength: float, seed: int) -> tuple[np.ndarray, Drawing, np.ndarray]:
-    """The pictures that a kind of damage changes, what they show in truth, and which rows of `drawing` they are."""
-    rendered = []
-    # `corrupt` keeps to itself what it made of the drawing: listen to what it has rendered.
-    with patch.object(corruptions, "render", lambda truth: rendered.append(truth) or render(truth)):
-        pictures = corruptions.corrupt(drawing, kind, strength, seed)
-    rows = np.flatnonzero((pictures != render(drawing)).any((1, 2, 3)))
-    return pictures[rows], rendered[-1][rows], rows
+    return np.asarray(_scores(network, *look(pictures, truth))).argmax(-1).reshape(*truth.poses.shape, -1)
 
 
 def match(truth: Drawing, seen: Parse) -> np.ndarray:
@@ -175,12 +166,15 @@ def compare(values: np.ndarray, truth: Drawing, seen: Parse) -> Comparison:
 def evaluate(scenes: int, seed: int, reader) -> dict[tuple[str, float], Comparison]:
     """By condition, `reader(pictures, truth)` beside the oracle on the tune scenes whose pictures are changed."""
     _, drawing = drawings("tune", range(scenes), seed)
-    comparisons = {}
+    clean, comparisons = render(drawing), {}
     for kind, strength in tqdm(CONDITIONS, "comparing", unit="condition", delay=5):
-        pictures, truth, rows = damage(drawing, kind, strength, seed)
+        pictures = corruptions.corrupt(drawing, kind, strength, seed)
+        rows = np.flatnonzero((pictures != clean).any((1, 2, 3)))
         if len(rows):
-            comparisons[kind, strength] = one = compare(reader(pictures, truth), truth, parse(pictures))
+            truth = corruptions.damage(drawing, kind, strength, seed)[rows]
+            one = compare(reader(pictures[rows], truth), truth, parse(pictures[rows]))
             one.readings[:, 0] = rows[one.readings[:, 0]]
+            comparisons[kind, strength] = one
     return comparisons
 
 

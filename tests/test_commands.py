@@ -1,0 +1,56 @@
+"""The commands as a person runs them: what they write, and one clear line and exit code 2 for bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(command, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", f"narrative_jax.study.{command}", *arguments], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def test_the_contact_sheet_is_a_picture(tmp_path):
+    done = run("contact_sheet", "--scenes", "1", cwd=tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "wrote storybook.png\n")
+    with Image.open(tmp_path / "storybook.png") as sheet:
+        width, height = sheet.size
+    assert width == 1400 and height == 275
+
+
+def test_rater_agreement_prints_a_table(tmp_path):
+    done = run("rater_agreement", "--scenes", "8", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("| share of 48 pairs, % | overall | prompt following |")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("contact_sheet", ("--scenes", "0"), "scenes 0: scenes is an integer ≥ 1"),
+        ("contact_sheet", ("--out", "sheet.gif"), "--out sheet.gif: the sheet is a PNG"),
+        ("contact_sheet", ("--out", "no/where.png"), "its folder must exist; mkdir -p no"),
+        ("contact_sheet", ("--seed", "-1"), "seed -1: seed is an integer ≥ 0"),
+        ("rater_agreement", ("--scenes", "1"), "scenes 1: scenes is an integer ≥ 2"),
+        ("coverage", ("--studies", "0"), "studies 0: studies is an integer ≥ 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, command, arguments, message):
+    done = run(command, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_the_readme_names_files_and_commands_that_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for module in {line.split()[2] for line in text.replace("`", "\n").splitlines() if line.startswith("python -m n")}:
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file(), module
+    for target in text.split("](")[1:]:
+        assert (ROOT / target.split(")")[0]).is_file(), target
