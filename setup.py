@@ -12,11 +12,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["narrative_jax", "narrative_jax.*"]),
     install_requires=[
+        "flax>=0.12.5",
+        "jax>=0.9,!=0.11.0,<0.11.1",  # 0.11.1 removed a type that flax up to 0.12.8 subclasses
         "krippendorff>=0.8",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "optax>=0.2.5",
         "pillow>=11",
-        "scipy>=1.13",
+        "scipy>=1.15",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -1,6 +1,6 @@
 """Pictures a second on one core: drawn, made into training examples, and judged.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/storybook_rates.py
+OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/storybook_rates.py
 """
 
 import os
@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
+from narrative_jax.storybook.datasets import TrainingSet, drawings
 from narrative_jax.storybook.oracle import judge
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import TrainingSet, drawings
 
 BATCH, ROUNDS = 256, 7
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from narrative_jax.statistics import wilson
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import NUM_VALUES, split_identities
 from narrative_jax.study.attribute_classifier import (
     CONDITIONS,

@@ -39,6 +39,7 @@ def test_rater_agreement_prints_a_table(tmp_path):
         ("contact_sheet", ("--seed", "-1"), "seed -1: seed is an integer ≥ 0"),
         ("rater_agreement", ("--scenes", "1"), "scenes 1: scenes is an integer ≥ 2"),
         ("coverage", ("--studies", "0"), "studies 0: studies is an integer ≥ 1"),
+        ("coverage", ("--studies", "many"), "invalid int value: 'many'; see --help"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(tmp_path, command, arguments, message):

@@ -7,10 +7,10 @@ from scipy.optimize import linear_sum_assignment
 from narrative_jax.core.errors import InputError
 from narrative_jax.storybook import oracle
 from narrative_jax.storybook.corruptions import CORRUPTIONS, can_corrupt, corrupt
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
 from narrative_jax.storybook.parse import parse, recognition
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import WORLD, Character, Facts, World
 
 COUNT = 96

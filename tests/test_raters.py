@@ -7,10 +7,10 @@ import pytest
 from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.corruptions import can_corrupt, corrupt
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, judge
 from narrative_jax.storybook.raters import NoiseModel, Rater
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.study import rater_agreement
 from narrative_jax.study.rater_agreement import candidates, gold_verdicts, verdicts
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.render import (
     PORTRAIT_SIZE,
     Drawing,
@@ -10,7 +11,6 @@ from narrative_jax.storybook.render import (
     render_portraits,
     silhouette,
 )
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.sets import SIZE, stage_sets, styles
 from narrative_jax.storybook.shapes import coverage, coverage_phases, disc, polygon, rectangle
 from narrative_jax.storybook.world import ATTRIBUTES, LOCATIONS, NUM_VALUES, POSES, STYLES

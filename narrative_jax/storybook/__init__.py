@@ -1,9 +1,9 @@
 """Storybook: a procedural picture-book world, the oracle that judges any picture of it, and its raters."""
 
+from narrative_jax.storybook.datasets import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, Findings, Judgement, judge
 from narrative_jax.storybook.raters import NoiseModel, Rater
 from narrative_jax.storybook.render import Drawing, render
-from narrative_jax.storybook.scenes import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.world import WORLD, Character, Facts, World
 
 __all__ = [

@@ -202,9 +202,16 @@ class Fit:
         self._colours = ink_colours(one.identities[:, 0])
 
     def whole(self):
-        """Of the whole figure: its distance, the distance without it, its mass in sight and its mass, f32[b] each."""
-        distance, missing, mass, _, full = self._without(np.ones(len(figure.LAYERS), bool), power=1)
-        return distance, missing, mass, full
+        """Of the whole figure: its distance, its mass in sight and its mass, f32[b] each."""
+        distance, _, mass, _, full = self._without(np.ones(len(figure.LAYERS), bool), power=1)
+        return distance, mass, full
+
+    def rivals(self):
+        """Distances of what else could explain the figure's pixels: the ground, and one flat colour, f32[b, 2]."""
+        _, missing, mass, _, _ = self._without(np.ones(len(figure.LAYERS), bool), power=1)
+        weights = (self._layers.sum(1) * self._weight / np.maximum(mass, 1e-6)[:, None])[:, None]
+        mean = (self._flat * weights).sum(-1, keepdims=True)
+        return np.stack([missing, ((self._flat - mean) ** 2 * weights).sum((1, 2))], axis=-1)
 
     def parts(self):
         """Of each body part, f32[b, 6] each: its distance, the distance without it, shares in sight and in frame."""

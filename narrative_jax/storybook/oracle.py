@@ -33,6 +33,7 @@ ASPECTS = {
 CRITERIA = tuple(criterion for criteria in ASPECTS.values() for criterion in criteria)
 
 _CLEAN, _DIRTY = 0.03, 0.08  # RMS distance to the nearest picture: clean enough; 1/e of the cleanness left
+_UNLIKE = 0.2  # cleanness below which a picture is less and less one of this world, however it is composed
 _TOLERATED = 0.06  # share of a figure that may be covered or cut off without harm: a hand
 _RUINED = 0.60  # share at which composition is lost
 
@@ -110,6 +111,8 @@ def _compare(seen, row, facts):
     actions = [pose[POSES.index(facts.characters[w].action)] for pose, (w, _) in zip(poses, pairs, strict=True)]
     copies = [pose[POSES.index(PORTRAIT_POSE)] for pose in poses]
     distance = float(seen.distance[row])
+    cleanness = np.exp(-max(0.0, distance**2 - _CLEAN**2) / _DIRTY**2) if len(found) else 0.0
+    likeness = min(1.0, cleanness / _UNLIKE)
     criteria = (
         1 - abs(len(found) - len(wanted)) / max(len(found), len(wanted)),
         _mean(actions),
@@ -117,9 +120,9 @@ def _compare(seen, row, facts):
         _mean([right[w, f] for w, f in pairs]),
         _mean([1 - _leak(seen, row, found[f], wanted, w) for w, f in pairs]),
         _mean([1 - copy for copy in copies]),
-        np.exp(-max(0.0, distance**2 - _CLEAN**2) / _DIRTY**2) if len(found) else 0.0,
-        _mean(seen.parts[row, found].prod(-1)),
-        _mean([_composed(seen.cut[row, f]) * _composed(seen.covered[row, f]) for f in found]),
+        cleanness,
+        likeness * _mean(seen.parts[row, found].prod(-1)),
+        likeness * _mean([_composed(seen.cut[row, f]) * _composed(seen.covered[row, f]) for f in found]),
     )
     findings = Findings(
         characters=tuple(people),

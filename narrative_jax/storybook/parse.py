@@ -29,7 +29,7 @@ from narrative_jax.storybook.evidence import (
 from narrative_jax.storybook.render import Drawing, empty_drawing, paint, render, silhouette
 from narrative_jax.storybook.world import ATTRIBUTE_NAMES, LOCATIONS, NUM_VALUES, PALETTES, POSES, STYLES
 
-PRESENT = 0.5  # a figure is there if it explains its pixels better than the ground and than nothing
+PRESENT = 0.5  # how surely something is seen from where on it counts as seen
 # Settings are judged on the styled picture, where colours lie closer than before the style.
 _SETTING_NULL, _SETTING_TEMPERATURE = 0.08, 0.004
 # The coarse grid of ground points, every second pixel, so that windows begin at even rows and columns.
@@ -176,9 +176,14 @@ def _read(view, one):
 
 
 def _explains(view, one):
-    """Whether the figure is there: it explains its pixels better than the ground or nothing does, bool[b]."""
-    distance, missing, mass, full = Fit(view, one).whole()
-    return (recognition(np.stack([distance, missing], -1))[:, 0] > PRESENT) & (mass > _HIDDEN * full)
+    """Whether the figure is there, bool[b]: it is in sight, and explains its pixels better than anything else.
+
+    It leaves less than half of what the ground leaves, less than one flat colour does, and less than `NULL`.
+    """
+    fit = Fit(view, one)
+    distance, mass, full = fit.whole()
+    explanations = np.concatenate([distance[:, None], fit.rivals() * (0.5, 1)], axis=-1)
+    return (recognition(explanations)[:, 0] > PRESENT) & (mass > _HIDDEN * full)
 
 
 def _best(gains):
@@ -243,7 +248,7 @@ def _measure(styled, flat, drawing):
             features, one, distance[:, 0], *fit.inks(parts[rows, slot] > PRESENT)
         )
         actions[rows, slot] = _measure_actions(features, one, distance[:, _LIMBS].mean(-1))
-        _, _, mass, full = fit.whole()
+        _, mass, full = fit.whole()
         in_frame = silhouette(one, 0).sum((1, 2))
         cut[rows, slot] = 1 - in_frame / full
         covered[rows, slot] = 1 - mass / np.maximum(in_frame, 1e-6)

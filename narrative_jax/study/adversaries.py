@@ -1,6 +1,5 @@
 """How the oracle scores pictures that nobody drew: `python -m narrative_jax.study.adversaries`."""
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,14 +11,15 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import Interval, paired_bootstrap
 from narrative_jax.storybook import sets
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
 from narrative_jax.storybook.render import Drawing, render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
-from narrative_jax.study.corruption_matrix import aspects, provenance
+from narrative_jax.study.command import Parser, check_folder, provenance, run
+from narrative_jax.study.corruption_matrix import aspects
 
 BARS = {"grey": 0.15, "mean picture": 0.15, "gaussian noise": 0.15, "uniform noise": 0.15, "half-blend": 0.35}
 QUALITY = list(ASPECTS).index("visual_quality")
@@ -185,19 +185,20 @@ def plot(families: dict[str, tuple], climbed: dict[tuple[str, str, str], Climb],
 
 def main(arguments: list[str] | None = None) -> int:
     """Print and write the tables and the pictures; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=64, help="tune scenes (default 64)")
     parser.add_argument("--steps", type=int, default=2000, help="proposals of each climb (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, noise and climbs (default 0)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page and picture (default docs)")
-    options, began = parser.parse_args(arguments), time.perf_counter()
-    try:
-        check_count("scenes", options.scenes, minimum=2)
-        check_count("steps", options.steps, minimum=1)
-        facts, drawing = drawings("tune", range(options.scenes), options.seed)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run(_write, parser, arguments)
+
+
+def _write(options):
+    check_count("scenes", options.scenes, minimum=2)
+    check_count("steps", options.steps, minimum=1)
+    check_folder(options.out)
+    began = time.perf_counter()
+    facts, drawing = drawings("tune", range(options.scenes), options.seed)
     pictures = families(facts, drawing, options.seed)
     scored = {name: judge(own, facts).criteria for name, own in pictures.items()}
     two = (-drawing.present.sum(1)).argsort(kind="stable")[:2]
@@ -205,14 +206,12 @@ def main(arguments: list[str] | None = None) -> int:
     page = report(scored, beyond_chance("tune", seed=options.seed), climbed)
     command = f"narrative_jax.study.adversaries --scenes {options.scenes} --steps {options.steps} --seed {options.seed}"
     page += provenance(command, time.perf_counter() - began)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "adversaries.md").write_text(page + "\n![the pictures](adversaries.png)\n")
     best = ((name, aspects(criteria)[:, QUALITY].argmax()) for name, criteria in scored.items())
     examples = {name: (pictures[name][at], scored[name][at]) for name, at in best}
     target = climb(render(drawing[two[:1]])[0], facts[two[0]], "all nine", fields, steps=0)
     plot(examples, climbed, (target.end, target.after)).savefig(options.out / "adversaries.png")
     print(page)
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ says nothing of attributes, and nothing of the oracle's enters: neither its plac
 figures are then matched to the true ones by place, and what both read is compared.
 """
 
-import argparse
 import sys
 import time
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,17 +19,19 @@ from flax import nnx
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook import corruptions, figure, world
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.parse import Parse, parse
 from narrative_jax.storybook.render import Drawing, empty_drawing, render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.sets import SIZE
+from narrative_jax.study.command import Parser, check_folder, provenance, run
 
 HEADER = """# Attributes by an independent classifier
 
-`python -m narrative_jax.study.attribute_classifier {}`; {}; {:.0f} s training, {:.0f} s comparing; 2 cores AMD EPYC.
+{}
+Of these, {:.0f} s were training.
 
 A small CNN, trained on pictures of the train split's people alone (anywhere, also cut off, covered or short of a limb;
 blur up to 0.9 pixels, noise up to 0.25), is told where each true figure of damaged tune-split pictures stands and reads
@@ -45,7 +45,7 @@ STRENGTHS = {"noise": (0.1, 0.2), "blur": (0.1, 0.2), "cut off": (0.5, 1.0), "ov
 CONDITIONS = [(kind, s) for kind in corruptions.CORRUPTIONS for s in STRENGTHS.get(kind, (1.0,))]
 NAMES = ("corruption", "strength", "figures", "missed", "invented", "attributes", "hidden")
 SHARES = {"agreement %": (2, 3), "oracle right %": (3, 4), "classifier right %": (2, 4)}  # columns of readings
-STEPS, BATCH = 2500, 96
+STEPS, BATCH = 3500, 96
 _HEIGHT, _WIDTH = 32, 24  # the window that is read, round a figure's own 30 × 22
 _NEAR = 5.0  # pixels at most between a true figure and what the oracle takes for it; sitting moves it by 3.5
 _FAR = -99.0  # where those stand who are not there
@@ -209,29 +209,27 @@ def report(comparisons: dict[tuple[str, float], Comparison]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, compare, print the report and write it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     for name, default in (("steps", STEPS), ("scenes", 500), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--out", type=Path, default=Path("docs/attribute_classifier.md"), help="where to write")
-    options = parser.parse_args(arguments)
-    try:
-        for name, minimum in (("steps", 1), ("scenes", 1), ("seed", 0)):
-            check_count(name, getattr(options, name), minimum)
-        if options.out.is_dir() or not options.out.parent.is_dir():
-            raise InputError(f"out {options.out}", "a file in a folder that exists", "name such a file")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    start = time.perf_counter()
+    return run(_write, parser, arguments)
+
+
+def _write(options):
+    for name, minimum in (("steps", 1), ("scenes", 1), ("seed", 0)):
+        check_count(name, getattr(options, name), minimum)
+    check_folder(options.out.parent)
+    began = time.perf_counter()
     network, _ = train(options.steps, options.seed)
-    trained = time.perf_counter()
+    trained = time.perf_counter() - began
     body = report(evaluate(options.scenes, options.seed, partial(read, network)))
+    command = "narrative_jax.study.attribute_classifier"
     flags = f"--steps {options.steps} --scenes {options.scenes} --seed {options.seed}"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "numpy"))
-    text = HEADER.format(flags, versions, trained - start, time.perf_counter() - trained, _NEAR) + body + "\n"
+    about = provenance(f"{command} {flags}", time.perf_counter() - began, ("jax", "flax", "optax", "numpy"))
+    text = HEADER.format(about.rstrip(), trained, _NEAR) + body + "\n"
     options.out.write_text(text)
     print(text)
-    return 0
 
 
 if __name__ == "__main__":

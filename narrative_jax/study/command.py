@@ -1,8 +1,13 @@
 """What the commands of this folder share: flags, and one clear line with exit code 2 for bad input."""
 
 import argparse
+import os
+import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
 from narrative_jax.core.errors import InputError
@@ -25,3 +30,20 @@ def run(body: Callable[[argparse.Namespace], None], parser: Parser, arguments: S
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError unless `folder` exists, before hours are spent on what goes into it."""
+    if not folder.is_dir():
+        raise InputError(f"folder {folder}", "it must exist", f"mkdir -p {folder}")
+
+
+def provenance(command: str, seconds: float, packages: Sequence[str] = ("numpy", "scipy")) -> str:
+    """How a page came about: command, versions, machine and wall time."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    cpu = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else [platform.machine()]
+    return (
+        f"`OMP_NUM_THREADS=1 python -m {command}`; Python {platform.python_version()}, {versions}; "
+        f"{os.cpu_count()} cores {names[0]}; {seconds:.0f} s.\n"
+    )

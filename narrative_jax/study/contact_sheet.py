@@ -4,7 +4,6 @@ A row a scene: caption and portraits, the true picture, and damaged ones, each w
 aspects and, of the aspect that a rater scores lowest, the score and the critique.
 """
 
-import argparse
 import sys
 import textwrap
 from pathlib import Path
@@ -14,10 +13,11 @@ import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.storybook.corruptions import CORRUPTIONS, can_corrupt, corrupt
+from narrative_jax.storybook.datasets import drawings, scenes
 from narrative_jax.storybook.oracle import ASPECTS, judge
 from narrative_jax.storybook.raters import Rater
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import drawings, scenes
+from narrative_jax.study.command import Parser, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -75,23 +75,21 @@ def _show_picture(axis, title, picture, aspects, notes):
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the sheet; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=4, help="rows (default 4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rater", type=int, default=1, help="seed of the rater who writes the critiques (default 1)")
     parser.add_argument("--out", type=Path, default=Path("storybook.png"), help="default storybook.png")
-    options = parser.parse_args(arguments)
-    try:
-        if options.out.suffix.lower() != ".png":
-            raise InputError(f"--out {options.out}", "the sheet is a PNG", "end the name in .png")
-        if not options.out.parent.is_dir():
-            raise InputError(f"--out {options.out}", "its folder must exist", f"mkdir -p {options.out.parent}")
-        contact_sheet(options.scenes, options.seed, Rater(options.rater)).savefig(options.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run(_write, parser, arguments)
+
+
+def _write(options):
+    if options.out.suffix.lower() != ".png":
+        raise InputError(f"--out {options.out}", "the sheet is a PNG", "end the name in .png")
+    if not options.out.parent.is_dir():
+        raise InputError(f"--out {options.out}", "its folder must exist", f"mkdir -p {options.out.parent}")
+    contact_sheet(options.scenes, options.seed, Rater(options.rater)).savefig(options.out)
     print(f"wrote {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,9 @@
 """What each corruption does to each criterion of the oracle: `python -m narrative_jax.study.corruption_matrix`."""
 
-import argparse
-import os
-import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib
@@ -19,10 +14,11 @@ from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.storybook.corruptions import CORRUPTIONS, MAY_MOVE, can_corrupt, corrupt
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
 from narrative_jax.storybook.render import Drawing, render
-from narrative_jax.storybook.scenes import drawings
 from narrative_jax.storybook.world import Facts
+from narrative_jax.study.command import Parser, check_folder, provenance, run
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 EVERYTHING = tuple(kind for kind in CORRUPTIONS if MAY_MOVE[kind] == CRITERIA)
@@ -34,11 +30,10 @@ TRUE_BAR = 0.97  # of each aspect's mean over true pictures
 
 @dataclass(frozen=True)
 class Effect:
-    """One corruption: `changes` f64[strength, 9] are means over `scenes` pictures, `moved` those of |change|."""
+    """One corruption: `changes` f64[strength, 9] of the criteria are means over `scenes` pictures."""
 
     scenes: int
     changes: np.ndarray
-    moved: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,31 +53,32 @@ def aspects(criteria: np.ndarray) -> np.ndarray:
 
 def measure(facts: Sequence[Facts], drawing: Drawing, strengths: Sequence[float] = STRENGTHS, seed: int = 0) -> Matrix:
     """Judge true and corrupted pictures of the same scenes. Raises InputError."""
-    began = time.perf_counter()
+    began = time.process_time()
     truth, effects = judge(render(drawing), facts).criteria.astype(float), {}
-    judged, seconds = len(facts), time.perf_counter() - began
+    judged, seconds = len(facts), time.process_time() - began
     for kind in tqdm(CORRUPTIONS, delay=5):
         rows = np.flatnonzero(can_corrupt(drawing, kind))
         if not len(rows):
             raise InputError(f"{len(facts)} scenes", f"none can have the corruption {kind!r}", "ask for more scenes")
-        asked, changes, moved = [facts[row] for row in rows], [], []
+        asked, changes = [facts[row] for row in rows], []
         for strength in strengths:
-            pictures, began = corrupt(drawing[rows], kind, strength, seed), time.perf_counter()
-            change = judge(pictures, asked).criteria - truth[rows]
-            judged, seconds = judged + len(rows), seconds + time.perf_counter() - began
-            changes.append(change.mean(0))
-            moved.append(np.abs(change).mean(0))
-        effects[kind] = Effect(len(rows), np.array(changes), np.array(moved))
+            pictures, began = corrupt(drawing[rows], kind, strength, seed), time.process_time()
+            changes.append((judge(pictures, asked).criteria - truth[rows]).mean(0))
+            judged, seconds = judged + len(rows), seconds + time.process_time() - began
+        effects[kind] = Effect(len(rows), np.array(changes))
     return Matrix(tuple(strengths), truth.mean(0), effects, judged / seconds)
 
 
 def spill(matrix: Matrix, kind: str) -> np.ndarray:
-    """Mean |change| of what may not move over the mean fall of what may, f64[strength]; NaN where it hardly fell."""
+    """Mean |change| of criteria that may not move over the mean fall of those that may, f64[strength].
+
+    NaN where nothing may not move, or what may hardly fell.
+    """
     effect, listed = matrix.effects[kind], np.isin(CRITERIA, MAY_MOVE[kind])
     fall = -effect.changes[:, listed].mean(1)
     if listed.all():
         return np.full(len(fall), np.nan)
-    return np.where(fall >= NOTABLE, effect.moved[:, ~listed].mean(1) / np.maximum(fall, NOTABLE), np.nan)
+    return np.where(fall >= NOTABLE, np.abs(effect.changes[:, ~listed]).mean(1) / np.maximum(fall, NOTABLE), np.nan)
 
 
 def failures(matrix: Matrix, kind: str) -> list[tuple[float, str]]:
@@ -115,7 +111,7 @@ def report(matrix: Matrix, scenes: int) -> str:
         "",
         f"- what may move falls with strength, from no damage on (rises up to {NOISE} are taken for noise), "
         f"and has fallen by more than {NOISE} at full strength;",
-        f"- spill, the mean |change| (over pictures and criteria) of all else over the mean fall of what may move, "
+        f"- spill, the mean over all other criteria of their |mean change|, over the mean fall of what may move, "
         f"is ≤ {SPILL:.0%} wherever that fall is ≥ {NOTABLE}; *most* is the criterion that spills most, in the mean;",
         f"- {' and '.join(EVERYTHING)} lower all nine, and at the smallest strength quality the most of the aspects.",
         "",
@@ -137,23 +133,12 @@ def report(matrix: Matrix, scenes: int) -> str:
             verdict = "; ".join(text for at, text in wrong if at == strength)
             cells = [name, f"{strength:g}", *cells, means, *spilt, f"**FAIL**: {verdict}" if verdict else "pass"]
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Judged {matrix.pictures_per_second:.0f} pictures a second on one core.", ""]
+    lines += ["", f"Judged {matrix.pictures_per_second:.0f} pictures per second of processor time (one core).", ""]
     return "\n".join(lines)
 
 
 def _signed(change, digits):
     return f"{change:+.{digits}f}" if abs(change) >= 0.5 / 10**digits else "·"
-
-
-def provenance(command: str, seconds: float) -> str:
-    """How a page came about: command, versions, machine and wall time."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("narrative-jax", "numpy", "scipy", "matplotlib"))
-    cpu = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else [platform.machine()]
-    return (
-        f"`OMP_NUM_THREADS=1 python -m {command}`; Python {platform.python_version()}, {packages}; "
-        f"{os.cpu_count()} cores {names[0]}; {seconds:.0f} s.\n"
-    )
 
 
 def plot(matrix: Matrix, drawing: Drawing, seed: int) -> Figure:
@@ -193,26 +178,24 @@ def plot(matrix: Matrix, drawing: Drawing, seed: int) -> Figure:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print and write the tables and the picture; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=500, help="tune scenes (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and corruptions (default 0)")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page and picture (default docs)")
-    options = parser.parse_args(arguments)
+    return run(_write, parser, arguments)
+
+
+def _write(options):
+    check_count("scenes", options.scenes, minimum=1)
+    check_folder(options.out)
     began = time.perf_counter()
-    try:
-        check_count("scenes", options.scenes, minimum=1)
-        facts, drawing = drawings("tune", range(options.scenes), options.seed)
-        matrix = measure(facts, drawing, seed=options.seed)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    facts, drawing = drawings("tune", range(options.scenes), options.seed)
+    matrix = measure(facts, drawing, seed=options.seed)
     command = f"narrative_jax.study.corruption_matrix --scenes {options.scenes} --seed {options.seed}"
     page = report(matrix, options.scenes) + "\n" + provenance(command, time.perf_counter() - began)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "corruption_matrix.md").write_text(page + "\n![examples and changes](corruption_matrix.png)\n")
     plot(matrix, drawing, options.seed).savefig(options.out / "corruption_matrix.png")
     print(page)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """How often 95 % intervals hold the truth, by simulation: `python -m narrative_jax.study.coverage`."""
 
-import argparse
 import sys
 from collections.abc import Callable
 
@@ -8,7 +7,7 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import (
     Interval,
     alpha_interval,
@@ -17,6 +16,7 @@ from narrative_jax.statistics import (
     wilson,
     win_rate,
 )
+from narrative_jax.study.command import Parser, run
 
 # One simulated study: draws data, returns the interval and the truth that it should hold.
 Study = Callable[[np.random.Generator], tuple[Interval, float]]
@@ -89,10 +89,16 @@ def _alpha(n, accuracy) -> Study:
 
 
 STUDIES: dict[tuple[str, str], Study] = {
-    **{("paired_bootstrap", f"n=64, {name}"): _paired(64, *law) for name, law in DIFFERENCES.items()},
-    **{("paired_bootstrap", f"n=16, {name}"): _paired(16, *law) for name, law in DIFFERENCES.items()},
-    **{("(percentile)", f"n=64, {name}"): _paired(64, *law, "percentile") for name, law in DIFFERENCES.items()},
-    **{("(BCa)", f"n=64, {name}"): _paired(64, *law, "BCa") for name, law in DIFFERENCES.items()},
+    **{
+        ("paired_bootstrap", f"n={n}, {name}"): _paired(n, *law)
+        for n in (256, 64, 16)
+        for name, law in DIFFERENCES.items()
+    },
+    **{
+        (f"({method})", f"n=64, {name}"): _paired(64, *law, method)
+        for method in ("percentile", "BCa")
+        for name, law in DIFFERENCES.items()
+    },
     **{("wilson", f"n={n}, shares 50 to 95 %"): _wilson(n) for n in (20, 400)},
     **{("win_rate", f"n=64, {ties} % ties"): _win_rate(64, ties / 100) for ties in (0, 30, 50, 80, 95)},
     **{("pairwise_agreement", f"n=64, ties={ties}"): _pairwise_agreement(64, ties) for ties in ("count", "drop")},
@@ -111,23 +117,21 @@ def coverage(study: Study, num_studies: int, seed: int = 0) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table of coverages; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the table of coverages in Markdown; returns the exit code."""
+    parser = Parser(description=__doc__)
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies per row (default 2000)")
-    num_studies = parser.parse_args(arguments).studies
-    try:
-        check_count("studies", num_studies, minimum=1)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    progress = tqdm(STUDIES.items(), delay=5)
-    rows = [(*name, coverage(study, num_studies)) for name, study in progress]
-    print(f"{'interval':<20}{'setting':<36}{'studies':>8}{'coverage %':>12}")
-    for interval, setting, share in rows:
-        print(f"{interval:<20}{setting:<36}{num_studies:>8}{100 * share:>12.1f}")
+    return run(_print_table, parser, arguments)
+
+
+def _print_table(options):
+    num_studies = options.studies
+    check_count("studies", num_studies, minimum=1)
+    rows = [(*name, coverage(study, num_studies)) for name, study in tqdm(STUDIES.items(), delay=5)]
     error = 100 * np.sqrt(0.95 * 0.05 / num_studies)
-    print(f"standard error of a coverage near 95 %: {error:.1f} points; (...) are methods not chosen")
-    return 0
+    print(f"{num_studies} simulated studies a row; standard error near 95 %: {error:.1f} points. (…): not chosen.\n")
+    print("| interval | setting | coverage % |\n| --- | --- | --- |")
+    for interval, setting, share in rows:
+        print(f"| {interval} | {setting} | {100 * share:.1f} |")
 
 
 if __name__ == "__main__":

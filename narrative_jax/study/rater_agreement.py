@@ -3,19 +3,19 @@
 Four candidates a scene are true pictures, each with one damage drawn at random; all six pairs are compared.
 """
 
-import argparse
 import itertools
 import sys
 
 import numpy as np
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import krippendorff_alpha, majority, pairwise_agreement
 from narrative_jax.storybook.corruptions import CORRUPTIONS, GRADED, corrupt
+from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import Rater
-from narrative_jax.storybook.scenes import drawings
+from narrative_jax.study.command import Parser, run
 
 CANDIDATES = 4
 RATERS = 10  # two panels of five
@@ -78,16 +78,15 @@ def agreement(judgement: Judgement, ids: list[str], aspect: str) -> dict[str, fl
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table in Markdown; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=300, help="tune scenes, four candidates each (default 300)")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        check_count("scenes", options.scenes, minimum=2)
-        check_count("seed", options.seed)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run(_print_table, parser, arguments)
+
+
+def _print_table(options):
+    check_count("scenes", options.scenes, minimum=2)
+    check_count("seed", options.seed)
     judgement, ids = candidates(options.scenes, options.seed)
     columns = ("overall", *ASPECTS)
     table = [agreement(judgement, ids, aspect) for aspect in columns]
@@ -95,7 +94,6 @@ def main(arguments: list[str] | None = None) -> int:
     print("| --- " * (1 + len(columns)) + "|")
     for figure in table[0]:
         print(f"| {figure} | " + " | ".join(f"{100 * figures[figure]:.1f}" for figures in table) + " |")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ import pytest
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
-from narrative_jax.storybook import scenes as storybook
+from narrative_jax.storybook import datasets
+from narrative_jax.storybook.datasets import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.oracle import CRITERIA, judge
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.scenes import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.world import ATTRIBUTES, identity_codes
 
 
@@ -70,11 +70,11 @@ def test_the_raw_set_has_the_papers_flaws_at_their_rates():
     facts = [e.scene.facts for e in examples]
     judgement = judge(np.stack([e.target for e in examples]) / 127.5 - 1, facts)
     criteria = dict(zip(CRITERIA, judgement.criteria.T, strict=True))
-    assert holds(busy, len(portraits), storybook.BUSY_PORTRAITS)
-    assert holds((criteria["no_copy"] < 0.5).sum(), count, storybook.POSED)
+    assert holds(busy, len(portraits), datasets.BUSY_PORTRAITS)
+    assert holds((criteria["no_copy"] < 0.5).sum(), count, datasets.POSED)
     # A leak may hit an attribute that both share, and changes nothing then: a quarter to a fifth of the leaks.
     wrong = [any(c.wrong for c in findings.characters) for findings in judgement.findings]
-    assert 0.85 * storybook.WRONG_IDENTITY < np.mean(wrong) < 1.05 * storybook.WRONG_IDENTITY
+    assert 0.85 * datasets.WRONG_IDENTITY < np.mean(wrong) < 1.05 * datasets.WRONG_IDENTITY
     leaks = [any(len(c.wrong) == 1 and c.leaked for c in findings.characters) for findings in judgement.findings]
     assert 0.02 < np.mean(leaks) < 0.1
 
