@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the sheet; returns the exit code."""
     parser = Parser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=4, help="rows (default 4)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rater", type=int, default=1, help="seed of the rater who writes the critiques (default 1)")
+    parser.add_argument("--seed", type=int, default=3, help="of the scenes (default 3)")
+    parser.add_argument("--rater", type=int, default=6, help="seed of the rater who writes the critiques (default 6)")
     parser.add_argument("--out", type=Path, default=Path("storybook.png"), help="default storybook.png")
     return run(_write, parser, arguments)
 
