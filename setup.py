@@ -18,11 +18,12 @@ setup(
         "matplotlib>=3.9",
         "numpy>=2.0",
         "optax>=0.2.5",
-        "pillow>=11",
         "scipy>=1.15",
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.8"],
+        "cuda": ["jax[cuda12]"],
+        "test": ["pillow>=11", "pytest>=8", "ruff>=0.8"],
+        "tpu": ["jax[tpu]"],
     },
 )

@@ -1,5 +1,6 @@
 """The commands as a person runs them: what they write, and one clear line and exit code 2 for bad input."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_rater_agreement_prints_a_table(tmp_path):
     [
         ("contact_sheet", ("--scenes", "0"), "scenes 0: scenes is an integer ≥ 1"),
         ("contact_sheet", ("--out", "sheet.gif"), "--out sheet.gif: the sheet is a PNG"),
-        ("contact_sheet", ("--out", "no/where.png"), "its folder must exist; mkdir -p no"),
+        ("contact_sheet", ("--out", "no/where.png"), "folder no: it must exist and be writable; mkdir -p no"),
         ("contact_sheet", ("--seed", "-1"), "seed -1: seed is an integer ≥ 0"),
         ("rater_agreement", ("--scenes", "1"), "scenes 1: scenes is an integer ≥ 2"),
         ("coverage", ("--studies", "0"), "studies 0: studies is an integer ≥ 1"),
@@ -47,6 +48,14 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, command, arguments, message)
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_the_readme_code_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    names = {}
+    exec(block, names)
+    assert names["judgement"].aspects.mean(0).min() >= 0.97
+    assert [c.name for c in names["judgement"].findings[0].characters] == [s.name for s in names["asked"][0].subjects]
 
 
 def test_the_readme_names_files_and_commands_that_exist():

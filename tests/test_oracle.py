@@ -1,5 +1,6 @@
 from collections import defaultdict
 
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
@@ -7,11 +8,11 @@ from scipy.optimize import linear_sum_assignment
 from narrative_jax.core.errors import InputError
 from narrative_jax.storybook import oracle
 from narrative_jax.storybook.corruptions import CORRUPTIONS, can_corrupt, corrupt
-from narrative_jax.storybook.datasets import drawings
+from narrative_jax.storybook.datasets import drawings, scenes
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
 from narrative_jax.storybook.parse import parse, recognition
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.world import WORLD, Character, Facts, World
+from narrative_jax.storybook.world import NUM_VALUES, WORLD, Character, Facts, World
 
 COUNT = 96
 
@@ -70,6 +71,45 @@ def test_any_float_picture_and_batch_size(tune):
     np.testing.assert_allclose(alone, judge(pictures[:70], facts[:70]).criteria[:1], atol=1e-4)
     assert judge(pictures[:2].astype(np.float16), facts[:2]).aspects.min() > 0.95
     assert np.isfinite(judge(np.zeros((1, 40, 40, 3)), facts[:1]).criteria).all()
+
+
+def test_half_floats_of_accelerators_are_pictures_too(tune):
+    facts, _, pictures = tune
+    assert judge(pictures[:4].astype(ml_dtypes.bfloat16), facts[:4]).aspects.min() > 0.9
+
+
+def test_pictures_are_not_written_to(tune):
+    facts, _, pictures = tune
+    kept = pictures.copy()
+    judge(pictures[:8], facts[:8])
+    np.testing.assert_array_equal(pictures, kept)
+
+
+def test_somebody_else_has_next_to_no_identity(tune):
+    facts, drawing, _ = tune
+    alone = np.flatnonzero(drawing.present.sum(1) == 1)  # of two, the one may have what the other should have
+    strangers = drawing[alone]
+    strangers.identities[:] = (strangers.identities + 1) % np.array(NUM_VALUES)
+    judgement = judge(render(strangers), [facts[i] for i in alone])
+    assert judgement.aspects[:, 1].mean() < 0.02
+    assert criterion(judgement, "count").mean() > 0.97
+
+
+def test_a_sliver_of_a_figure_is_nobody(tune):
+    facts, drawing, _ = tune
+    slivers = drawing.copy()
+    slivers.places[..., 0] = -5.0
+    judgement = judge(render(slivers), facts)
+    assert criterion(judgement, "count").max() == 0 and judgement.aspects[:, 1:].max() == 0
+
+
+def test_figures_are_found_wherever_their_feet_are_in_the_lower_third(tune):
+    facts, drawing, _ = tune
+    alone = np.flatnonzero(drawing.present.sum(1) == 1)
+    for height in (28.0, 32.0, 39.5):
+        moved = drawing[alone]
+        moved.places[..., 1] = height
+        assert criterion(judge(render(moved), [facts[i] for i in alone]), "count").mean() > 0.97, height
 
 
 def test_nobody_matched_is_no_identity(tune):
@@ -188,6 +228,16 @@ def test_recognition_knows_nothing():
     np.testing.assert_allclose(sure[2], [0.5, 0.5, 0], atol=0.01)
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_damage_befalls_all_that_it_can_in_other_worlds(most):
+    _, drawing = drawings("tune", range(60), world=World(max_characters=most))
+    true = render(drawing)
+    for kind in CORRUPTIONS:
+        able = can_corrupt(drawing, kind)
+        changed = (corrupt(drawing, kind, 1) != true).any((1, 2, 3))
+        assert not (changed & ~able).any() and (changed[able].mean() > 0.9 if able.any() else most == 1), kind
+
+
 def test_damage_grows_in_the_same_places(tune):
     _, drawing, pictures = tune
     for kind in CORRUPTIONS:
@@ -220,7 +270,9 @@ def test_bad_pictures(pictures, message):
 
 def test_bad_scenes():
     facts = WORLD.facts("tune", 0, 0)
-    with pytest.raises(InputError, match=r"2 pictures and 1 scenes"):
+    with pytest.raises(InputError, match=r"a Scene: .*Facts; pass scene.facts"):
+        judge(one(), scenes("tune", [0]))
+    with pytest.raises(InputError, match=r"2 pictures and facts of 1 scenes"):
         judge(one(shape=(2, 40, 40, 3)), [facts])
     with pytest.raises(InputError, match=r"0 characters"):
         judge(one(), [Facts((), facts.location, facts.style)])
@@ -234,6 +286,7 @@ def test_bad_scenes():
     [
         (("nosie", 1.0), r"unknown corruption 'nosie'.*'noise'"),
         (("noise", 1.5), r"strength 1.5.*\[0, 1\]"),
+        (("noise", "a"), r"strength 'a'.*\[0, 1\]"),
         (("noise", 0.5, "a"), r"seed 'a'.*integer"),
     ],
 )

@@ -153,6 +153,21 @@ def test_bad_seeds(seed):
         Rater(seed)
 
 
+def test_no_praise_for_what_cannot_be_read():
+    facts, drawing = drawings("tune", range(64))
+    rater, ids = Rater(0, SILENT), [str(i) for i in range(64)]
+    judgement = judge(corrupt(drawing, "noise", 0.5), facts)
+    notes = rater.annotate(judgement, facts, ids)
+    for note, score in zip(notes, judgement.aspects.ravel(), strict=True):
+        assert score > 0.8 or "everyone" not in note.critique.lower(), (note, score)
+
+
+def test_bad_lengths(sample):
+    judgement, ids = sample
+    with pytest.raises(InputError, match=r"160 judged pictures beside 159.*one candidate id"):
+        Rater(0).scores(judgement, ids[1:])
+
+
 def test_bad_noise_and_aspect(sample):
     with pytest.raises(InputError, match=r"halo 2.*\[0, 1\]"):
         NoiseModel(halo=2)

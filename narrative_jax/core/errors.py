@@ -1,7 +1,7 @@
 """The one error for bad input: it names the value, the rule and the remedy."""
 
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 
 
 class InputError(ValueError):
@@ -26,3 +26,9 @@ def check_count(kind: str, value, minimum: int = 0) -> None:
     """Raise InputError unless `value` is an integer (no bool, no float) of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise InputError(f"{kind} {value!r}", f"{kind} is an integer ≥ {minimum}", f"give one, e.g. {minimum + 1}")
+
+
+def check_share(kind: str, value) -> None:
+    """Raise InputError unless `value` is a number in [0, 1]."""
+    if not isinstance(value, Real) or not 0 <= value <= 1:
+        raise InputError(f"{kind} {value!r}", f"{kind} lies in [0, 1]", "give such a number")

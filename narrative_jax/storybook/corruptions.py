@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.storybook import sets
 from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.oracle import CRITERIA
@@ -42,7 +42,7 @@ MAY_MOVE = {
 }
 CORRUPTIONS = tuple(MAY_MOVE)
 GRADED = ("noise", "blur", "cut off", "overlap")  # these grow with strength; the others are there or not
-_NOISE, _BLUR = 0.8, 3.0  # at strength 1: standard deviation (of a range of 2), and pixels
+_NOISE, _BLUR = 0.5, 2.0  # at strength 1: standard deviation (of a range of 2), and pixels
 _EDGE = -1.0  # where the ground point ends up, beyond the frame, when cut off at strength 1
 _APART = 4.0  # pixels between two figures that overlap at strength 1
 _COLOURS = tuple(i for i, name in enumerate(ATTRIBUTE_NAMES) if name in PALETTES)
@@ -52,7 +52,8 @@ _LIMBS = tuple(i for i, part in enumerate(PARTS) if part not in ("head", "torso"
 def corrupt(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> np.ndarray:
     """Pictures f32[b, 40, 40, 3] of the drawings with one kind of damage at `strength` in [0, 1].
 
-    With one seed, what is damaged at some strength is damaged in the same way at a higher one. Raises InputError.
+    With one seed, what is damaged at some strength is damaged in the same way at a higher one; what happens to a
+    picture depends on its place in the batch. Raises InputError.
     """
     pictures = render(damage(drawing, kind, strength, seed))
     if kind == "noise":
@@ -65,19 +66,17 @@ def damage(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> Drawi
     """What the pictures of `corrupt` show; noise and blur leave that as it is. Raises InputError."""
     check_name("corruption", kind, CORRUPTIONS)
     check_count("seed", seed)
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength {strength}", "a strength lies in [0, 1]", "rescale it")
+    check_share("strength", strength)
     damaged, rng = drawing.copy(), _rng(kind, seed)
-    for row in np.flatnonzero(can_corrupt(drawing, kind)):
-        present = np.flatnonzero(drawing.present[row])
-        slot = int(rng.choice(present))
-        other = int(present[present != slot][0]) if len(present) > 1 else slot
+    pairs = _pairs(drawing, kind)
+    for row in np.flatnonzero(pairs.any((1, 2))):
+        slot, other = rng.choice(np.argwhere(pairs[row]))
         hit, pick = rng.random() < strength, partial(_pick, rng.random())
         if kind == "cut off":
             side = _EDGE if drawing.places[row, slot, 0] < sets.SIZE / 2 else sets.SIZE - _EDGE
             damaged.places[row, slot, 0] += strength * (side - drawing.places[row, slot, 0])
         elif kind == "overlap":
-            behind, front = present[:2]
+            behind, front = min(slot, other), max(slot, other)
             gap = drawing.places[row, behind, 0] - drawing.places[row, front, 0]
             damaged.places[row, behind, 0] -= strength * (gap - np.copysign(_APART, gap))
         elif hit:
@@ -91,14 +90,20 @@ def _rng(kind, seed):
 
 def can_corrupt(drawing: Drawing, kind: str) -> np.ndarray:
     """Which pictures a kind of damage can befall, bool[b]: some need two characters, or two that differ."""
-    two = drawing.present.sum(1) > 1
+    return _pairs(drawing, kind).any((1, 2))
+
+
+def _pairs(drawing, kind):
+    """Which slot can be damaged beside which other one, bool[b, c, c]; beside itself where no other is needed."""
+    there = drawing.present[:, :, None] & drawing.present[:, None]
+    alone = np.eye(there.shape[1], dtype=bool)
     if kind in ("drop a character", "overlap"):
-        return two
+        return there & ~alone
     if kind == "exchange actions":
-        return two & (drawing.poses[:, 0] != drawing.poses[:, 1])
+        return there & (drawing.poses[:, :, None] != drawing.poses[:, None])
     if kind == "leak":
-        return two & (drawing.identities[:, 0] != drawing.identities[:, 1]).any(-1)
-    return drawing.present.any(1)
+        return there & (drawing.identities[:, :, None] != drawing.identities[:, None]).any(-1)
+    return there & (~alone | (drawing.present.sum(1) == 1)[:, None, None])
 
 
 def _pick(fraction, options):

@@ -60,7 +60,9 @@ def _prompt_faults(seen, asked):
         yield "the place cannot be made out"
     elif seen.location != asked.location:
         yield f"the scene is {LOCATIONS[seen.location]}, not {LOCATIONS[asked.location]}"
-    if seen.style not in (None, asked.style):
+    if seen.style is None:
+        yield "the style cannot be made out"
+    elif seen.style != asked.style:
         yield f"it is {STYLES[seen.style]}, not {STYLES[asked.style]}"
 
 
@@ -69,6 +71,8 @@ def _identity_faults(seen, asked):
     if not seen.characters:
         yield "nobody can be recognised"
     for character in seen.characters:
+        for thing in dict.fromkeys(_THINGS[attribute] for attribute in character.unreadable):
+            yield f"{character.name}'s {thing} cannot be made out"
         for attribute, value in character.wrong.items():
             owner, thing = character.leaked.get(attribute), f"{character.name}'s {_THINGS[attribute]}"
             has = "have" if attribute == "trousers" else "has"

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from narrative_jax.core.errors import check_count, check_name
+from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
 from narrative_jax.storybook.render import Drawing, render, render_portraits, stage
 from narrative_jax.storybook.world import (
-    ATTRIBUTES,
     NUM_VALUES,
     PORTRAIT_POSE,
     POSES,
@@ -37,6 +36,7 @@ def scenes(
     split: str, indices: Sequence[int], seed: int = 0, busy_portraits: float = BUSY_PORTRAITS, world: World = WORLD
 ) -> list[Scene]:
     """Scenes with caption, portraits (one a character) and facts. Raises InputError."""
+    check_share("busy_portraits", busy_portraits)
     return [_scene(split, seed, index, busy_portraits, world) for index in indices]
 
 
@@ -104,8 +104,9 @@ def _spoil(drawing, row, rng):
         slot = rng.choice(present)
         others = present[present != slot]
         if len(others) and rng.random() < 0.5:
-            leaked = int(rng.integers(len(ATTRIBUTES)))
-            drawing.identities[row, slot, leaked] = drawing.identities[row, others[0], leaked]
+            own, other = drawing.identities[row, slot], drawing.identities[row, others[0]]
+            leaked = rng.choice(np.flatnonzero(own != other))
+            own[leaked] = other[leaked]
         else:
             stranger = rng.choice(split_identities("train"))
             drawing.identities[row, slot] = np.unravel_index(stranger, NUM_VALUES)

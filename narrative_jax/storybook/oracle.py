@@ -33,6 +33,8 @@ ASPECTS = {
 CRITERIA = tuple(criterion for criteria in ASPECTS.values() for criterion in criteria)
 
 _CLEAN, _DIRTY = 0.03, 0.08  # RMS distance to the nearest picture: clean enough; 1/e of the cleanness left
+STRANGER = 0.5  # share of right attributes below which a figure is more and more somebody else
+_ENOUGH = 4  # attributes that must be visible for full marks: one that is right by chance tells nothing
 _UNLIKE = 0.2  # cleanness below which a picture is less and less one of this world, however it is composed
 _TOLERATED = 0.06  # share of a figure that may be covered or cut off without harm: a hand
 _RUINED = 0.60  # share at which composition is lost
@@ -40,15 +42,17 @@ _RUINED = 0.60  # share at which composition is lost
 
 @dataclass(frozen=True)
 class Seen:
-    """One character asked for, as seen; an attribute that cannot be seen is in none of the dicts.
+    """One character asked for, as seen; attributes that are covered or beyond the frame are left out.
 
-    `wrong` maps attributes to the value seen, `leaked` those whose seen value is another character's to its
-    name; `action` is the pose seen, None where unreadable; `missing_parts` the body parts not drawn.
+    `wrong` maps attributes to the value seen, `leaked` those whose seen value is another character's to its name;
+    `unreadable` are attributes in sight of which no value is recognised; `action` is the pose seen, None where
+    unreadable; `missing_parts` the body parts not drawn, left and right as the viewer sees them.
     """
 
     name: str
     wrong: dict[str, str]
     leaked: dict[str, str]
+    unreadable: tuple[str, ...]
     action: str | None
     missing_parts: tuple[str, ...]
     cut: float
@@ -79,21 +83,23 @@ class Judgement:
         return self.criteria.reshape(len(self.criteria), len(ASPECTS), -1).mean(-1)
 
 
-def judge(pictures: np.ndarray, scenes: Sequence[Facts], world: World = WORLD) -> Judgement:
+def judge(pictures: np.ndarray, all_facts: Sequence[Facts], world: World = WORLD) -> Judgement:
     """Judge pictures f32[b, 40, 40, 3] in [-1, 1] against the facts of their scenes. Raises InputError."""
     pictures = check_pictures(pictures)
-    if len(pictures) != len(scenes):
+    if len(pictures) != len(all_facts):
         raise InputError(
-            f"{len(pictures)} pictures and {len(scenes)} scenes", "each picture has its scene", "repeat or drop scenes"
+            f"{len(pictures)} pictures and facts of {len(all_facts)} scenes",
+            "each picture has its scene",
+            "repeat or drop scenes",
         )
-    for facts in scenes:
+    for facts in all_facts:
         world.check(facts)
-    return compare(parse(pictures, world.max_characters + 1), scenes)
+    return compare(parse(pictures, world.max_characters + 1), all_facts)
 
 
-def compare(seen: Parse, scenes: Sequence[Facts]) -> Judgement:
+def compare(seen: Parse, all_facts: Sequence[Facts]) -> Judgement:
     """Judge pictures already parsed against the facts of their scenes."""
-    rows = [_compare(seen, row, facts) for row, facts in enumerate(scenes)]
+    rows = [_compare(seen, row, facts) for row, facts in enumerate(all_facts)]
     criteria, findings = zip(*rows, strict=True)
     return Judgement(np.float32(criteria), findings)
 
@@ -110,6 +116,7 @@ def _compare(seen, row, facts):
     poses = [seen.actions[row, found[f]] for _, f in pairs]
     actions = [pose[POSES.index(facts.characters[w].action)] for pose, (w, _) in zip(poses, pairs, strict=True)]
     copies = [pose[POSES.index(PORTRAIT_POSE)] for pose in poses]
+    own = [min(1.0, right[w, f] / STRANGER) for w, f in pairs]
     distance = float(seen.distance[row])
     cleanness = np.exp(-max(0.0, distance**2 - _CLEAN**2) / _DIRTY**2) if len(found) else 0.0
     likeness = min(1.0, cleanness / _UNLIKE)
@@ -118,8 +125,8 @@ def _compare(seen, row, facts):
         _mean(actions),
         (location + style) / 2,
         _mean([right[w, f] for w, f in pairs]),
-        _mean([1 - _leak(seen, row, found[f], wanted, w) for w, f in pairs]),
-        _mean([1 - copy for copy in copies]),
+        _mean([same * (1 - _leak(seen, row, found[f], wanted, w)) for same, (w, f) in zip(own, pairs, strict=True)]),
+        _mean([same * (1 - copy) for same, copy in zip(own, copies, strict=True)]),
         cleanness,
         likeness * _mean(seen.parts[row, found].prod(-1)),
         likeness * _mean([_composed(seen.cut[row, f]) * _composed(seen.covered[row, f]) for f in found]),
@@ -158,7 +165,7 @@ def _agreement(seen, row, found, wanted):
         visible = seen.visible[row, slot]
         if visible.any():
             sure = seen.attributes[row, slot][np.arange(len(ATTRIBUTE_NAMES)), wanted]
-            agreement[:, f] = sure[:, visible].mean(1)
+            agreement[:, f] = sure[:, visible].sum(1) / max(visible.sum(), _ENOUGH)
     return agreement
 
 
@@ -183,9 +190,11 @@ def _leak(seen, row, slot, wanted, own):
 
 def _see(seen, row, slot, facts, wanted, own):
     """The facts about one matched figure."""
-    wrong, leaked = {}, {}
+    wrong, leaked, unreadable = {}, {}, []
     for i, name in enumerate(ATTRIBUTE_NAMES):
         value = _surest(seen.attributes[row, slot, i, : len(ATTRIBUTES[name])], ATTRIBUTES[name])
+        if seen.visible[row, slot, i] and value is None:
+            unreadable.append(name)
         if not seen.visible[row, slot, i] or value in (None, ATTRIBUTES[name][wanted[own, i]]):
             continue
         wrong[name] = value
@@ -196,6 +205,7 @@ def _see(seen, row, slot, facts, wanted, own):
         name=facts.characters[own].name,
         wrong=wrong,
         leaked=leaked,
+        unreadable=tuple(unreadable),
         action=_surest(seen.actions[row, slot], POSES),
         missing_parts=tuple(part for part, sure in zip(PARTS, seen.parts[row, slot], strict=True) if sure <= PRESENT),
         cut=float(seen.cut[row, slot]),

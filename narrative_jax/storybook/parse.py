@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.storybook import figure, sets
 from narrative_jax.storybook.evidence import (
     HAIR,
@@ -33,9 +33,10 @@ PRESENT = 0.5  # how surely something is seen from where on it counts as seen
 # Settings are judged on the styled picture, where colours lie closer than before the style.
 _SETTING_NULL, _SETTING_TEMPERATURE = 0.08, 0.004
 # The coarse grid of ground points, every second pixel, so that windows begin at even rows and columns.
-_GRID = np.stack(np.meshgrid(np.arange(-3, sets.SIZE + 4, 2), np.arange(32, 46, 2)), -1).reshape(-1, 2)
+_GRID = np.stack(np.meshgrid(np.arange(-3, sets.SIZE + 4, 2), np.arange(28, 46, 2)), -1).reshape(-1, 2)
 _STARTS = 2  # places on it from which the fine search begins
 _LEAST_GAIN = 3.0  # squared colour distance times pixels; what is left when all is explained gains less
+_LEAST_SIGHT = 0.35  # share of a figure that must be seen for it to count as there
 _HIDDEN, _PART_HIDDEN = 0.2, 0.5  # of an ink, and of a body part, must be seen to be judged
 _CHUNK = 32  # pictures at a time, to stay in cache
 
@@ -71,8 +72,12 @@ class Parse:
 
 
 def parse(pictures: np.ndarray, max_found: int = 3) -> Parse:
-    """Read pictures f32[b, 40, 40, 3] in [-1, 1]; up to `max_found` characters in each. Raises InputError."""
+    """Read pictures f32[b, 40, 40, 3] in [-1, 1]; up to `max_found` characters in each. Raises InputError.
+
+    Characters are looked for where their ground point is in the lower third of the picture or up to 5 pixels below.
+    """
     pictures = check_pictures(pictures)
+    check_count("max_found", max_found, minimum=1)
     chunks = [_parse(pictures[i : i + _CHUNK], max_found) for i in range(0, len(pictures), _CHUNK)]
     drawing = Drawing(*(np.concatenate([getattr(c.drawing, f.name) for c in chunks]) for f in fields(Drawing)))
     rest = [np.concatenate([getattr(c, f.name) for c in chunks]) for f in fields(Parse) if f.name != "drawing"]
@@ -89,15 +94,16 @@ def check_pictures(pictures) -> np.ndarray:
             f"Storybook pictures are [batch ≥ 1, {size}, {size}, 3]",
             "resize them, keep RGB only and add a batch axis",
         )
-    if not np.issubdtype(pictures.dtype, np.floating):
+    if pictures.dtype.kind in "buiOc" or not np.can_cast(pictures.dtype, np.float32, "same_kind"):
         raise InputError(f"pictures of dtype {pictures.dtype}", "they are floats in [-1, 1]", "use x / 127.5 - 1")
+    pictures = pictures.astype(np.float32, copy=False)
     low, high = pictures.min(), pictures.max()
     if not np.isfinite(low + high):
         bad = np.flatnonzero(~np.isfinite(pictures).all((1, 2, 3)))
         raise InputError(f"NaN or infinity in pictures {bad[:8].tolist()}", "values are finite", "mend or drop them")
     if low < -1.001 or high > 1.001:
         raise InputError(f"values from {low:.3g} to {high:.3g}", "pictures lie in [-1, 1]", "clip or rescale them")
-    return pictures.astype(np.float32, copy=False)
+    return pictures
 
 
 def _parse(pictures, max_found):
@@ -183,7 +189,7 @@ def _explains(view, one):
     fit = Fit(view, one)
     distance, mass, full = fit.whole()
     explanations = np.concatenate([distance[:, None], fit.rivals() * (0.5, 1)], axis=-1)
-    return (recognition(explanations)[:, 0] > PRESENT) & (mass > _HIDDEN * full)
+    return (recognition(explanations)[:, 0] > PRESENT) & (mass > _LEAST_SIGHT * full)
 
 
 def _best(gains):

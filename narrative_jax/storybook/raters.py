@@ -31,13 +31,13 @@ class NoiseModel:
     """
 
     severity: float = 0.4  # deviation of a rater's lasting bias
-    scatter: float = 0.08  # deviation of one score on one aspect
+    scatter: float = 0.1  # deviation of one score on one aspect
     halo: float = 0.25  # share of the mean over aspects in each aspect's score
     lapse: float = 0.03  # share of answers given at random
     blindness: float = 0.35  # share of wrong small attributes overlooked
     copy_tolerance: float = 0.5  # share of the loss for a copied pose that is forgiven
-    choice: float = 0.025  # scale of the logistic noise on the difference between two pictures
-    tie: float = 0.01  # largest difference, noise included, that is called a tie
+    choice: float = 0.03  # scale of the logistic noise on the difference between two pictures
+    tie: float = 0.006  # largest difference, noise included, that is called a tie
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -46,6 +46,15 @@ class NoiseModel:
                 raise InputError(
                     f"{name} {value}", f"it lies in [0, {1 if share else HIGHEST:g}]", "choose such a value"
                 )
+
+
+def _check_lengths(judgement, *others):
+    if any(len(other) != len(judgement.criteria) for other in others):
+        raise InputError(
+            f"{len(judgement.criteria)} judged pictures beside {' and '.join(str(len(o)) for o in others)}",
+            "each picture has one candidate id and one scene",
+            "repeat or drop some",
+        )
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,16 @@ class Rater:
         return f"rater-{self.seed}"
 
     def scores(self, judgement: Judgement, candidate_ids: Sequence[str]) -> np.ndarray:
-        """Unrounded scores from 1 to 5 on each aspect, f32[b, 3]."""
+        """Unrounded scores from 1 to 5 on each aspect, f32[b, 3]. Raises InputError."""
+        _check_lengths(judgement, candidate_ids)
         return np.float32([self._look(judgement, row, id)[0] for row, id in enumerate(candidate_ids)])
 
     def annotate(self, judgement: Judgement, scenes: Sequence[Facts], candidate_ids: Sequence[str]) -> list[Annotation]:
-        """For each candidate and aspect, a critique of what the rater noticed and a score to a tenth of a point."""
+        """For each candidate and aspect, a critique of what the rater noticed and a score to a tenth of a point.
+
+        Raises InputError.
+        """
+        _check_lengths(judgement, candidate_ids, scenes)
         annotations = []
         for row, (asked, candidate_id) in enumerate(zip(scenes, candidate_ids, strict=True)):
             scores, noticed = self._look(judgement, row, candidate_id)
@@ -97,7 +111,8 @@ class Rater:
                 gap = abs(gap) if coin < 0.5 else -abs(gap)
             chosen, rejected = (first, second) if gap >= 0 else (second, first)
             tie = abs(gap) < self.noise.tie
-            preferences.append(Preference(candidate_ids[chosen], candidate_ids[rejected], aspect, bool(tie), abs(gap)))
+            seen = float(values[chosen] - values[rejected])  # below 0 where the choice went against the scores
+            preferences.append(Preference(candidate_ids[chosen], candidate_ids[rejected], aspect, bool(tie), seen))
         return preferences
 
     def _rng(self, *words):

@@ -121,6 +121,8 @@ class World:
 
     def check(self, facts: Facts) -> None:
         """Raise InputError where `facts` are not of this world: too many or no characters, unknown words."""
+        if not isinstance(facts, Facts):
+            raise InputError(f"a {type(facts).__name__}", "what a scene asks for is given as Facts", "pass scene.facts")
         count = len(facts.characters)
         if not 1 <= count <= self.max_characters:
             raise InputError(

@@ -15,7 +15,7 @@ from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import Interval, paired_bootstrap
 from narrative_jax.storybook import sets
 from narrative_jax.storybook.datasets import drawings
-from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
+from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, STRANGER, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
 from narrative_jax.study.command import Parser, check_folder, provenance, run
@@ -65,9 +65,20 @@ def _as_asked(shown, asked):
     pairs = list(zip(*linear_sum_assignment(same, maximize=True), strict=True))
     actions = [asked.characters[w].action == shown.characters[s].action for w, s in pairs]
     leaks = [any(((other != wanted[w]) & (other == seen[s])).any() for other in wanted) for w, s in pairs]
+    own = np.array([min(1, same[pair] / STRANGER) for pair in pairs])
     count = min(same.shape) / max(same.shape)
     setting = ((shown.location == asked.location) + (shown.style == asked.style)) / 2
-    return count, np.mean(actions), setting, np.mean([same[pair] for pair in pairs]), 1 - np.mean(leaks), 1, 1, 1, 1
+    return (
+        count,
+        np.mean(actions),
+        setting,
+        np.mean([same[pair] for pair in pairs]),
+        (own * ~np.array(leaks)).mean(),
+        own.mean(),
+        1,
+        1,
+        1,
+    )
 
 
 def beyond_chance(split: str, pairs: int = OTHERS, seed: int = 0) -> dict[str, tuple[float, Interval]]:

@@ -41,7 +41,7 @@ are Wilson's at 95 %; they take attributes as independent, so they are somewhat 
 
 """
 # What is dealt to a share of the pictures is dealt to all; noise and blur stay where people can still read.
-STRENGTHS = {"noise": (0.1, 0.2), "blur": (0.1, 0.2), "cut off": (0.5, 1.0), "overlap": (0.5, 1.0)}
+STRENGTHS = {"noise": (0.16, 0.32), "blur": (0.15, 0.3), "cut off": (0.5, 1.0), "overlap": (0.5, 1.0)}
 CONDITIONS = [(kind, s) for kind in corruptions.CORRUPTIONS for s in STRENGTHS.get(kind, (1.0,))]
 NAMES = ("corruption", "strength", "figures", "missed", "invented", "attributes", "hidden")
 SHARES = {"agreement %": (2, 3), "oracle right %": (3, 4), "classifier right %": (2, 4)}  # columns of readings
@@ -93,7 +93,7 @@ def practice(rng: np.random.Generator, size: int = BATCH) -> tuple[np.ndarray, D
     drawing.parts[rng.random(size) < 0.2, 0] = False
     drawing.locations[:] = rng.integers(len(world.LOCATIONS), size=size)
     drawing.styles[:] = rng.integers(len(world.STYLES), size=size)
-    pictures = corruptions.corrupt(drawing, "blur", rng.uniform(0, 0.3))
+    pictures = corruptions.corrupt(drawing, "blur", rng.uniform(0, 0.45))
     noise = rng.uniform(0, 0.25, (size, 1, 1, 1)) * rng.standard_normal(pictures.shape, np.float32)
     return np.clip(pictures + np.float32(noise), -1, 1), drawing
 
@@ -212,14 +212,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(description=__doc__.splitlines()[0])
     for name, default in (("steps", STEPS), ("scenes", 500), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    parser.add_argument("--out", type=Path, default=Path("docs/attribute_classifier.md"), help="where to write")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the page (default docs)")
     return run(_write, parser, arguments)
 
 
 def _write(options):
     for name, minimum in (("steps", 1), ("scenes", 1), ("seed", 0)):
         check_count(name, getattr(options, name), minimum)
-    check_folder(options.out.parent)
+    check_folder(options.out)
     began = time.perf_counter()
     network, _ = train(options.steps, options.seed)
     trained = time.perf_counter() - began
@@ -228,7 +228,7 @@ def _write(options):
     flags = f"--steps {options.steps} --scenes {options.scenes} --seed {options.seed}"
     about = provenance(f"{command} {flags}", time.perf_counter() - began, ("jax", "flax", "optax", "numpy"))
     text = HEADER.format(about.rstrip(), trained, _NEAR) + body + "\n"
-    options.out.write_text(text)
+    (options.out / "attribute_classifier.md").write_text(text)
     print(text)
 
 

@@ -26,7 +26,7 @@ def run(body: Callable[[argparse.Namespace], None], parser: Parser, arguments: S
     options = parser.parse_args(arguments)
     try:
         body(options)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -34,16 +34,18 @@ def run(body: Callable[[argparse.Namespace], None], parser: Parser, arguments: S
 
 def check_folder(folder: Path) -> None:
     """Raise InputError unless `folder` exists, before hours are spent on what goes into it."""
-    if not folder.is_dir():
-        raise InputError(f"folder {folder}", "it must exist", f"mkdir -p {folder}")
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"folder {folder}", "it must exist and be writable", f"mkdir -p {folder}")
 
 
 def provenance(command: str, seconds: float, packages: Sequence[str] = ("numpy", "scipy")) -> str:
     """How a page came about: command, versions, machine and wall time."""
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     cpu = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else [platform.machine()]
+    names = re.findall(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else []
+    threads = os.environ.get("OMP_NUM_THREADS")
+    run_as = f"OMP_NUM_THREADS={threads} python" if threads else "python"
     return (
-        f"`OMP_NUM_THREADS=1 python -m {command}`; Python {platform.python_version()}, {versions}; "
-        f"{os.cpu_count()} cores {names[0]}; {seconds:.0f} s.\n"
+        f"`{run_as} -m {command}`; Python {platform.python_version()}, {versions}; "
+        f"{os.cpu_count()} cores {[*names, platform.machine()][0]}; {seconds:.0f} s.\n"
     )

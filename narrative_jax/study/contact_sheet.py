@@ -17,13 +17,13 @@ from narrative_jax.storybook.datasets import drawings, scenes
 from narrative_jax.storybook.oracle import ASPECTS, judge
 from narrative_jax.storybook.raters import Rater
 from narrative_jax.storybook.render import render
-from narrative_jax.study.command import Parser, run
+from narrative_jax.study.command import Parser, check_folder, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 DAMAGED = 5  # damaged pictures a row
-_STRENGTHS = {"noise": 0.2, "blur": 0.25, "cut off": 0.8, "overlap": 0.8}  # at which there is still much to see
+_STRENGTHS = {"noise": 0.3, "blur": 0.4, "cut off": 0.8, "overlap": 0.8}  # at which there is still much to see
 
 
 def contact_sheet(num_scenes: int, seed: int, rater: Rater) -> plt.Figure:
@@ -33,7 +33,7 @@ def contact_sheet(num_scenes: int, seed: int, rater: Rater) -> plt.Figure:
     _, drawing = drawings("tune", range(num_scenes), seed)
     columns = DAMAGED + 2
     figure, axes = plt.subplots(num_scenes, columns, figsize=(2 * columns, 2.75 * num_scenes), squeeze=False, dpi=100)
-    figure.subplots_adjust(0.005, 0.16 / num_scenes, 0.995, 1 - 0.09 / num_scenes, wspace=0.05, hspace=0.42)
+    figure.subplots_adjust(0.005, 0.22 / num_scenes, 0.995, 1 - 0.09 / num_scenes, wspace=0.05, hspace=0.42)
     kinds = iter(np.random.default_rng(seed).permutation(np.tile(CORRUPTIONS, 1 + num_scenes)).tolist())
     for row, scene in enumerate(shown):
         _show_scene(axes[row, 0], scene)
@@ -86,8 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _write(options):
     if options.out.suffix.lower() != ".png":
         raise InputError(f"--out {options.out}", "the sheet is a PNG", "end the name in .png")
-    if not options.out.parent.is_dir():
-        raise InputError(f"--out {options.out}", "its folder must exist", f"mkdir -p {options.out.parent}")
+    check_folder(options.out.parent)
     contact_sheet(options.scenes, options.seed, Rater(options.rater)).savefig(options.out)
     print(f"wrote {options.out}")
 
