@@ -31,12 +31,12 @@ class NoiseModel:
     """
 
     severity: float = 0.4  # deviation of a rater's lasting bias
-    scatter: float = 0.1  # deviation of one score on one aspect
+    scatter: float = 0.07  # deviation of one score on one aspect
     halo: float = 0.25  # share of the mean over aspects in each aspect's score
     lapse: float = 0.03  # share of answers given at random
     blindness: float = 0.35  # share of wrong small attributes overlooked
     copy_tolerance: float = 0.5  # share of the loss for a copied pose that is forgiven
-    choice: float = 0.03  # scale of the logistic noise on the difference between two pictures
+    choice: float = 0.02  # scale of the logistic noise on the difference between two pictures
     tie: float = 0.006  # largest difference, noise included, that is called a tie
 
     def __post_init__(self):

@@ -33,7 +33,7 @@ def contact_sheet(num_scenes: int, seed: int, rater: Rater) -> plt.Figure:
     _, drawing = drawings("tune", range(num_scenes), seed)
     columns = DAMAGED + 2
     figure, axes = plt.subplots(num_scenes, columns, figsize=(2 * columns, 2.75 * num_scenes), squeeze=False, dpi=100)
-    figure.subplots_adjust(0.005, 0.22 / num_scenes, 0.995, 1 - 0.09 / num_scenes, wspace=0.05, hspace=0.42)
+    figure.subplots_adjust(0.005, 0.22 / num_scenes, 0.995, 1 - 0.09 / num_scenes, wspace=0.05, hspace=0.46)
     kinds = iter(np.random.default_rng(seed).permutation(np.tile(CORRUPTIONS, 1 + num_scenes)).tolist())
     for row, scene in enumerate(shown):
         _show_scene(axes[row, 0], scene)
