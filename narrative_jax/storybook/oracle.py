@@ -105,41 +105,56 @@ def compare(seen: Parse, all_facts: Sequence[Facts]) -> Judgement:
 
 
 def _compare(seen, row, facts):
+    """Criteria and findings of one picture; `pairs` match characters asked for (w) with figures found (f)."""
     found = np.flatnonzero(seen.drawing.present[row])
     wanted = np.stack([identity_codes(c.attributes) for c in facts.characters])
-    right = _agreement(seen, row, found, wanted)
-    pairs = _match(right)
-    people = [_see(seen, row, found[f], facts, wanted, w) for w, f in pairs]
-
-    location = seen.locations[row, list(LOCATIONS).index(facts.location)]
-    style = seen.styles[row, list(STYLES).index(facts.style)]
-    poses = [seen.actions[row, found[f]] for _, f in pairs]
-    actions = [pose[POSES.index(facts.characters[w].action)] for pose, (w, _) in zip(poses, pairs, strict=True)]
-    copies = [pose[POSES.index(PORTRAIT_POSE)] for pose in poses]
-    own = [min(1.0, right[w, f] / STRANGER) for w, f in pairs]
-    distance = float(seen.distance[row])
-    cleanness = np.exp(-max(0.0, distance**2 - _CLEAN**2) / _DIRTY**2) if len(found) else 0.0
-    likeness = min(1.0, cleanness / _UNLIKE)
+    agreement = _agreement(seen, row, found, wanted)
+    pairs = _match(agreement)
+    matched = [(w, found[f], agreement[w, f]) for w, f in pairs]
     criteria = (
         1 - abs(len(found) - len(wanted)) / max(len(found), len(wanted)),
-        _mean(actions),
-        (location + style) / 2,
-        _mean([right[w, f] for w, f in pairs]),
-        _mean([same * (1 - _leak(seen, row, found[f], wanted, w)) for same, (w, f) in zip(own, pairs, strict=True)]),
-        _mean([same * (1 - copy) for same, copy in zip(own, copies, strict=True)]),
-        cleanness,
-        likeness * _mean(seen.parts[row, found].prod(-1)),
-        likeness * _mean([_composed(seen.cut[row, f]) * _composed(seen.covered[row, f]) for f in found]),
+        *_prompt(seen, row, matched, facts),
+        *_identity(seen, row, matched, wanted),
+        *_quality(seen, row, found),
     )
     findings = Findings(
-        characters=tuple(people),
+        characters=tuple(_see(seen, row, slot, facts, wanted, w) for w, slot, _ in matched),
         missing=tuple(c.name for w, c in enumerate(facts.characters) if w not in dict(pairs)),
         extra=max(0, len(found) - len(wanted)),
         location=_surest(seen.locations[row], tuple(LOCATIONS)),
         style=_surest(seen.styles[row], tuple(STYLES)),
-        distance=distance,
+        distance=float(seen.distance[row]),
     )
     return criteria, findings
+
+
+def _prompt(seen, row, matched, facts):
+    """Actions and setting."""
+    actions = [seen.actions[row, slot, POSES.index(facts.characters[w].action)] for w, slot, _ in matched]
+    location = seen.locations[row, list(LOCATIONS).index(facts.location)]
+    style = seen.styles[row, list(STYLES).index(facts.style)]
+    return _mean(actions), (location + style) / 2
+
+
+def _identity(seen, row, matched, wanted):
+    """Attributes, no leak and no copy; a stranger has nothing to leak or to copy."""
+    known = [min(1.0, agreement / STRANGER) for _, _, agreement in matched]
+    leaks = [_leak(seen, row, slot, wanted, w) for w, slot, _ in matched]
+    copies = [seen.actions[row, slot, POSES.index(PORTRAIT_POSE)] for _, slot, _ in matched]
+    return (
+        _mean([agreement for _, _, agreement in matched]),
+        _mean([own * (1 - leak) for own, leak in zip(known, leaks, strict=True)]),
+        _mean([own * (1 - copy) for own, copy in zip(known, copies, strict=True)]),
+    )
+
+
+def _quality(seen, row, found):
+    """Cleanness, completeness and composition; what is not of this world is not well composed either."""
+    excess = max(0.0, seen.distance[row] ** 2 - _CLEAN**2)
+    cleanness = np.exp(-excess / _DIRTY**2) if len(found) else 0.0
+    alike = min(1.0, cleanness / _UNLIKE)
+    composed = [_composed(seen.cut[row, slot]) * _composed(seen.covered[row, slot]) for slot in found]
+    return cleanness, alike * _mean(seen.parts[row, found].prod(-1)), alike * _mean(composed)
 
 
 def _mean(values):
