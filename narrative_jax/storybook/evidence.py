@@ -22,7 +22,7 @@ STEP = 4  # places are searched to a quarter of a pixel
 HAIR, HAT = ATTRIBUTE_NAMES.index("hair"), ATTRIBUTE_NAMES.index("hat")
 _HAIRS, _HATS = NUM_VALUES[HAIR], NUM_VALUES[HAT]
 _HEIGHT, _WIDTH = figure.HEIGHT, figure.WIDTH
-_MARGIN = 2 * _WIDTH  # round the picture, so that windows may hang over its edge
+_MARGIN = 24  # round the picture, so that windows may hang over its edge; even, as the coarse search asks
 
 
 def recognition(distances, null=NULL, temperature=TEMPERATURE):
@@ -45,6 +45,10 @@ class View:
     def __getitem__(self, rows):
         return View(self.flat[rows], self.ground[rows], self.weight[rows])
 
+    def unexplained(self):
+        """Squared distance to the ground, summed over what can be seen, f32[b]: no figure gains more than this."""
+        return (((self.flat - self.ground) ** 2).sum(-1) * self.weight).sum((1, 2))
+
     def features(self):
         """What sums over masks need, weighted by where the figure can be seen; f32[b, 5, H, W], padded.
 
@@ -57,7 +61,10 @@ class View:
 
 
 def _pad(channels):
-    return np.pad(channels, ((0, 0), (0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
+    b, c, h, w = channels.shape
+    padded = np.zeros((b, c, h + 2 * _MARGIN, w + 2 * _MARGIN), np.float32)
+    padded[:, :, _MARGIN : _MARGIN + h, _MARGIN : _MARGIN + w] = channels
+    return padded
 
 
 @cache

@@ -33,7 +33,7 @@ PRESENT = 0.5  # how surely something is seen from where on it counts as seen
 # Settings are judged on the styled picture, where colours lie closer than before the style.
 _SETTING_NULL, _SETTING_TEMPERATURE = 0.08, 0.004
 # The coarse grid of ground points, every second pixel, so that windows begin at even rows and columns.
-_GRID = np.stack(np.meshgrid(np.arange(-3, sets.SIZE + 4, 2), np.arange(28, 46, 2)), -1).reshape(-1, 2)
+_GRID = np.stack(np.meshgrid(np.arange(-1, sets.SIZE + 2, 2), np.arange(28, 44, 2)), -1).reshape(-1, 2)
 _STARTS = 2  # places on it from which the fine search begins
 _LEAST_GAIN = 3.0  # squared colour distance times pixels; what is left when all is explained gains less
 _LEAST_SIGHT = 0.35  # share of a figure that must be seen for it to count as there
@@ -74,7 +74,7 @@ class Parse:
 def parse(pictures: np.ndarray, max_found: int = 3) -> Parse:
     """Read pictures f32[b, 40, 40, 3] in [-1, 1]; up to `max_found` characters in each. Raises InputError.
 
-    Characters are looked for where their ground point is in the lower third of the picture or up to 5 pixels below.
+    Characters are looked for where their ground point is in the lower third of the picture or up to 4 pixels below.
     """
     pictures = check_pictures(pictures)
     check_count("max_found", max_found, minimum=1)
@@ -117,6 +117,10 @@ def _parse(pictures, max_found):
     rows = np.arange(len(flat))
     for slot in range(max_found):
         view = View(flat[rows], sets.stage_sets()[drawing.locations[rows]], _uncovered(drawing[rows], -1))
+        some = view.unexplained() > _LEAST_GAIN
+        rows, view = rows[some], view[some]
+        if not len(rows):
+            break
         _put(drawing, rows, slot, _find(view))
         some = drawing.present[rows, slot]  # where nobody was found there is nobody else
         rows, view = rows[some], view[some]
