@@ -32,6 +32,11 @@ def recognition(distances, null=NULL, temperature=TEMPERATURE):
     return likelihood / (likelihood.sum(-1, keepdims=True) + np.exp((nearest - null) / temperature))
 
 
+def squared(vectors):
+    """Squared length over the last axis; of three channels, several times as fast as `(v**2).sum(-1)`."""
+    return np.einsum("...c,...c->...", vectors, vectors)
+
+
 @dataclass(frozen=True)
 class View:
     """What one figure is read from: `flat` and `ground` f32[b, h, w, 3], the pictures without style and what is
@@ -47,7 +52,7 @@ class View:
 
     def unexplained(self):
         """Squared distance to the ground, summed over what can be seen, f32[b]: no figure gains more than this."""
-        return (((self.flat - self.ground) ** 2).sum(-1) * self.weight).sum((1, 2))
+        return np.einsum("bhw,bhw->b", squared(self.flat - self.ground), self.weight)
 
     def features(self):
         """What sums over masks need, weighted by where the figure can be seen; f32[b, 5, H, W], padded.
@@ -55,7 +60,7 @@ class View:
         With p the picture and g the ground: p (3 channels), |g|² - 2 p·g, 1. A figure of colour c gains
         |p - g|² - |p - c|² = |g|² - 2 p·g + 2 p·c - |c|² in each of its pixels.
         """
-        bare = ((self.ground - 2 * self.flat) * self.ground).sum(-1)
+        bare = np.einsum("...c,...c->...", self.ground - 2 * self.flat, self.ground)
         features = np.stack([*np.moveaxis(self.flat, -1, 0), bare, np.ones_like(bare)], axis=1)
         return _pad(features * self.weight[:, None])
 

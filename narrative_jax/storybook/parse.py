@@ -25,6 +25,7 @@ from narrative_jax.storybook.evidence import (
     hypotheses_gain,
     pose_hypotheses,
     recognition,
+    squared,
 )
 from narrative_jax.storybook.render import Drawing, empty_drawing, paint, render, silhouette
 from narrative_jax.storybook.world import ATTRIBUTE_NAMES, LOCATIONS, NUM_VALUES, PALETTES, POSES, STYLES
@@ -151,8 +152,8 @@ def _setting_distances(styled, weight, every=1):
     distances = np.empty((len(styled), len(LOCATIONS) * len(STYLES)), np.float32)
     for i, candidate in enumerate(candidates[:, :, ::every, ::every].reshape(-1, *styled.shape[1:])):
         # Truncated, because a figure not yet known covers part of the set.
-        distance = np.minimum(((styled - candidate) ** 2).sum(-1), 4 * _SETTING_NULL)
-        distances[:, i] = (weight * distance).sum((1, 2))
+        distance = np.minimum(squared(styled - candidate), 4 * _SETTING_NULL)
+        distances[:, i] = np.einsum("bhw,bhw->b", weight, distance)
     return distances / np.maximum(weight.sum((1, 2)), 1)[:, None]
 
 
