@@ -142,9 +142,9 @@ def _windows(features, top, left, height=_HEIGHT, width=_WIDTH):
     return cut.reshape(*cut.shape[:3], height * width)
 
 
-def _corner(places, margin=_MARGIN):
+def _corner(places):
     """Row and column of the window, in padded features, of a figure whose ground point is at i[..., 2] pixels."""
-    return places[..., 1] - figure.ANCHOR_Y + margin, places[..., 0] - figure.ANCHOR_X + margin
+    return places[..., 1] - figure.ANCHOR_Y + _MARGIN, places[..., 0] - figure.ANCHOR_X + _MARGIN
 
 
 def hypotheses_gain(features, poses, hairs, hats, places):
