@@ -11,19 +11,32 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["narrative_jax", "narrative_jax.*"]),
+    package_data={"narrative_jax": ["storybook/weights/*", "templates/*"]},
     install_requires=[
+        "array_record>=0.8",
+        "einops>=0.8",
         "flax>=0.12.5",
+        "grain>=0.2.18",
+        "importlib_resources>=6",  # tensorflow_datasets imports it without saying so
         "jax>=0.9,!=0.11.0,<0.11.1",  # 0.11.1 removed a type that flax up to 0.12.8 subclasses
+        "jinja2>=3.1",
         "krippendorff>=0.8",
         "matplotlib>=3.9",
+        "ml_collections>=1.1",
         "numpy>=2.0",
         "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11",
+        "safetensors>=0.5",
         "scipy>=1.15",
+        "tensorboardX>=2.6",
+        "tensorflow_datasets>=4.9.10",
+        "tokenizers>=0.21",
         "tqdm>=4.66",
     ],
     extras_require={
         "cuda": ["jax[cuda12]"],
-        "test": ["pillow>=11", "pytest>=8", "ruff>=0.8"],
+        "test": ["diffusers>=0.36", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "peft>=0.17", "pytest>=8", "ruff>=0.8", "torch>=2.6", "transformers>=4.57"],
         "tpu": ["jax[tpu]"],
     },
 )

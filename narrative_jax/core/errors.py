@@ -12,14 +12,23 @@ class InputError(ValueError):
         super().__init__(f"{value}: {rule}; {remedy}")
 
 
+class Stopped(Exception):  # noqa: N818 (no error)
+    """A signal asked for the end, and all that the next run needs is saved; commands exit with 75."""
+
+
+def suggest(name: str, known, otherwise: str = "choose a known one") -> str:
+    """The remedy for a misspelling: the nearest known name, `otherwise` where none is near."""
+    nearest = get_close_matches(str(name), map(str, known), n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else otherwise
+
+
 def check_name(kind: str, name: str, known) -> None:
     """Raise InputError unless `name` is one of `known`, suggesting the nearest known name."""
     known = list(known)
     if name in known:
         return
-    nearest = get_close_matches(str(name), map(str, known), n=1, cutoff=0.5)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else "choose a known one"
-    raise InputError(f"unknown {kind} {name!r}", f"known are {', '.join(map(str, known))}", remedy)
+    rule = f"known are {', '.join(filter(None, map(str, known)))}"  # "" is a name that nobody types
+    raise InputError(f"unknown {kind} {name!r}", rule, suggest(name, known))
 
 
 def check_count(kind: str, value, minimum: int = 0) -> None:

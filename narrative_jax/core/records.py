@@ -37,6 +37,26 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A picture u8[h, w, 3] that `generator` drew for a scene, from noise of its own `seed`."""
+
+    id: str
+    scene_id: str
+    image: np.ndarray
+    seed: int
+    generator: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward says of one candidate, a number for each aspect."""
+
+    candidate_id: str
+    reward: str
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Annotation:
     """An annotator's judgement of one candidate on one aspect; `score` is on the papers' scale of 1 to 5."""
 

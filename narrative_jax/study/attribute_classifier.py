@@ -19,6 +19,7 @@ from flax import nnx
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
+from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook import corruptions, figure, world
@@ -26,7 +27,7 @@ from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.parse import Parse, parse
 from narrative_jax.storybook.render import Drawing, empty_drawing, render
 from narrative_jax.storybook.sets import SIZE
-from narrative_jax.study.command import Parser, check_folder, provenance, run
+from narrative_jax.study.command import check_folder, provenance
 
 HEADER = """# Attributes by an independent classifier
 

@@ -1,35 +1,13 @@
-"""What the commands of this folder share: flags, and one clear line with exit code 2 for bad input."""
+"""What the commands of this folder share: a folder to write in, and how a page says where it comes from."""
 
-import argparse
 import os
 import platform
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from narrative_jax.core.errors import InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """Flags of a command whose help is the module's docstring."""
-
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the usage and a line."""
-        self.exit(2, f"{message}; see --help\n")
-
-
-def run(body: Callable[[argparse.Namespace], None], parser: Parser, arguments: Sequence[str] | None) -> int:
-    """Parse the flags and run `body` on them; returns the exit code."""
-    options = parser.parse_args(arguments)
-    try:
-        body(options)
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
 
 
 def check_folder(folder: Path) -> None:

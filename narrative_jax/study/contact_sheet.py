@@ -11,13 +11,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.storybook.corruptions import CORRUPTIONS, can_corrupt, corrupt
 from narrative_jax.storybook.datasets import drawings, scenes
 from narrative_jax.storybook.oracle import ASPECTS, judge
 from narrative_jax.storybook.raters import Rater
 from narrative_jax.storybook.render import render
-from narrative_jax.study.command import Parser, check_folder, run
+from narrative_jax.study.command import check_folder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import (
     Interval,
@@ -16,7 +17,6 @@ from narrative_jax.statistics import (
     wilson,
     win_rate,
 )
-from narrative_jax.study.command import Parser, run
 
 # One simulated study: draws data, returns the interval and the truth that it should hold.
 Study = Callable[[np.random.Generator], tuple[Interval, float]]

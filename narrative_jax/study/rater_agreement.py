@@ -9,13 +9,13 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
+from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import krippendorff_alpha, majority, pairwise_agreement
 from narrative_jax.storybook.corruptions import CORRUPTIONS, GRADED, corrupt
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import Rater
-from narrative_jax.study.command import Parser, run
 
 CANDIDATES = 4
 RATERS = 10  # two panels of five

@@ -1,0 +1,78 @@
+"""Pre-training of the embedded Storybook generator on the raw set, flaws and all, from random weights.
+
+    python -m narrative_jax.launch --config=configs/pretrain.py
+
+CLIP first (3 minutes on two cores), then the flow transformer on its frozen text encoder (about an hour), then the
+oracle's scores on tune scenes. What ships in narrative_jax/storybook/weights is this run's result.
+"""
+
+from ml_collections import ConfigDict
+
+from narrative_jax.core.errors import check_name
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`tiny` is a smoke run of the same stages."""
+    check_name("variant", variant, ("", "tiny"))
+    config = ConfigDict()
+    config.seed = 0
+    config.scenes = ""
+    config.scene_seed = 0
+    config.max_subjects_policy = "stop"
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.generator = {"preset": "storybook", "weights": "random", "text": "clip"}
+    config.sampling = {"num_steps": 16, "sampler": "euler", "guidance_scale": 1.0, "batch_size": 64}
+    config.report = False
+
+    shared = {
+        "stage": "train",
+        "source": "",
+        "seed": 0,
+        "accumulate": 1,
+        "adapter": {"rank": 0},
+        "training_set": {"kind": "raw", "size": 200_000, "seed": 0},
+    }
+    config.clip = {
+        **shared,
+        "algorithm": "contrastive",
+        "hyper": {},
+        "total_steps": 600,
+        "batch_size": 128,
+        "ema_decay": 0.99,
+        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine", "weight_decay": 0.1},
+        "save_every": 200,
+        "sample_every": 0,
+    }
+    config.pretrain = {
+        **shared,
+        "algorithm": "sft",
+        "hyper": {"text_dropout": 0.1},
+        "total_steps": 3000,
+        "batch_size": 64,
+        "ema_decay": 0.998,
+        "optimizer": {"learning_rate": 1.5e-3, "warmup_steps": 200, "decay": "cosine", "weight_decay": 0.01},
+        "save_every": 250,
+        "sample_every": 500,
+    }
+    config.stages = ("clip", "pretrain", "evaluate")
+    config.evaluate = {
+        "stage": "evaluate",
+        "split": "tune",
+        "scenes": 256,
+        "scene_seed": 0,
+        "per_scene": 1,
+        "trained": ("pretrain",),
+        "reward": "raters",
+        "best_of": 0,
+        "guidance_scales": (),
+    }
+    if variant == "tiny":
+        config.generator.preset = "tiny"
+        for entry in (config.clip, config.pretrain):
+            entry.update(total_steps=2, batch_size=8, save_every=2)
+            entry.optimizer.warmup_steps = 1
+            entry.training_set.size = 64
+        config.pretrain.sample_every = 2
+        config.evaluate.scenes = 4
+        config.sampling.update(num_steps=2, batch_size=4)
+    return config

@@ -1,0 +1,76 @@
+"""Diffusion-DPO (Wallace et al. 2024), with ADPO's adaptive β(a) and a winner-preserving gradient as options."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from narrative_jax.algorithms.base import Algorithm, Loss, example_keys, summed
+from narrative_jax.core.errors import InputError, check_share
+from narrative_jax.diffusion.schedules import add_noise
+from narrative_jax.losses import preference
+from narrative_jax.losses.denoising import mean_square, velocity_residual
+
+
+@dataclass(frozen=True)
+class DPO(Algorithm):
+    """-log σ(β(a) / 2 · margin), a the pair's gap; `eta` 0 keeps β constant (MATHS: β(a) = β(1 + η(1 - e^{-k(a-b)}))).
+
+    `preserve` μ in [0, 1] scales the rejected gradient so that the chosen error keeps at least the share μ of its
+    fall, None leaves it as it is. Both members of a pair share t and noise.
+    """
+
+    trains_on: ClassVar[str] = "pairs"
+    needs_reference: ClassVar[bool] = True
+    beta: float = 500.0
+    eta: float = 0.0
+    k: float = 1.0
+    b: float = 0.0
+    preserve: float | None = None
+
+    def __post_init__(self):
+        if not self.beta > 0:
+            raise InputError(f"beta {self.beta!r}", "beta is a number > 0", "give one, e.g. 500")
+        preference.check_adaptive_beta(self.eta, self.k, self.b)
+        if self.preserve is not None:
+            check_share("preserve", self.preserve)
+
+    def loss(self, models, batch, key) -> Loss:
+        """`batch`: chosen and rejected latents f32[b, ...], conditioning, gap f32[b], index i32[b]."""
+        policy, reference = models.policy.model, models.reference
+
+        def draw(key):
+            time_key, noise_key = jax.random.split(key)
+            t = policy.timestep_distribution.sample(time_key, ())
+            return t, jax.random.normal(noise_key, batch["chosen"].shape[1:])
+
+        t, noise = jax.vmap(draw)(example_keys(key, batch))
+        clean = jnp.concatenate([batch["chosen"], batch["rejected"]])
+        t, noise = jnp.tile(t, 2), jnp.concatenate([noise, noise])
+        noisy = add_noise(clean, noise, t)
+
+        def residual(role):
+            # The subjects of a pair are the same pictures, so both members share what is prepared of them.
+            conditioning = role.model.prepare(role.params, batch["conditioning"])
+            both = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditioning)
+            prediction = role.model.denoise(role.params, noisy, t, both)
+            return velocity_residual(prediction, clean, noise, noisy, t, prediction_type=role.model.prediction_type)
+
+        policy_residual = residual(models.policy)
+        chosen_error, rejected_error = jnp.split(mean_square(policy_residual), 2)
+        references = jnp.split(jax.lax.stop_gradient(mean_square(residual(reference))), 2)
+        margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
+        metrics = {
+            "margin": margin,
+            "implicit_accuracy": margin > 0,
+            "chosen_error_gain": chosen_error - references[0],
+            "rejected_error_gain": rejected_error - references[1],
+        }
+        if self.preserve is not None:
+            scale = preference.winner_preserving_scale(*jnp.split(policy_residual, 2), mu=self.preserve)
+            rejected_error = preference.scale_gradient(rejected_error, scale)
+            margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
+            metrics["rejected_scale"] = scale
+        beta = preference.adaptive_beta(batch["gap"], beta=self.beta, eta=self.eta, k=self.k, b=self.b)
+        return summed(preference.dpo(margin, beta), beta=beta, **metrics)

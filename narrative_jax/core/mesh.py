@@ -1,0 +1,58 @@
+"""The device mesh, and which axis of it each axis of a weight or a batch is spread over."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from narrative_jax.core.errors import InputError, check_count
+
+AXES = ("data", "fsdp", "tensor")
+WEIGHT_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "vocab": "tensor"}
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """A mesh with the axes `data`, `fsdp` and `tensor` over all devices; one size may be -1 and takes what is left.
+
+    Raises InputError where the sizes do not multiply to the number of devices.
+    """
+    shape = {axis: sizes.get(axis, 1) for axis in AXES}
+    devices = jax.device_count()
+    known = int(np.prod([size for size in shape.values() if size != -1]))
+    filled = {axis: devices // known if size == -1 else size for axis, size in shape.items()}
+    if list(shape.values()).count(-1) > 1 or np.prod(list(filled.values())) != devices:
+        given = ", ".join(f"{axis} {size}" for axis, size in shape.items())
+        raise InputError(f"mesh {given}", f"sizes multiply to the {devices} devices, one may be -1", "set data to -1")
+    return jax.make_mesh(tuple(filled.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raise InputError unless every device gets the same, whole number of examples in each of `accumulate` parts."""
+    check_count(kind, batch_size, minimum=1)
+    parts = accumulate * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if batch_size % parts:
+        rule = f"it is a multiple of {parts} (devices of the mesh's {' and '.join(BATCH_AXES)} axes × accumulation)"
+        raise InputError(f"{kind} {batch_size}", rule, f"set {-(-batch_size // parts) * parts}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis is spread over the mesh's `data` and `fsdp` axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def weight_shardings(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
+    """A sharding for each weight from the names of its axes; an axis that does not divide evenly stays whole."""
+
+    def spec(name):
+        rules = [WEIGHT_RULES.get(axis) for axis in axes[name]]
+        sizes = shapes[name]
+        return PartitionSpec(*(r if r and n % mesh.shape[r] == 0 else None for r, n in zip(rules, sizes, strict=True)))
+
+    return {name: NamedSharding(mesh, spec(name)) for name in shapes}

@@ -1,0 +1,144 @@
+"""Where scenes come from: the embedded world, or a file of one's own."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.images import fit_image
+from narrative_jax.core.records import Scene, Subject
+from narrative_jax.storybook import datasets
+
+PHOTO_SIDE = 1024  # longest side in pixels that is kept of a photo: no encoder looks closer
+SUBJECT_POLICIES = ("stop", "drop")
+NAMED_IDS = 5  # how many scene ids a message names
+
+
+def storybook_scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
+    """The first `count` Storybook scenes of a split. Raises InputError."""
+    check_count("count", count, minimum=1)
+    return datasets.scenes(split, range(count), seed)
+
+
+def storybook_training_set(kind: str, size: int, seed: int = 0) -> datasets.TrainingSet:
+    """Storybook examples with random access; `kind` is "raw" or "refined". Raises InputError."""
+    return datasets.TrainingSet(kind, size, seed)
+
+
+def read_scenes(path: str | Path) -> list[Scene]:
+    """The scenes of a JSONL file, one a line, of split "user".
+
+    A line is {"id", "prompt", "subjects": [{"class_word", "images": [paths, from the file's folder], "name"?}]}.
+    Photos are JPEG, PNG, ... of any size, turned upright, on white where transparent. Raises InputError with file and
+    line for whatever is missing, misspelt, no picture, or there twice.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}", f"it cannot be read ({error})", "give a JSONL file in UTF-8") from error
+    # One photo often serves many scenes: it is then read once and its pixels are shared.
+    read_photo = cache(_read_photo)
+    scenes, line_of = [], {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        scene = _parse_scene(line, where, path.parent, read_photo)
+        if scene.id in line_of:
+            raise InputError(f"{where}: id {scene.id!r}", f"line {line_of[scene.id]} has it too", "give it another id")
+        line_of[scene.id] = number
+        scenes.append(scene)
+    if not scenes:
+        raise InputError(f"{path}", "it holds no scene", "write one scene a line, as JSON")
+    return scenes
+
+
+def limit_subjects(scenes: Sequence[Scene], max_subjects: int, policy: str) -> tuple[list[Scene], list[str]]:
+    """The scenes that fit a generator of `max_subjects` slots, and the ids of those that do not.
+
+    Policy "stop" raises InputError where one does not fit; "drop" goes on without it, and raises where none is left.
+    """
+    check_name("max_subjects_policy", policy, SUBJECT_POLICIES)
+    dropped = [scene.id for scene in scenes if len(scene.subjects) > max_subjects]
+    kept = [scene for scene in scenes if len(scene.subjects) <= max_subjects]
+    rule = f"the generator takes {max_subjects} subjects"
+    if dropped and policy == "stop":
+        remedy = 'remove them or set max_subjects_policy="drop" to go on without these scenes'
+        raise InputError(f"too many subjects in {_some(dropped)}", rule, remedy)
+    if not kept:
+        raise InputError(f"too many subjects in all {len(scenes)} scenes", rule, "give scenes with fewer subjects")
+    return kept, dropped
+
+
+def _parse_scene(line, where, folder, read_photo):
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise InputError(where, f"it is no JSON ({error})", "write one scene a line, as JSON") from error
+    if not isinstance(fields, dict):
+        raise InputError(where, "a scene is a JSON object", 'write {"id": ..., "prompt": ..., "subjects": [...]}')
+    identity = _field(fields, "id", str, where)
+    prompt = _field(fields, "prompt", str, where)
+    subjects = [_parse_subject(each, where, folder, read_photo) for each in _field(fields, "subjects", list, where)]
+    return Scene(identity, prompt, tuple(subjects), "user")
+
+
+def _parse_subject(fields, where, folder, read_photo):
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: subject {fields!r}", "a subject is a JSON object", "give class_word and images")
+    class_word = _field(fields, "class_word", str, where)
+    name = _field(fields, "name", str, where) if "name" in fields else class_word
+    images = []
+    for image in _field(fields, "images", list, where):
+        if not isinstance(image, str):
+            raise InputError(f"{where}: image {image!r}", "an image is a path", "give the path of a picture")
+        try:
+            images.append(read_photo(folder / image))
+        except FileNotFoundError:
+            raise InputError(f"{where}: image {image!r}", f"there is no {folder / image}", "correct the path") from None
+        except Exception as error:  # Pillow raises many kinds for a damaged file
+            rule = f"it is no readable picture ({error})"
+            raise InputError(f"{where}: image {image!r}", rule, "give a JPEG or PNG file") from error
+    return Subject(name, class_word, _stack(images))
+
+
+def _field(fields, name, kind, where):
+    words = {str: "a text", list: "a list"}
+    if name not in fields:
+        raise InputError(where, f"{name!r} is missing (there are {', '.join(fields) or 'no fields'})", "add it")
+    value = fields[name]
+    if not isinstance(value, kind) or not value:
+        raise InputError(f"{where}: {name} {value!r}", f"{name} is {words[kind]}, not empty", "write one")
+    return value
+
+
+def _read_photo(path):
+    """The photo u8[h, w, 3], upright, on white where it is transparent."""
+    with Image.open(path) as opened:
+        photo = ImageOps.exif_transpose(opened)
+    if photo.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
+        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
+    if photo.has_transparency_data:
+        photo = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
+    photo = photo.convert("RGB")
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    return np.array(photo)
+
+
+def _stack(images):
+    """Photos of one subject as one array: of different sizes, each stands in a white square as large as the largest."""
+    if len({image.shape for image in images}) > 1:
+        side = max(max(image.shape[:2]) for image in images)
+        images = [fit_image(image, side) for image in images]
+    return np.stack(images)
+
+
+def _some(ids):
+    named = ", ".join(ids[:NAMED_IDS])
+    return named if len(ids) <= NAMED_IDS else f"{named} and {len(ids) - NAMED_IDS} more scenes"

@@ -1,0 +1,51 @@
+"""What a denoiser predicts, and how one prediction becomes another: velocity = noise - clean.
+
+Only two conversions divide: (noisy - clean) / t and (noise - noisy) / (1 - t). Their divisors are floored at T_FLOOR,
+so a conversion and its inverse agree for t in [T_FLOOR, 1 - T_FLOOR] and stay finite beyond.
+"""
+
+import jax.numpy as jnp
+
+from narrative_jax.core.errors import check_name
+from narrative_jax.diffusion.schedules import per_example
+
+PREDICTION_TYPES = ("velocity", "clean", "noise")
+T_FLOOR = 0.05
+
+
+def to_velocity(prediction, noisy, t, prediction_type):
+    """Velocity f32[b, ...] of a prediction at noisy latents [b, ...], t f32[b]. Raises InputError."""
+    check_name("prediction type", prediction_type, PREDICTION_TYPES)
+    prediction, noisy, t = jnp.float32(prediction), jnp.float32(noisy), per_example(t, noisy)
+    if prediction_type == "clean":
+        return (noisy - prediction) / jnp.maximum(t, T_FLOOR)
+    if prediction_type == "noise":
+        return (prediction - noisy) / jnp.maximum(1 - t, T_FLOOR)
+    return prediction
+
+
+def from_velocity(velocity, noisy, t, prediction_type):
+    """The prediction f32[b, ...] of the given type that means this velocity. Raises InputError."""
+    check_name("prediction type", prediction_type, PREDICTION_TYPES)
+    velocity, noisy, t = jnp.float32(velocity), jnp.float32(noisy), per_example(t, noisy)
+    if prediction_type == "clean":
+        return noisy - t * velocity
+    if prediction_type == "noise":
+        return noisy + (1 - t) * velocity
+    return velocity
+
+
+def to_clean(prediction, noisy, t, prediction_type):
+    """Clean latents f32[b, ...] as predicted; a clean prediction is returned as it is. Raises InputError."""
+    return _convert(prediction, noisy, t, prediction_type, "clean")
+
+
+def to_noise(prediction, noisy, t, prediction_type):
+    """Noise f32[b, ...] as predicted; a noise prediction is returned as it is. Raises InputError."""
+    return _convert(prediction, noisy, t, prediction_type, "noise")
+
+
+def _convert(prediction, noisy, t, prediction_type, wanted):
+    if prediction_type == wanted:
+        return jnp.float32(prediction)
+    return from_velocity(to_velocity(prediction, noisy, t, prediction_type), noisy, t, wanted)

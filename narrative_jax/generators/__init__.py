@@ -1,0 +1,1 @@
+"""L3: generators: denoiser, encoders and decoder behind one contract."""

@@ -1,0 +1,93 @@
+"""Draws pictures with any generator: noise, the sampler's scan and the decoder in one jitted call."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.images import to_uint8
+from narrative_jax.core.mesh import batch_sharding, check_batch, replicated, weight_shardings
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.diffusion.guidance import guide
+from narrative_jax.diffusion.prediction import to_velocity
+from narrative_jax.diffusion.samplers import METHODS, sample
+from narrative_jax.diffusion.timesteps import sampler_grid
+from narrative_jax.generators.base import Generator
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn; `guidance_scale` 1.0 is off."""
+
+    num_steps: int = 16
+    sampler: str = "euler"
+    guidance_scale: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self):
+        check_count("num_steps", self.num_steps, minimum=1)
+        check_name("sampler", self.sampler, METHODS)
+        check_count("batch_size", self.batch_size, minimum=1)
+        if not self.guidance_scale >= 0:
+            raise InputError(f"guidance_scale {self.guidance_scale!r}", "it is a number ≥ 0", "1.0 is off")
+
+
+def candidate_seed(seed: int, scene_id: str, place: int) -> int:
+    """The seed of a scene's candidate number `place`: the same picture in whatever order or part it is drawn."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{scene_id}/{place}".encode()).digest()[:4])
+
+
+class Drawer:
+    """Draws batches of always the same size, so that it compiles once. Raises InputError for a batch off the mesh."""
+
+    def __init__(self, generator: Generator, sampling: Sampling, mesh: Mesh):
+        check_batch("batch_size", sampling.batch_size, mesh)
+        self.generator, self.sampling, self.mesh = generator, sampling, mesh
+        everywhere, batch = replicated(mesh), batch_sharding(mesh)
+        run = _drawing(generator, sampling)
+        self._run = jax.jit(run, in_shardings=(None, batch, batch, everywhere), out_shardings=everywhere)
+
+    def place(self, params: Params) -> Params:
+        """The weights spread over the mesh as `draw` wants them."""
+        shapes = {name: value.shape for name, value in params.items()}
+        return jax.device_put(params, weight_shardings(self.generator.network.axes, shapes, self.mesh))
+
+    def draw(self, params: Params, jobs: Sequence[tuple[Scene, int]]) -> Iterator[np.ndarray]:
+        """Pictures u8[b, h, w, 3] of (scene, seed) jobs, in order, a batch at a time."""
+        size = self.sampling.batch_size
+        for start in range(0, len(jobs), size):
+            part = list(jobs[start : start + size])
+            filled = part + part[-1:] * (size - len(part))
+            conditioning = self.generator.encode([scene for scene, _ in filled])
+            seeds = np.array([seed for _, seed in filled], np.uint32)
+            images = self._run(params, seeds, conditioning, jnp.float32(self.sampling.guidance_scale))
+            yield to_uint8(images)[: len(part)]
+
+
+def _drawing(generator: Generator, sampling: Sampling) -> Callable:
+    guided = sampling.guidance_scale != 1.0
+    times = sampler_grid(sampling.num_steps, generator.sampler_shift)
+
+    def run(params, seeds, conditioning, guidance_scale):
+        noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), generator.latent_shape))(seeds)
+        if guided:
+            without = generator.unconditional(conditioning)
+            conditioning = jax.tree.map(lambda *both: jnp.concatenate(both), conditioning, without)
+        conditioning = generator.prepare(params, conditioning)
+
+        def velocity(noisy, t):
+            if guided:
+                noisy, t = jnp.concatenate([noisy, noisy]), jnp.concatenate([t, t])
+            prediction = generator.denoise(params, noisy, t, conditioning)
+            found = to_velocity(prediction, noisy, t, generator.prediction_type)
+            return guide(*jnp.split(found, 2), guidance_scale) if guided else found
+
+        return generator.decode(params, sample(velocity, noise, times, sampling.sampler))
+
+    return run

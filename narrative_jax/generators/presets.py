@@ -1,0 +1,83 @@
+"""Generators by name: sizes, conventions and where their weights lie."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from flax import nnx
+
+import narrative_jax
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.types import Params
+from narrative_jax.diffusion.timesteps import LogitNormal
+from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
+from narrative_jax.generators.text import ClipTowers, TextSide
+from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
+from narrative_jax.models.network import abstract, split
+from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
+from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
+from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
+
+EMBEDDED = Path(narrative_jax.__file__).parent / "storybook" / "weights"  # data only: nothing of the world is imported
+RANDOM = "random"  # weights of an untrained generator, from the config's seed
+
+STORYBOOK_TEXT = ClipTextConfig(
+    max_length=24, width=128, heads=4, blocks=3, mlp_width=512, projection=128, activation="quick_gelu"
+)
+STORYBOOK_VISION = ClipVisionConfig(
+    image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512, projection=128, activation="quick_gelu"
+)
+STORYBOOK = FlowPreset(
+    transformer=FlowTransformerConfig(
+        channels=192, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
+    ),
+    image_size=40,
+    subject_size=24,
+    patch=8,
+    text_length=16,
+    subject_offsets=((0, -4), (0, 6)),
+    prediction_type="clean",
+    timestep_distribution=LogitNormal(mean=0.3, std=1.0),
+)
+TINY = replace(
+    STORYBOOK,
+    transformer=replace(STORYBOOK.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
+)
+PRESETS = {"storybook": STORYBOOK, "tiny": TINY}
+
+
+def new_clip(prompts: Iterable[str], length: int, seed: int) -> tuple[ClipTowers, Params]:
+    """Storybook's CLIP with random weights, and a tokeniser for the words of `prompts`."""
+    tokenizer = train_tokenizer(prompts)
+    text = replace(STORYBOOK_TEXT, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    network, params = split(Clip(text, STORYBOOK_VISION, rngs=nnx.Rngs(seed)))
+    return ClipTowers(tokenizer, network, length), params
+
+
+def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
+    """The text encoder in `folder`: tokenizer.json and text_encoder.safetensors. Raises InputError."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    config = replace(config, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    network, like = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
+    return TextSide(
+        tokenizer, network, load_weights(folder / "text_encoder.safetensors", like, CLIP_TEXT_NAMES), length
+    )
+
+
+def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:
+    """A generator and its weights.
+
+    `weights` is a safetensors file, "" for the embedded ones or "random"; `text` a folder with a text encoder, "" for
+    the embedded one. Raises InputError.
+    """
+    check_name("preset", name, PRESETS)
+    preset = PRESETS[name]
+    text_side = load_text(Path(text) if text else EMBEDDED, STORYBOOK_TEXT, preset.text_length)
+    if weights == RANDOM:
+        return build(preset, text_side, seed)
+    if not weights and name != "storybook":
+        raise InputError(f"preset {name!r} without weights", "only 'storybook' has embedded ones", "set weights=random")
+    network, like = abstract(lambda: FlowTransformer(preset.transformer, rngs=nnx.Rngs(0)))
+    params = load_weights(weights or EMBEDDED / "transformer.safetensors", like, FLUX_NAMES)
+    return FlowGenerator(preset, network, text_side), params

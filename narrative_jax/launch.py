@@ -1,0 +1,84 @@
+"""Run a recipe: `python -m narrative_jax.launch --config=configs/adpo.py`.
+
+A config file may know variants (`--config=configs/adpo.py:tiny`), and every value in it can be changed from here
+(`--config.align.batch_size=8 --config.stages='("generate", "score")'`). The same command goes on where an earlier run
+stopped. Exit codes: 0 done; 2 bad input; 75 stopped by a signal after saving; 1 a defect.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from narrative_jax.core.command import Parser, exit_code
+from narrative_jax.core.config import load, override
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.stop import StopFlag
+
+FLAGS = {
+    "--config": "a config file, with a variant of it after a colon",
+    "--workdir": "the run directory; by default runs/ with the name of the config and its variant",
+    "--stage": "run this entry of the config only",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Flags -> config -> pipeline; returns the exit code, raises where there is a defect."""
+    return exit_code(lambda: _launch(sys.argv[1:] if argv is None else argv))
+
+
+def _launch(argv):
+    options, changes = _parse(argv)
+    config = load(options.config)
+    for change in changes:
+        key, equals, text = change.removeprefix("--config.").partition("=")
+        if not equals:
+            raise InputError(change, "a value follows its key after '='", f"write {change}=VALUE")
+        override(config, key, text)
+    # Imported late: JAX takes its time, and a slip in the flags should not.
+    from narrative_jax import pipeline
+
+    _join_processes()
+    with StopFlag().on_signals() as stop:
+        pipeline.run(config, options.workdir or _default_workdir(options.config), options.stage, stop)
+
+
+def _parse(argv) -> tuple[Namespace, list[str]]:
+    """The flags, and the changes to the config as they stand."""
+    parser = Parser(prog="narrative_jax.launch", description=__doc__, allow_abbrev=False)
+    for flag, text in FLAGS.items():
+        parser.add_argument(flag, help=text)
+    options, rest = parser.parse_known_args(argv)
+    changes = [argument for argument in rest if argument.startswith("--config.")]
+    for argument in rest:
+        if argument not in changes:
+            check_name("flag", argument.partition("=")[0], [*FLAGS, "--config.KEY"])
+    if not options.config:
+        raise InputError("--config", "it names a config file", "give one, e.g. --config=configs/adpo.py")
+    return options, changes
+
+
+def _default_workdir(spec: str) -> Path:
+    path, _, variant = spec.partition(":")
+    return Path("runs") / "-".join(filter(None, (Path(path).stem, variant)))
+
+
+def _join_processes():
+    """Make one JAX program of several processes where the environment says that there are several.
+
+    That is: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID unless a cluster tells them), a step of
+    Slurm with more than one task, or a TPU slice of several hosts. Must come before anything asks for a device.
+    """
+    import jax
+
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment:
+        known = {name: environment.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+        jax.distributed.initialize(**{name: int(number) for name, number in known.items() if number})
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

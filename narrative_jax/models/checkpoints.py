@@ -1,0 +1,147 @@
+"""Weights on disk: safetensors in the published (torch) layouts and names, so that other libraries read them too.
+
+A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the kernel (or scale) and
+bias of a layer, `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array; `*` stands for the
+same index on both sides.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import write_bytes
+from narrative_jax.core.types import Params
+
+# A layout says, for each of our axes, which axis of the published array it is.
+PLAIN = None
+LINEAR = (1, 0)  # [out, in] -> [in, out]
+CONV = (2, 3, 1, 0)  # OIHW -> HWIO
+_KERNELS = {2: LINEAR, 4: CONV}  # by rank
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_SHOWN = 3  # names in a message
+_BUFFERS = ("position_ids",)  # older files hold these beside the weights
+
+
+class Published(NamedTuple):
+    """Where a checkpoint keeps one array, and in which layout."""
+
+    key: str
+    layout: tuple[int, ...] | None = PLAIN
+
+
+Names = Mapping[str, str | Published]
+
+
+def published_names(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names) -> dict[str, Published]:
+    """Key and layout of each of `params`. Raises KeyError for one that the table does not cover (a defect)."""
+    return {name: _published(name, len(value.shape), names) for name, value in params.items()}
+
+
+def _published(name, rank, names):
+    indices = [part for part in name.split(".") if part.isdigit()]
+    pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+    entry = names.get(pattern)
+    if entry is None:
+        layer, _, leaf = pattern.rpartition(".")
+        entry = Published(f"{names[layer]}.{_LEAVES[leaf]}", _KERNELS[rank] if leaf == "kernel" else PLAIN)
+    for index in indices:
+        entry = entry._replace(key=entry.key.replace("*", index, 1))
+    return entry
+
+
+def save_weights(
+    path: str | Path, params: Params, names: Names, dtype=jnp.bfloat16, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write `params` as one safetensors file, whole or not at all. Raises InputError where it cannot be written."""
+    tensors = {}
+    for name, (key, layout) in published_names(params, names).items():
+        value = np.asarray(jnp.asarray(params[name], dtype))
+        value = value if layout is PLAIN else value.transpose(np.argsort(layout))
+        tensors[key] = np.asarray(value, order="C")  # safetensors writes memory as it lies, views in the wrong order
+    # readers of the published formats ask for "format"
+    write_bytes(path, save(tensors, metadata={"format": "pt", **(metadata or {})}))
+
+
+def load_weights(
+    path: str | Path, like: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names, dtype=jnp.float32
+) -> Params:
+    """Weights with the names, shapes and shardings of `like`; each device reads only its own part from the disk.
+
+    `path` is a safetensors file, or the index (.json) of several. Raises InputError unless the files are whole and hold
+    exactly these arrays.
+    """
+    published = published_names(like, names)
+    with ExitStack() as stack:
+        keys = {}
+        for file in _files(Path(path)):
+            opened = stack.enter_context(_open(file))
+            keys |= {key: opened for key in opened.keys() if not key.endswith(_BUFFERS)}  # noqa: SIM118
+        slices = {key: opened.get_slice(key) for key, opened in keys.items()}
+        _check_same(path, slices, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
+        return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
+
+
+def _files(path):
+    if path.suffix != ".json":
+        return [path]
+    try:
+        return sorted({path.parent / file for file in json.loads(path.read_text())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _open(path):
+    try:
+        return safe_open(path, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path, error):
+    rule = f"it is no readable weights file ({error})"
+    return InputError(f"{path}", rule, "copy or download it again, or give another")
+
+
+def _shape(shape, published):
+    return list(shape) if published.layout is PLAIN else [shape[axis] for axis in np.argsort(published.layout)]
+
+
+def _check_same(path, slices, shapes):
+    """Raise InputError unless the file's keys and shapes are those of `shapes`."""
+    found = {key: part.get_shape() for key, part in slices.items()}
+    both = found.keys() & shapes.keys()
+    wrong = [f"{key} {found[key]} for {shapes[key]}" for key in both if found[key] != shapes[key]]
+    problems = {
+        "missing": shapes.keys() - found.keys(),
+        "unexpected": found.keys() - shapes.keys(),
+        "of another shape": wrong,
+    }
+    told = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
+    if told:
+        rule = f"its arrays are not this network's: {', '.join(told)}"
+        raise InputError(f"{path}", rule, "give weights of this architecture and size")
+
+
+def _first(keys):
+    return ", ".join(sorted(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+
+
+def _read(part, layout, like, dtype):
+    """One array, each device's piece straight from the file."""
+    axes = tuple(range(len(like.shape))) if layout is PLAIN else layout
+
+    def piece(index):
+        theirs = tuple(index[ours] for ours in np.argsort(axes))
+        return part[theirs].transpose(axes).astype(dtype)
+
+    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.make_array_from_callback(like.shape, sharding, piece)

@@ -1,0 +1,320 @@
+"""The FLUX flow transformer with subject images as condition branches (OminiControl, Tan et al. 2024).
+
+Tokens: text, noisy image, then one branch a subject. Double-stream blocks hold one set of weights for text and one
+for image tokens, single-stream blocks one for both; subject tokens pass through the image weights. A branch has its
+own timestep 0, its own distilled guidance 1, positions of its own, and never sees another branch. In the independent
+form it sees nothing but itself, so that its keys and values need computing only once per image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from narrative_jax.core.types import Segment
+from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, attend, rotary, rotate, sinusoids
+
+SUBJECT = "subject"  # the segment of all subject tokens
+FREQUENCIES = 256  # of the sinusoids that timesteps and guidance become
+TIME_SCALE = 1000.0  # FLUX's networks count t from 0 to 1000
+
+
+def _stream_names(ours, norm, attention, mlp):
+    q, k, v, out, norm_q, norm_k = attention
+    return {
+        f"double_blocks.*.{ours}.modulation": f"transformer_blocks.*.{norm}.linear",
+        f"double_blocks.*.{ours}.attention.to_q": f"transformer_blocks.*.attn.{q}",
+        f"double_blocks.*.{ours}.attention.to_k": f"transformer_blocks.*.attn.{k}",
+        f"double_blocks.*.{ours}.attention.to_v": f"transformer_blocks.*.attn.{v}",
+        f"double_blocks.*.{ours}.attention.norm_q": f"transformer_blocks.*.attn.{norm_q}",
+        f"double_blocks.*.{ours}.attention.norm_k": f"transformer_blocks.*.attn.{norm_k}",
+        f"double_blocks.*.{ours}.to_out": f"transformer_blocks.*.attn.{out}",
+        f"double_blocks.*.{ours}.mlp_in": f"transformer_blocks.*.{mlp}.net.0.proj",
+        f"double_blocks.*.{ours}.mlp_out": f"transformer_blocks.*.{mlp}.net.2",
+    }
+
+
+# diffusers' names of FLUX's layers.
+FLUX_NAMES = {
+    "image_in": "x_embedder",
+    "text_in": "context_embedder",
+    "time_in.linear_1": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.linear_2": "time_text_embed.timestep_embedder.linear_2",
+    "guidance_in.linear_1": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.linear_2": "time_text_embed.guidance_embedder.linear_2",
+    "pooled_in.linear_1": "time_text_embed.text_embedder.linear_1",
+    "pooled_in.linear_2": "time_text_embed.text_embedder.linear_2",
+    **_stream_names("image", "norm1", ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k"), "ff"),
+    **_stream_names(
+        "text",
+        "norm1_context",
+        ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k"),
+        "ff_context",
+    ),
+    "single_blocks.*.modulation": "single_transformer_blocks.*.norm.linear",
+    "single_blocks.*.attention.to_q": "single_transformer_blocks.*.attn.to_q",
+    "single_blocks.*.attention.to_k": "single_transformer_blocks.*.attn.to_k",
+    "single_blocks.*.attention.to_v": "single_transformer_blocks.*.attn.to_v",
+    "single_blocks.*.attention.norm_q": "single_transformer_blocks.*.attn.norm_q",
+    "single_blocks.*.attention.norm_k": "single_transformer_blocks.*.attn.norm_k",
+    "single_blocks.*.mlp_in": "single_transformer_blocks.*.proj_mlp",
+    "single_blocks.*.out": "single_transformer_blocks.*.proj_out",
+    "modulation": "norm_out.linear",
+    "out": "proj_out",
+}
+
+
+@dataclass(frozen=True)
+class FlowTransformerConfig:
+    """Sizes; the width is heads × sum(axes_dim). `text_dim` and `pooled_dim` are the text encoders' sizes."""
+
+    channels: int
+    heads: int
+    axes_dim: tuple[int, int, int]
+    double_blocks: int
+    single_blocks: int
+    text_dim: int
+    pooled_dim: int
+    distilled_guidance: bool = False
+    independent_subjects: bool = True
+
+    @property
+    def width(self) -> int:
+        return self.heads * sum(self.axes_dim)
+
+
+class Positions(NamedTuple):
+    """Where tokens stand, i[n, 3] for noisy image tokens and i[s, m, 3] for those of each subject; text stands at 0."""
+
+    noisy: np.ndarray
+    subjects: np.ndarray
+
+
+class Subjects(NamedTuple):
+    """Subject tokens f32[b, s, m, c] and which of them are there, bool[b, s]."""
+
+    tokens: jax.Array
+    mask: jax.Array
+
+
+class _Part(NamedTuple):
+    """A run of tokens on its way through a block: its hidden states, modulation vector, rotation and segments."""
+
+    hidden: jax.Array
+    vector: jax.Array
+    rotation: np.ndarray
+    segments: tuple[Segment, ...]
+
+
+class Embedder(nnx.Module):
+    """Two linear layers with a SiLU between."""
+
+    def __init__(self, size_in, width, *, rngs):
+        self.linear_1 = Linear(size_in, width, axes=(None, "embed"), rngs=rngs)
+        self.linear_2 = Linear(width, width, axes=("embed", None), rngs=rngs)
+
+    def __call__(self, x, segments):
+        return self.linear_2(jax.nn.silu(self.linear_1(x, segments)), segments)
+
+
+class _Attention(nnx.Module):
+    """Queries, keys and values of a run of tokens, normalised per head and turned to their positions."""
+
+    def __init__(self, config, *, rngs):
+        self.heads = config.heads
+        width, axes = config.width, ("embed", "heads")
+        self.to_q, self.to_k, self.to_v = (Linear(width, width, axes=axes, rngs=rngs) for _ in range(3))
+        self.norm_q, self.norm_k = (RMSNorm(width // config.heads) for _ in range(2))
+
+    def __call__(self, x, rotation, segments):
+        q, k, v = (
+            layer(x, segments).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        return rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation), v
+
+
+class Stream(nnx.Module):
+    """One stream's weights in a double-stream block."""
+
+    def __init__(self, config, *, rngs):
+        width = config.width
+        self.modulation = Linear(width, 6 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.norm = LayerNorm(width, affine=False)
+        self.attention = _Attention(config, rngs=rngs)
+        self.to_out = Linear(width, width, axes=("heads", "embed"), rngs=rngs)
+        self.mlp_in = Linear(width, 4 * width, axes=("embed", "mlp"), rngs=rngs)
+        self.mlp_out = Linear(4 * width, width, axes=("mlp", "embed"), rngs=rngs)
+
+    def queries(self, part):
+        """(q, k, v) and what `finish` needs."""
+        shift, scale, *rest = _modulation(self.modulation, part, 6)
+        hidden = self.norm(part.hidden) * (1 + scale) + shift
+        return self.attention(hidden, part.rotation, part.segments), rest
+
+    def finish(self, part, attended, rest):
+        """The part after the block."""
+        gate, mlp_shift, mlp_scale, mlp_gate = rest
+        hidden = part.hidden + gate * self.to_out(_merge_heads(attended), part.segments)
+        mlp = self.mlp_in(self.norm(hidden) * (1 + mlp_scale) + mlp_shift, part.segments)
+        return part._replace(hidden=hidden + mlp_gate * self.mlp_out(jax.nn.gelu(mlp), part.segments))
+
+
+class DoubleBlock(nnx.Module):
+    """Text and image streams that attend to each other."""
+
+    def __init__(self, config, *, rngs):
+        self.text = Stream(config, rngs=rngs)
+        self.image = Stream(config, rngs=rngs)
+
+
+class SingleBlock(nnx.Module):
+    """Attention and MLP side by side on all tokens."""
+
+    def __init__(self, config, *, rngs):
+        width = config.width
+        self.modulation = Linear(width, 3 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.norm = LayerNorm(width, affine=False)
+        self.attention = _Attention(config, rngs=rngs)
+        self.mlp_in = Linear(width, 4 * width, axes=("embed", "mlp"), rngs=rngs)
+        self.out = Linear(5 * width, width, axes=("mlp", "embed"), rngs=rngs)
+
+    def queries(self, part):
+        """(q, k, v) and what `finish` needs."""
+        shift, scale, gate = _modulation(self.modulation, part, 3)
+        hidden = self.norm(part.hidden) * (1 + scale) + shift
+        mlp = jax.nn.gelu(self.mlp_in(hidden, part.segments))
+        return self.attention(hidden, part.rotation, part.segments), (gate, mlp)
+
+    def finish(self, part, attended, rest):
+        """The part after the block."""
+        gate, mlp = rest
+        both = jnp.concatenate([_merge_heads(attended), mlp], -1)
+        return part._replace(hidden=part.hidden + gate * self.out(both, part.segments))
+
+
+class FlowTransformer(nnx.Module):
+    """Predicts velocity (or whatever it was trained to predict) of noisy latent tokens."""
+
+    def __init__(self, config: FlowTransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        self.image_in = Linear(config.channels, width, axes=(None, "embed"), rngs=rngs)
+        self.text_in = Linear(config.text_dim, width, axes=(None, "embed"), rngs=rngs)
+        self.time_in = Embedder(FREQUENCIES, width, rngs=rngs)
+        self.guidance_in = Embedder(FREQUENCIES, width, rngs=rngs) if config.distilled_guidance else None
+        self.pooled_in = Embedder(config.pooled_dim, width, rngs=rngs)
+        self.double_blocks = nnx.List([DoubleBlock(config, rngs=rngs) for _ in range(config.double_blocks)])
+        self.single_blocks = nnx.List([SingleBlock(config, rngs=rngs) for _ in range(config.single_blocks)])
+        self.norm = LayerNorm(width, affine=False)
+        self.modulation = Linear(width, 2 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.out = Linear(width, config.channels, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+
+    def __call__(
+        self,
+        noisy: jax.Array,
+        t: jax.Array,
+        text: jax.Array,
+        pooled: jax.Array,
+        positions: Positions,
+        subjects: Subjects | None = None,
+        prepared: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+        distilled_guidance: jax.Array | None = None,
+    ) -> jax.Array:
+        """Prediction f32[b, n, c] for noisy tokens f32[b, n, c] at t f32[b].
+
+        `text` f32[b, l, text_dim], `pooled` f32[b, pooled_dim], `distilled_guidance` f32[b] (FLUX-dev's embedded
+        guidance). Of `subjects` only the mask is used where `prepared` holds their keys and values of every block.
+        """
+        n_text, n_noisy = text.shape[1], noisy.shape[1]
+        zeros = np.zeros((n_text, 3), positions.noisy.dtype)
+        segments = (Segment("text", 0, n_text), Segment("noisy", n_text, n_text + n_noisy))
+        vector = self._vector(t, pooled, distilled_guidance, segments)
+        noisy_only = (Segment("noisy", 0, n_noisy),)
+        image = _Part(self.image_in(noisy, noisy_only), vector, self._rotation(positions.noisy), noisy_only)
+        text_part = _Part(self.text_in(text, segments[:1]), vector, self._rotation(zeros), segments[:1])
+        subject = None if subjects is None or prepared is not None else self._subject_part(subjects, pooled, positions)
+        mask = None if subjects is None else subjects.mask
+        cached = iter(prepared or ())
+
+        for block in self.double_blocks:
+            members = ((block.text, text_part), (block.image, image))
+            (text_part, image), subject = self._layer(members, block.image, subject, mask, next(cached, None))
+        both = np.concatenate([text_part.rotation, image.rotation], 1)
+        main = _Part(jnp.concatenate([text_part.hidden, image.hidden], 1), vector, both, segments)
+        for block in self.single_blocks:
+            (main,), subject = self._layer(((block, main),), block, subject, mask, next(cached, None))
+
+        scale, shift = jnp.split(self.modulation(jax.nn.silu(vector), noisy_only), 2, -1)
+        return self.out(self.norm(main.hidden[:, n_text:]) * (1 + scale) + shift, noisy_only)
+
+    def prepare(self, subjects: Subjects, pooled: jax.Array, positions: Positions) -> list[tuple[jax.Array, jax.Array]]:
+        """Keys and values of the subject tokens in every block, f32[b, s · m, heads, d] each (independent form)."""
+        part, prepared = self._subject_part(subjects, pooled, positions), []
+        for block in [b.image for b in self.double_blocks] + list(self.single_blocks):
+            (q, k, v), rest = block.queries(part)
+            prepared.append((k, v))
+            part = block.finish(part, self._attend_branches(q, k, v, subjects.mask.shape[1]), rest)
+        return prepared
+
+    def _layer(self, members, subject_block, subject, mask, cached):
+        """One block on the main parts (all attend to all) and the subject branches (each to itself, or to main too)."""
+        queried = [block.queries(part) for block, part in members]
+        q, k, v = (jnp.concatenate(parts, 1) for parts in zip(*(qkv for qkv, _ in queried), strict=True))
+        if subject is not None:
+            (subject_q, *cached), subject_rest = subject_block.queries(subject)
+        attended = attend(q, k, v) if cached is None else self._attend_with_subjects(q, k, v, cached, mask)
+        ends = np.cumsum([part.hidden.shape[1] for _, part in members])[:-1]
+        main = tuple(
+            block.finish(part, out, rest)
+            for (block, part), out, (_, rest) in zip(members, jnp.split(attended, ends, 1), queried, strict=True)
+        )
+        if subject is None:
+            return main, None
+        seen = () if self.config.independent_subjects else (k, v)
+        branches = self._attend_branches(subject_q, *cached, mask.shape[1], *seen)
+        return main, subject_block.finish(subject, branches, subject_rest)
+
+    def _attend_with_subjects(self, q, k, v, subject_keys_values, mask):
+        subject_k, subject_v = subject_keys_values
+        there = jnp.repeat(mask, subject_k.shape[1] // mask.shape[1], 1)
+        there = jnp.concatenate([jnp.ones((len(mask), k.shape[1]), bool), there], 1)[:, None, None]
+        return attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)
+
+    def _attend_branches(self, q, k, v, branches, main_k=None, main_v=None):
+        """Each branch's tokens attend to that branch, and to the main tokens where those are given."""
+        shape = q.shape
+        q, k, v = (x.reshape(-1, shape[1] // branches, *shape[2:]) for x in (q, k, v))
+        if main_k is not None:
+            k, v = (
+                jnp.concatenate([jnp.repeat(main, branches, 0), own], 1) for main, own in ((main_k, k), (main_v, v))
+            )
+        return attend(q, k, v).reshape(shape)
+
+    def _subject_part(self, subjects, pooled, positions):
+        b, s, m, c = subjects.tokens.shape
+        segments = (Segment(SUBJECT, 0, s * m),)
+        vector = self._vector(jnp.zeros(b), pooled, jnp.ones(b), segments)
+        rotation = self._rotation(positions.subjects[:s].reshape(s * m, -1))
+        return _Part(self.image_in(subjects.tokens.reshape(b, s * m, c), segments), vector, rotation, segments)
+
+    def _vector(self, t, pooled, distilled_guidance, segments):
+        """What modulates a part's tokens, f32[b, 1, width], from its time, its guidance and the pooled text."""
+        vector = self.time_in(sinusoids(TIME_SCALE * t, FREQUENCIES)[:, None], segments)
+        if self.guidance_in is not None:
+            vector += self.guidance_in(sinusoids(TIME_SCALE * distilled_guidance, FREQUENCIES)[:, None], segments)
+        return vector + self.pooled_in(pooled[:, None], segments)
+
+    def _rotation(self, positions):
+        return rotary(positions, self.config.axes_dim)
+
+
+def _modulation(linear, part, count):
+    return jnp.split(linear(jax.nn.silu(part.vector), part.segments), count, -1)
+
+
+def _merge_heads(x):
+    return x.reshape(*x.shape[:-2], -1)

@@ -1,0 +1,101 @@
+"""The layers that all networks share: linear maps that carry adapters, norms, attention and rotary positions."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from narrative_jax.core.types import Segment
+
+LECUN = nnx.initializers.lecun_normal()
+ZEROS = nnx.initializers.zeros_init()
+
+
+class Linear(nnx.Module):
+    """y = x · kernel + bias, f32[..., in] -> f32[..., out], plus what the adapters in `adapters` add.
+
+    `axes` names the kernel's two axes for sharding. Kernels are cast to the type of `x`.
+    """
+
+    def __init__(self, size_in, size_out, *, axes=(None, None), bias=True, kernel_init=LECUN, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size_in, size_out)), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[1:]) if bias else None
+        self.adapters = nnx.Dict()
+
+    def __call__(self, x: jax.Array, segments: Sequence[Segment] = ()) -> jax.Array:
+        """`segments` cover the token axis of `x`, its last but one, so that adapters find their tokens."""
+        y = x @ self.kernel.astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias.astype(x.dtype)
+        for adapter in self.adapters.values():
+            y = adapter.add_to(y, x, segments)
+        return y
+
+
+class LayerNorm(nnx.Module):
+    """Zero mean and unit variance over the last axis in float32, with scale and bias where `affine`."""
+
+    def __init__(self, size, *, epsilon=1e-6, affine=True):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(size), axes=(None,)) if affine else None
+        self.bias = nnx.Param(jnp.zeros(size), axes=(None,)) if affine else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        if self.scale is not None:
+            y = y * self.scale + self.bias
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Unit root mean square over the last axis in float32, times a scale."""
+
+    def __init__(self, size, *, epsilon=1e-6):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(size), axes=(None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Softmax attention of q f32[b, n, heads, d] over k and v f32[b, m, heads, d] -> f32[b, n, heads, d].
+
+    `mask` bool, broadcast to [b, heads, n, m], says which keys are seen.
+    """
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+
+
+def rotary(positions: np.ndarray, axes_dim: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
+    """Rotary angles of positions [..., axes] as unit complex parts (cos, sin), f32[2, ..., sum(axes_dim) / 2].
+
+    Each axis owns `axes_dim` channels, in adjacent pairs (Su et al. 2021; the axes as in FLUX).
+    """
+    angles = [
+        positions[..., axis, None] / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+        for axis, dim in enumerate(axes_dim)
+    ]
+    angles = np.concatenate(angles, -1)
+    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+
+
+def rotate(x: jax.Array, rotation: np.ndarray) -> jax.Array:
+    """Turn adjacent channel pairs of x f32[b, n, heads, d] by `rotation` f32[2, n, d / 2]."""
+    cos, sin = (part[:, None] for part in rotation)
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def sinusoids(values: jax.Array, size: int, max_period: float = 10_000.0) -> jax.Array:
+    """Cosines, then sines, of values f32[b] at `size` / 2 frequencies, f32[b, size]."""
+    frequencies = jnp.exp(-np.log(max_period) * jnp.arange(size // 2, dtype=jnp.float32) / (size // 2))
+    angles = values[:, None].astype(jnp.float32) * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)

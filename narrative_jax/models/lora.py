@@ -1,0 +1,116 @@
+"""Low-rank adapters (Hu et al. 2021), stacked by name on the linear layers of a network."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.files import write_bytes
+from narrative_jax.core.types import Params, Segment
+from narrative_jax.models.layers import Linear
+
+
+class Lora(nnx.Module):
+    """Adds (alpha / rank) · x · a · b on the tokens of its `segments` (all tokens where it names none)."""
+
+    def __init__(self, layer: Linear, rank: int, alpha: float, segments: Sequence[str], *, rngs: nnx.Rngs):
+        size_in, size_out = layer.kernel.shape
+        axis_in, axis_out = layer.kernel.axes
+        self.scale = alpha / rank
+        self.segments = tuple(segments)
+        self.a = nnx.LoRAParam(jax.random.normal(rngs.params(), (size_in, rank)) / rank, axes=(axis_in, None))
+        self.b = nnx.LoRAParam(jnp.zeros((rank, size_out)), axes=(None, axis_out))
+
+    def add_to(self, y: jax.Array, x: jax.Array, segments: Sequence[Segment]) -> jax.Array:
+        """`y`, the layer's output for `x`, with this adapter's part added."""
+        mine = [s for s in segments if not self.segments or s.name in self.segments]
+        if len(mine) == len(segments):
+            return y + self._delta(x)
+        if mine and x.shape[-2] != segments[-1].stop:
+            kinds = " and ".join(s.name for s in segments)
+            rule = f"one modulation serves {kinds} tokens together"
+            raise InputError(f"segments {self.segments}", rule, "name all of them, or leave modulation out of targets")
+        for s in mine:
+            y = y.at[..., s.start : s.stop, :].add(self._delta(x[..., s.start : s.stop, :]))
+        return y
+
+    def _delta(self, x):
+        return self.scale * (x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype)
+
+
+def append_adapter(
+    model: nnx.Module,
+    name: str,
+    *,
+    rank: int,
+    alpha: float,
+    targets: str,
+    segments: Sequence[str],
+    seed: int,
+) -> None:
+    """Append an adapter with b = 0 to every linear layer whose dotted path matches the regex `targets`, in place.
+
+    Raises InputError for a name that is taken, a rank below 1 and targets that match nothing.
+    """
+    check_count("rank", rank, minimum=1)
+    rngs = nnx.Rngs(seed)
+    matched = [
+        layer
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, Linear) and re.fullmatch(targets, ".".join(map(str, path)))
+    ]
+    if not matched:
+        raise InputError(f"targets {targets!r}", "they match dotted paths of linear layers", "see lora.linear_paths")
+    for layer in matched:
+        if name in layer.adapters:
+            raise InputError(f"adapter {name!r}", "names in a stack differ", "choose another name")
+        layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
+
+
+def linear_paths(model: nnx.Module) -> list[str]:
+    """Dotted paths of the layers that can carry adapters."""
+    return [".".join(map(str, path)) for path, layer in nnx.iter_modules(model) if isinstance(layer, Linear)]
+
+
+def adapter_of(name: str) -> str | None:
+    """Name of the adapter that a weight belongs to, by the weight's dotted path; None for the base's own."""
+    found = re.search(r"\.adapters\.([^.]+)\.", name)
+    return found.group(1) if found else None
+
+
+def save_adapter(path: str | Path, params: Params, name: str, made_with: Mapping[str, Any], base: str) -> None:
+    """Write the weights of adapter `name` with what `append_adapter` made it with, and the base's hash."""
+    weights = {key: np.ascontiguousarray(value) for key, value in params.items() if adapter_of(key) == name}
+    description = {"name": name, "base": base, "made_with": json.dumps(dict(made_with))}
+    write_bytes(path, save(weights, metadata=description))
+
+
+def read_adapter(path: str | Path) -> tuple[str, dict[str, Any], str, Params]:
+    """Name, what it was made with, the base's hash and the weights. Raises InputError for an unreadable file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            description = file.metadata()
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return description["name"], json.loads(description["made_with"]), description["base"], weights
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        rule = f"it is no adapter ({error or type(error).__name__})"
+        raise InputError(f"{path}", rule, "train or copy it again") from None
+
+
+def fingerprint(params: Params) -> str:
+    """A hash of weights, the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(name.encode())
+        digest.update(np.asarray(params[name]).tobytes())
+    return digest.hexdigest()[:16]

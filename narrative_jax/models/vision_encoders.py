@@ -1,0 +1,116 @@
+"""Networks that look at pictures."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.models.checkpoints import CONV, Published
+from narrative_jax.models.clip_blocks import ACTIVATIONS, EPSILON, block_names, blocks, normal, projection
+from narrative_jax.models.layers import LayerNorm
+from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
+
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
+
+CLIP_VISION_NAMES = {
+    "class_embedding": Published("vision_model.embeddings.class_embedding"),
+    "patch_embedding": Published("vision_model.embeddings.patch_embedding.weight", CONV),
+    "position_embedding": Published("vision_model.embeddings.position_embedding.weight"),
+    "norm_in": "vision_model.pre_layrnorm",  # spelt so in every published file
+    **block_names("vision_model"),
+    "norm": "vision_model.post_layernorm",
+    "projection": "visual_projection",
+}
+CLIP_NAMES = {
+    "logit_scale": Published("logit_scale"),
+    **{f"text.{ours}": theirs for ours, theirs in CLIP_TEXT_NAMES.items()},
+    **{f"vision.{ours}": theirs for ours, theirs in CLIP_VISION_NAMES.items()},
+}
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """Sizes; the defaults are those of OpenAI's ViT-L/14. Raises InputError for an unknown activation."""
+
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1024
+    heads: int = 16
+    blocks: int = 24
+    mlp_width: int = 4096
+    projection: int = 768
+    activation: str = "quick_gelu"
+
+    def __post_init__(self):
+        check_name("activation", self.activation, ACTIVATIONS)
+
+
+class VisionEncoding(NamedTuple):
+    """`tokens` f32[b, 1 + patches, width] of the last block (class token first), `pooled` f32[b, width], normalised,
+    and `projected` f32[b, projection].
+    """
+
+    tokens: jax.Array
+    pooled: jax.Array
+    projected: jax.Array
+
+
+class ClipVisionEncoder(nnx.Module):
+    """CLIP's image tower: patches and a class token that stands for the picture."""
+
+    def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, patch = config.width, config.patch_size
+        positions = 1 + (config.image_size // patch) ** 2
+        self.class_embedding = nnx.Param(normal(width**-0.5)(rngs.params(), (width,)), axes=("embed",))
+        kernel = normal(0.02)(rngs.params(), (patch, patch, 3, width))
+        self.patch_embedding = nnx.Param(kernel, axes=(None, None, None, "embed"))
+        self.position_embedding = nnx.Param(normal(0.02)(rngs.params(), (positions, width)), axes=(None, "embed"))
+        self.norm_in = LayerNorm(width, epsilon=EPSILON)
+        self.blocks = blocks(config, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=EPSILON)
+        self.projection = projection(config, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> VisionEncoding:
+        """`images` f32[b, h, w, 3], of the config's size and already normalised. Raises InputError for another size."""
+        size = self.config.image_size
+        if images.shape[1:] != (size, size, 3):
+            given = f"images of shape {list(images.shape[1:])}"
+            raise InputError(given, f"this vision encoder sees [{size}, {size}, 3]", "resize them")
+        strides = (self.config.patch_size, self.config.patch_size)
+        kernel = self.patch_embedding[...].astype(images.dtype)
+        patches = jax.lax.conv_general_dilated(
+            images, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        patches = patches.reshape(len(images), -1, self.config.width)
+        first = jnp.broadcast_to(self.class_embedding[...], (len(images), 1, self.config.width))
+        x = self.norm_in(jnp.concatenate([first, patches], axis=1) + self.position_embedding[...])
+        for block in self.blocks:
+            x = block(x)
+        pooled = self.norm(x[:, 0])
+        return VisionEncoding(x, pooled, self.projection(pooled))
+
+
+class Clip(nnx.Module):
+    """Both towers, and the logarithm of the scale that turns their cosines into logits."""
+
+    def __init__(self, text: ClipTextConfig, vision: ClipVisionConfig, *, rngs: nnx.Rngs):
+        """Raises InputError where the towers' projections differ."""
+        if text.projection != vision.projection:
+            given = f"a text projection of {text.projection} and an image projection of {vision.projection}"
+            raise InputError(given, "texts and images share one space", "set both alike")
+        self.text = ClipTextEncoder(text, rngs=rngs)
+        self.vision = ClipVisionEncoder(vision, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.float32(LOGIT_SCALE), axes=())
+
+    def __call__(self, tokens: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Embeddings of unit length, f32[b, projection], of prompts i32[b, t] and of images f32[c, h, w, 3]."""
+        return unit(self.text(tokens).projected), unit(self.vision(images).projected)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """`x` scaled to unit length over its last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""L3: what scores a picture of a scene, by aspects."""

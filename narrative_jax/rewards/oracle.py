@@ -1,0 +1,61 @@
+"""The gold judge as a reward, and judging many pictures on all cores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float
+from narrative_jax.core.records import Scene
+from narrative_jax.rewards.base import ASPECTS
+from narrative_jax.rewards.workers import run_all
+from narrative_jax.storybook.oracle import Judgement, judge
+from narrative_jax.storybook.parse import check_pictures
+from narrative_jax.storybook.world import WORLD, Character, Facts
+
+_CHUNK = 32  # pictures a worker judges at a time: the parser's own chunk
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The oracle's own scores, in [0, 1]: training on it shows the most that any reward could do."""
+
+    name: ClassVar[str] = "oracle"
+    aspects: ClassVar[tuple[str, ...]] = ASPECTS
+    differentiable: ClassVar[bool] = False
+    needs_facts: ClassVar[bool] = True
+
+    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+        """Scores f32[b, 3]; see `HostReward`. Raises InputError."""
+        return judge_images(images, scenes).aspects
+
+
+def judge_images(images: np.ndarray, scenes: Sequence[Scene]) -> Judgement:
+    """Judge pictures u8[b, 40, 40, 3] against their scenes, on all cores, in order. Raises InputError."""
+    pictures, facts = check_pictures(to_float(images)), [facts_of(scene) for scene in scenes]
+    for asked in facts:
+        WORLD.check(asked)
+    chunks = [slice(i, i + _CHUNK) for i in range(0, len(pictures), _CHUNK)]
+    if len(chunks) == 1 or len(pictures) != len(facts):
+        return judge(pictures, facts)
+    parts = run_all(judge, [(pictures[chunk], facts[chunk]) for chunk in chunks])
+    findings = tuple(finding for part in parts for finding in part.findings)
+    return Judgement(np.concatenate([part.criteria for part in parts]), findings)
+
+
+def facts_of(scene: Scene) -> Facts:
+    """The facts of a Storybook scene, also of one read from disk, where they are plain. Raises InputError."""
+    facts = scene.facts
+    if facts is None:
+        rule = "oracle and raters judge Storybook's own scenes only"
+        raise InputError(f"scene {scene.id!r} without facts", rule, "use the reward 'picture_statistics'")
+    if isinstance(facts, Facts):
+        return facts
+    try:
+        characters = tuple(Character(**character) for character in facts["characters"])
+        return Facts(characters, facts["location"], facts["style"])
+    except (KeyError, TypeError) as error:
+        rule = "they hold characters (name, attributes, action), location and style"
+        raise InputError(f"facts of scene {scene.id!r} ({error})", rule, "write the scenes again") from error

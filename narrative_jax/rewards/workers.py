@@ -1,0 +1,47 @@
+"""Worker processes for pure numpy work. They import what they are asked to run and nothing above it, no JAX."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+
+def run_all(function: Callable, calls: Sequence[tuple]) -> list[Any]:
+    """What `function` of a module returns for each tuple of arguments, in order, worked out on all cores."""
+    main = sys.modules["__main__"]
+    # A spawned worker imports the main module, which would bring JAX or run a script once more.
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        jobs = [_pool().submit(function, *arguments) for arguments in calls]
+    finally:
+        sys.modules["__main__"] = main
+    return [job.result() for job in jobs]
+
+
+@cache
+def _pool():
+    # Spawned, since JAX runs threads, and a fork of a process with threads may hang.
+    return ProcessPoolExecutor(_num_cores(), multiprocessing.get_context("spawn"), _begin)
+
+
+def _num_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _begin():
+    """Runs in a worker before it imports numpy."""
+    # A worker a core: with threads of their own they would be in one another's way.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    os.setpgrp()  # Ctrl-C, or a scheduler's signal to the group, is for the parent to handle
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A worker whose parent was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

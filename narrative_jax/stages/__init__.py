@@ -1,0 +1,1 @@
+"""What happens, in order, on disk: one file a stage."""

@@ -1,0 +1,67 @@
+"""What several stages share: the scenes, the generator, and the weights that an entry trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.data.sources import limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.generators.flow import FlowGenerator
+from narrative_jax.generators.presets import PRESETS, load_generator
+from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.flow_transformer import FLUX_NAMES
+from narrative_jax.models.lora import fingerprint, read_adapter
+from narrative_jax.stages.base import Context
+
+WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves
+
+
+def check_generator(config) -> None:
+    """Raise InputError for an unknown preset and a mesh that the devices cannot form."""
+    check_name("preset", config.generator.preset, PRESETS)
+    make_mesh(config.mesh)
+
+
+def base_generator(context: Context) -> tuple[FlowGenerator, Params]:
+    """The generator of the config. `generator.text` is a folder or the name of an entry that trained the encoder."""
+    chosen = context.config.generator
+    text = context.path(chosen.text) if chosen.text in context.config.stages else chosen.text
+    return load_generator(chosen.preset, chosen.weights, text, context.config.seed)
+
+
+def trained(context: Context, entry: str, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
+    """The generator with what a train entry made of it: other weights, or an adapter on its stack. Raises InputError."""
+    folder = context.path(entry)
+    if (folder / WEIGHTS).exists():
+        return generator, load_weights(folder / WEIGHTS, params, FLUX_NAMES)
+    return with_saved_adapter(folder / ADAPTER, generator, params)
+
+
+def with_saved_adapter(path: Path, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
+    """The generator with an adapter from disk on its stack. Raises InputError where it was trained on another base."""
+    name, made_with, base, weights = read_adapter(path)
+    if base != fingerprint(params):
+        rule = f"it was trained on a base with hash {base}, this one has {fingerprint(params)}"
+        raise InputError(f"{path}", rule, "give the generator it was trained on")
+    generator, stacked = generator.with_adapter(params, name, **made_with)
+    return generator, stacked | {key: jnp.asarray(value) for key, value in weights.items()}
+
+
+def was_trained(context: Context, entry: str) -> bool:
+    """Whether a train entry left weights; it does not where no pair was left to train on."""
+    return any((context.path(entry) / file).exists() for file in (WEIGHTS, ADAPTER))
+
+
+def some_scenes(config, split: str, count: int, seed: int, max_subjects: int) -> tuple[Sequence[Scene], list[str]]:
+    """The first `count` scenes of a split, or of a user's file (0: all), and the ids of those with too many subjects.
+
+    A user's scenes have no splits: they are the same for every entry. Raises InputError.
+    """
+    check_count("scenes", count, minimum=0 if config.scenes else 1)
+    scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
+    kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
+    return kept[: count or None], dropped

@@ -1,0 +1,106 @@
+"""Scores the candidates of a generate entry with a reward, by aspect."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from narrative_jax.core.errors import InputError, Stopped, check_name
+from narrative_jax.core.files import write_json
+from narrative_jax.core.records import Candidate, Scene, Score
+from narrative_jax.data.datasets import finished_chunks, open_records, pack_chunks, write_chunk
+from narrative_jax.rewards.base import HostReward
+from narrative_jax.rewards.oracle import Oracle
+from narrative_jax.rewards.picture_statistics import PictureStatistics
+from narrative_jax.rewards.raters import Raters
+from narrative_jax.stages.base import Context
+
+INPUTS = ("source",)
+REWARDS = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
+
+_CHUNK = 256  # candidates between two looks at the stop flag
+_LEAST_STD = 1e-3  # a reward that hardly varies is not blown up
+
+
+def check(config, entry) -> None:
+    """Raise InputError for an unknown reward or option, and for a reward that cannot judge the config's scenes."""
+    reward = make_reward(entry)
+    if config.scenes and reward.needs_facts:
+        rule = f"it judges Storybook's own scenes only, not {config.scenes}"
+        raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
+
+
+def make_reward(entry) -> HostReward:
+    """The reward that an entry names; its options are the entry's section of that name, if any. Raises InputError."""
+    check_name("reward", entry.reward, REWARDS)
+    options = entry.get(entry.reward, {})
+    for option in options:
+        check_name(f"option of reward {entry.reward}", option, [field.name for field in fields(REWARDS[entry.reward])])
+    return REWARDS[entry.reward](**options)
+
+
+def run(context: Context) -> dict[str, float]:
+    """Write a Score for each candidate and the reward's calibration: mean and deviation of each aspect over them.
+
+    Returns their number and means. Raises InputError for a candidate whose scene is missing or cannot be judged.
+    """
+    chunks, calibration = context.folder / "chunks", context.folder / "calibration.json"
+    if not calibration.exists():  # written last: from then on the chunks are not needed
+        _score_all(context, chunks)
+        pack_chunks(chunks, context.folder / "scores", Score)
+        write_json(calibration, _calibrate(context.folder / "scores", make_reward(context.entry)))
+    shutil.rmtree(chunks, ignore_errors=True)
+    saved = json.loads(calibration.read_text(encoding="utf-8"))
+    means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
+    return {"count": len(open_records(context.folder / "scores", Score)), **means}
+
+
+def _score_all(context: Context, chunks: Path) -> None:
+    """Score the candidates, a chunk at a time; raises Stopped between two."""
+    reward, source = make_reward(context.entry), context.path(context.entry.source)
+    candidates, scenes = open_records(source / "candidates", Candidate), _Scenes(source / "scenes")
+    done = finished_chunks(chunks)
+    begun = min(len(done) * _CHUNK, len(candidates))
+    with tqdm(total=len(candidates), initial=begun, desc=context.name, unit="picture") as progress:
+        for number, start in enumerate(range(0, len(candidates), _CHUNK)):
+            if number in done:
+                continue
+            if context.stop.requested:
+                raise Stopped
+            part = [candidates[row] for row in range(start, min(start + _CHUNK, len(candidates)))]
+            write_chunk(chunks, number, _score(reward, part, scenes))
+            progress.update(len(part))
+
+
+def _calibrate(folder: Path, reward: HostReward) -> dict:
+    scores = np.array([score.scores for score in open_records(folder, Score)])
+    mean, std = scores.mean(0), np.maximum(scores.std(0), _LEAST_STD)
+    return {"reward": reward.name, "aspects": reward.aspects, "mean": mean.tolist(), "std": std.tolist()}
+
+
+def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: "_Scenes") -> list[Score]:
+    images, ids = np.stack([candidate.image for candidate in candidates]), [candidate.id for candidate in candidates]
+    rows = reward.score_images(images, scenes.of(candidates), ids)
+    return [Score(id, reward.name, tuple(row)) for id, row in zip(ids, rows.tolist(), strict=True)]
+
+
+class _Scenes:
+    """The scenes of an entry by id, read when they are needed: their photos may be more than memory holds."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.records = folder, open_records(folder, Scene)
+        self.rows = {scene.id: row for row, scene in enumerate(self.records)}
+
+    def of(self, candidates: Sequence[Candidate]) -> list[Scene]:
+        """The scene of each candidate. Raises InputError."""
+        ids = [candidate.scene_id for candidate in candidates]
+        strange = [id for id in ids if id not in self.rows]
+        if strange:
+            rule = "candidates are of this scene, which is not there"
+            raise InputError(f"{self.folder}: scene {strange[0]!r}", rule, "remove the folder and generate again")
+        scenes = {id: self.records[self.rows[id]] for id in dict.fromkeys(ids)}
+        return [scenes[id] for id in ids]

@@ -1,0 +1,164 @@
+"""Trains what an entry names, with the algorithm it names, on what earlier entries left or on a training set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import jax
+import numpy as np
+
+from narrative_jax.algorithms.base import Algorithm
+from narrative_jax.algorithms.contrastive import Contrastive
+from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.sft import SFT
+from narrative_jax.core.errors import InputError, check_name, check_share
+from narrative_jax.core.files import write_bytes
+from narrative_jax.core.images import fit_image, grid, png
+from narrative_jax.core.mesh import check_batch, make_mesh
+from narrative_jax.core.types import Params
+from narrative_jax.data.loader import batches
+from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
+from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.flow_transformer import FLUX_NAMES
+from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter
+from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
+from narrative_jax.models.vision_encoders import CLIP_NAMES
+from narrative_jax.stages.base import Context
+from narrative_jax.stages.batches import captions, examples, new_towers, pairs
+from narrative_jax.stages.common import ADAPTER, WEIGHTS, base_generator, check_generator, some_scenes
+from narrative_jax.training.loop import Schedule, train
+from narrative_jax.training.optimizer import Optimizer
+from narrative_jax.training.step import Trainee, TrainState, make_step, new_state
+
+INPUTS = ("source",)
+ALGORITHMS = {"sft": SFT, "dpo": DPO, "contrastive": Contrastive}
+_SAMPLES = 6  # scenes in a sample grid
+
+
+def check(config, entry) -> None:
+    """Raise InputError for an unknown algorithm or option, and a batch that does not divide the mesh."""
+    algorithm = make_algorithm(entry)
+    check_generator(config)
+    make_optimizer(entry)
+    check_share("ema_decay", entry.ema_decay)
+    check_batch("batch_size", entry.batch_size, make_mesh(config.mesh), entry.accumulate)
+    if algorithm.whole_batch and entry.accumulate > 1:
+        rule = f"{entry.algorithm} compares the examples of a whole batch"
+        raise InputError(f"accumulate {entry.accumulate}", rule, "set it to 1")
+
+
+def make_algorithm(entry) -> Algorithm:
+    """The algorithm with the entry's hyper-parameters. Raises InputError."""
+    check_name("algorithm", entry.algorithm, ALGORITHMS)
+    algorithm = ALGORITHMS[entry.algorithm]
+    for name in entry.hyper:
+        check_name(f"hyper-parameter of {entry.algorithm}", name, [field.name for field in fields(algorithm)])
+    return algorithm(**entry.hyper)
+
+
+def make_optimizer(entry) -> Optimizer:
+    """The optimiser with the entry's settings. Raises InputError."""
+    known = [field.name for field in fields(Optimizer) if field.name != "total_steps"]
+    for name in entry.optimizer:
+        check_name("optimizer setting", name, known)
+    return Optimizer(total_steps=entry.total_steps, **entry.optimizer)
+
+
+def run(context: Context) -> dict[str, float]:
+    """Train to the last step and leave the averaged weights, all of them or the adapter's.
+
+    Returns the last numbers and how often the step was compiled. Where screening left no pair and the config goes on,
+    nothing is trained. Raises InputError, and Stopped after saving.
+    """
+    entry = context.entry
+    algorithm, mesh, optimizer = make_algorithm(entry), make_mesh(context.config.mesh), make_optimizer(entry).build()
+    if entry.source and not (context.path(entry.source) / "preferences").exists():
+        print(f"{context.name}: nothing to train on, screening left no pair", flush=True)
+        return {"steps": 0}
+    job = _prepare(context, algorithm)
+    step = make_step(
+        algorithm, job.trainee, optimizer, mesh,
+        seed=context.config.seed + entry.seed, ema_decay=entry.ema_decay, accumulate=entry.accumulate,
+    )  # fmt: skip
+    order = batches(
+        job.size, job.make_batch, entry.batch_size, context.config.seed + entry.seed,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    frozen = jax.device_put(job.trainee.frozen, step.frozen_shardings)
+    schedule = Schedule(entry.total_steps, entry.save_every, entry.sample_every)
+    state = new_state(job.trainee.params, optimizer)
+    state, last = train(step, state, frozen, order, schedule, context.folder, context.stop, job.sample)
+    job.save({name: np.asarray(value) for name, value in state.ema_params.items()})
+    return {"steps": entry.total_steps, **last, f"compile/{context.name}": step.run._cache_size()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is trained and on what; `sample` draws how far it is, `save` leaves the trained weights."""
+
+    trainee: Trainee
+    size: int
+    make_batch: Callable
+    sample: Callable[[int, TrainState], None]
+    save: Callable[[Params], None]
+
+
+def _prepare(context: Context, algorithm: Algorithm) -> _Job:
+    if algorithm.trains_on == "captions":
+        return _towers(context)
+    entry = context.entry
+    generator, base = base_generator(context)
+    policy, weights, trained = generator, base, set(base)
+    if entry.adapter.rank:
+        policy, weights = generator.with_adapter(base, context.name, **entry.adapter)
+        trained = {name for name in weights if adapter_of(name) == context.name}
+    params = {name: value for name, value in weights.items() if name in trained}
+    frozen = {name: value for name, value in weights.items() if name not in trained}
+    trainee = Trainee(policy, generator if algorithm.needs_reference else None, params, frozen)
+    size, make_batch = (pairs if algorithm.trains_on == "pairs" else examples)(context, generator)
+
+    def save(params):
+        if entry.adapter.rank:
+            save_adapter(context.folder / ADAPTER, params, context.name, entry.adapter.to_dict(), fingerprint(base))
+        else:
+            save_weights(context.folder / WEIGHTS, params, FLUX_NAMES)
+
+    return _Job(trainee, size, make_batch, _sampler(context, trainee), save)
+
+
+def _towers(context: Context) -> _Job:
+    """CLIP trained from scratch on captions and pictures, its tokeniser on the captions."""
+    towers, params = new_towers(context)
+    size, make_batch = captions(context, towers)
+
+    def save(params):
+        towers.tokenizer.save(context.folder / "tokenizer.json")
+        save_weights(context.folder / "clip.safetensors", params, CLIP_NAMES)
+        text = {name.removeprefix("text."): value for name, value in params.items() if name.startswith("text.")}
+        save_weights(context.folder / "text_encoder.safetensors", text, CLIP_TEXT_NAMES)
+
+    return _Job(Trainee(towers, None, params, {}), size, make_batch, lambda step, state: None, save)
+
+
+def _sampler(context: Context, trainee: Trainee) -> Callable[[int, TrainState], None]:
+    """Draws the same few tune scenes from the same noise each time: a row a scene, its subjects first."""
+    entry, config = context.entry, context.config
+    if not entry.sample_every:
+        return lambda step, state: None
+    generator = trainee.policy
+    scenes, _ = some_scenes(config, "tune", _SAMPLES, 0, generator.max_subjects)
+    jobs = [(scene, candidate_seed(config.seed, scene.id, place)) for scene in scenes for place in range(2)]
+    sampling = Sampling(**{**config.sampling.to_dict(), "batch_size": len(jobs), "guidance_scale": 1.0})
+    drawer = Drawer(generator, sampling, make_mesh(config.mesh))
+
+    def sample(step, state):
+        pictures = next(drawer.draw(drawer.place({**trainee.frozen, **state.ema_params}), jobs))
+        rows = []
+        for row, scene in enumerate(scenes):
+            portraits = [fit_image(subject.images[0], pictures.shape[1]) for subject in scene.subjects]
+            blank = np.full_like(pictures[:1], 255)
+            portraits += list(blank) * (generator.max_subjects - len(portraits))
+            rows.append([*portraits, *pictures[2 * row : 2 * row + 2]])
+        (context.folder / "samples").mkdir(exist_ok=True)
+        write_bytes(context.folder / "samples" / f"step-{step:06d}.png", png(grid(rows, scale=3)))
+
+    return sample

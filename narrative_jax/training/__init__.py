@@ -1,0 +1,1 @@
+"""L4: one loop and one jitted step for every algorithm."""

@@ -1,0 +1,113 @@
+"""The train step: one function for all algorithms, jitted once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models, Role
+from narrative_jax.core.mesh import batch_sharding, replicated, weight_shardings
+from narrative_jax.core.types import Params
+
+
+class TrainState(NamedTuple):
+    """All that a restart needs besides the data's position: the random key of a step follows from seed and step."""
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema_params: Params
+
+
+class Trainee(NamedTuple):
+    """What is trained: the policy's model with trainable weights `params` and `frozen` ones, and the reference's.
+
+    The reference runs on `frozen` alone: it is the policy without the weights that train.
+    """
+
+    policy: Any
+    reference: Any
+    params: Params
+    frozen: Params
+
+    def models(self, params: Params, frozen: Params) -> Models:
+        """Policy and reference with these weights."""
+        reference = None if self.reference is None else Role(self.reference, frozen)
+        return Models(Role(self.policy, {**frozen, **params}), reference)
+
+
+class Step(NamedTuple):
+    """The jitted step (state, frozen, batch) -> (state, metrics), and the shardings of what goes in."""
+
+    run: Callable
+    state_shardings: TrainState
+    frozen_shardings: dict
+    batch_sharding: Any
+
+
+def new_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    copy = jax.tree.map(jnp.copy, params)  # the step donates the state, and no buffer may be donated twice
+    return TrainState(jnp.int32(0), copy, optimizer.init(params), jax.tree.map(jnp.copy, params))
+
+
+def gradients(algorithm: Algorithm, trainee: Trainee, params, frozen, batch: Batch, key, accumulate: int = 1):
+    """Mean gradient and mean metrics of a global batch, in `accumulate` microbatches one after the other."""
+
+    def objective(params, part) -> tuple[jax.Array, Loss]:
+        loss = algorithm.loss(trainee.models(params, frozen), part, key)
+        return loss.sum, loss
+
+    def accumulated(part):
+        (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(params, part)
+        return grads, loss
+
+    batch = algorithm.experience(trainee.models(params, frozen), batch, key)
+    if accumulate == 1:
+        grads, loss = accumulated(batch)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(accumulated, jax.tree.map(lambda x: x[0], parts)))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, accumulated(part)), None)  # noqa: E731
+        (grads, loss), _ = jax.lax.scan(add, zeros, parts)
+    metrics = {"loss": loss.sum, **loss.metrics}
+    return jax.tree.map(lambda x: x / loss.weight, (grads, metrics))
+
+
+def make_step(
+    algorithm: Algorithm,
+    trainee: Trainee,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    ema_decay: float,
+    accumulate: int = 1,
+) -> Step:
+    """The step for one mesh. The average of the weights follows faster at first: its decay grows from 0.1."""
+
+    def run(state: TrainState, frozen: Params, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, metrics = gradients(algorithm, trainee, state.params, frozen, batch, key, accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema_params = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params)
+        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+
+    axes, everywhere = trainee.policy.network.axes, replicated(mesh)
+    shardings = weight_shardings(axes, {n: w.shape for n, w in {**trainee.frozen, **trainee.params}.items()}, mesh)
+    trained = {name: shardings[name] for name in trainee.params}
+    moments = optax.tree.map_params(
+        optimizer, lambda _, sharding: sharding, jax.eval_shape(optimizer.init, trainee.params), trained,
+        transform_non_params=lambda _: everywhere,
+    )  # fmt: skip
+    state = TrainState(everywhere, trained, moments, trained)
+    frozen = {name: shardings[name] for name in trainee.frozen}
+    batch = batch_sharding(mesh)
+    jitted = jax.jit(run, donate_argnums=0, in_shardings=(state, frozen, batch), out_shardings=(state, everywhere))
+    return Step(jitted, state, frozen, batch)

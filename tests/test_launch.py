@@ -1,0 +1,285 @@
+"""The command line: flags, config files, changes to them, and exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from narrative_jax import launch, pipeline
+
+CONFIG = """
+from ml_collections import ConfigDict
+from narrative_jax.core.errors import check_name
+
+def get_config(variant=""):
+    check_name("variant", variant, ("", "tiny"))
+    return ConfigDict({
+        "seed": 0, "rate": 1e-3, "fast": False, "scenes": "", "limit": None, "weights": (1.0, 0.5),
+        "stages": ("first", "second"),
+        "first": {"stage": "make", "size": 2 if variant else 8, "hyper": {"beta": 500.0}},
+        "second": {"stage": "make", "size": 1, "hyper": {"beta": 1.0}},
+    })
+"""
+UNWRITABLE = "configs/a.py/x: it cannot be written (Not a directory)"  # root may write wherever there is a folder
+STAGES = {"make": SimpleNamespace(run=lambda context: {"size": context.entry.size})}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with configs/a.py, in which stages are those of this file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "known_stages", lambda: STAGES)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "a.py").write_text(CONFIG)
+    return tmp_path
+
+
+def bad(capsys, *arguments):
+    """The one line on stderr of a command that exits with 2 and writes nothing."""
+    before = sorted(Path().rglob("*"))
+    assert launch.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before, "nothing half-written"
+    return err
+
+
+def written(workdir="runs/a"):
+    return json.loads(Path(workdir, "config.json").read_text())
+
+
+def test_a_run_and_its_directory(folder):
+    assert launch.main(["--config=configs/a.py"]) == 0
+    assert launch.main(["--config", "configs/a.py:tiny", "--stage", "first"]) == 0
+    assert launch.main(["--config=configs/a.py:tiny", "--workdir=elsewhere/b"]) == 0
+    assert written()["first"]["size"] == 8 and written("runs/a-tiny")["first"]["size"] == 2
+    assert not Path("runs/a-tiny/second").exists()
+    assert json.loads(Path("elsewhere/b/summary.json").read_text())["first/size"] == 2
+
+
+def test_changes_take_the_type_that_stands_there(folder):
+    changes = [
+        "seed=-3",
+        "rate=1",
+        "fast=true",
+        "scenes=12",
+        "limit=7",
+        "weights=[1, 2]",
+        'stages=("first",)',
+        "first.hyper.beta=2e3",
+    ]
+    assert launch.main(["--config=configs/a.py", *(f"--config.{change}" for change in changes)]) == 0
+    config = written()
+    assert config["second"] == {"stage": "make", "size": 1, "hyper": {"beta": 1.0}}
+    config = {key: config[key] for key in ("seed", "rate", "fast", "scenes", "limit", "weights", "stages", "first")}
+    assert repr(config) == repr(
+        {
+            "seed": -3,
+            "rate": 1.0,
+            "fast": True,
+            "scenes": "12",
+            "limit": 7,
+            "weights": [1.0, 2.0],
+            "stages": ["first"],
+            "first": {"hyper": {"beta": 2000.0}, "size": 8, "stage": "make"},
+        }
+    )
+
+
+def test_where_none_stands_a_word_is_a_string(folder):
+    assert launch.main(["--config=configs/a.py", "--config.limit=some/file"]) == 0
+    assert written()["limit"] == "some/file"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sede=1", "unknown config key 'sede': known are fast, first, limit, rate,"),
+        ("sede=1", "did you mean 'seed'?"),
+        (
+            "first.szie=1",
+            "unknown config key 'first.szie': known in first are hyper, size, stage; did you mean 'first.s",
+        ),
+        ("first.hyper.bta=1", "known in first.hyper are beta; did you mean 'first.hyper.beta'?"),
+        ("hyper.beta=1", "did you mean 'first.hyper.beta'?"),
+        ("seed.x=1", "unknown config key 'seed.x': seed is a value, not a section"),
+        ("first=1", "first is a section with hyper, size, stage; set one of these"),
+        ("seed=many", "--config.seed=many: a value of type int is expected, like 0"),
+        ("seed=1.5", "a value of type int is expected"),
+        ("seed=True", "a value of type int is expected"),
+        ("seed=", "a value of type int is expected"),
+        ("rate=fast", "a value of type float is expected, like 0.001"),
+        ("rate=True", "a value of type float is expected"),
+        ("fast=1", "a value of type bool is expected, like False"),
+        ("fast=yes", "a value of type bool is expected"),
+        ("stages=('first')", "a value of type tuple is expected, like ('first', 'second')"),
+        ("stages=('first', 2)", "a value of type tuple is expected"),
+        ("weights=('a', 'b')", "a value of type tuple is expected"),
+        ("seed", "--config.seed: a value follows its key after '='; write --config.seed=VALUE"),
+        ("stages=('first', 'secnod')", "unknown entry in stages 'secnod': known are first, second; did you mean 'sec"),
+        ("second.stage=maek", "unknown stage of second 'maek': known are make; did you mean 'make'?"),
+    ],
+)
+def test_bad_changes(folder, capsys, change, message):
+    assert message in bad(capsys, "--config=configs/a.py", f"--config.{change}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config: it names a config file; give one"),
+        (
+            ("--config=configs/b.py",),
+            "config configs/b.py: no such file; there are configs/a.py; did you mean 'configs/a.",
+        ),
+        (("--config=confgs/a.py",), "config confgs/a.py: no such file; there is no config in confgs; give the path"),
+        (("--config=configs/a.py:tinny",), "unknown variant 'tinny': known are tiny; did you mean 'tiny'?"),
+        (("--config=configs/a.py", "--worcdir=x"), "unknown flag '--worcdir': known are --config, --workdir,"),
+        (("configs/a.py",), "unknown flag 'configs/a.py'"),
+        (
+            ("--config=configs/a.py", "--stage=frst"),
+            "unknown stage 'frst': known are first, second; did you mean 'first'?",
+        ),
+        (("--config=configs/a.py", "--stage=second", "--workdir=configs/a.py/x"), UNWRITABLE),
+    ],
+)
+def test_bad_flags(folder, capsys, arguments, message):
+    assert message in bad(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = x +\n", "config configs/c.py, line 2: SyntaxError: invalid syntax; correct the file"),
+        ("def get_config(variant):\n    return one\n", "configs/c.py, line 2: NameError: name 'one' is not defined"),
+        (
+            "import no_such_module\n",
+            "config configs/c.py, line 1: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+        ("config = 1\n", "config configs/c.py: it defines get_config(variant) and returns a ConfigDict from it"),
+        ("def get_config(variant):\n    return {}\n", "returns a ConfigDict"),
+        ("raise ValueError('one\\ntwo')", "config configs/c.py, line 1: ValueError: one two; correct the file"),
+        ("def get_config():\n    return {}\n", "config configs/c.py: TypeError: get_config() takes 0 positional"),
+    ],
+)
+def test_bad_config_files(folder, capsys, text, message):
+    Path("configs/c.py").write_text(text)
+    assert message in bad(capsys, "--config=configs/c.py")
+
+
+def test_another_config_s_workdir(folder, capsys):
+    assert launch.main(["--config=configs/a.py"]) == 0
+    capsys.readouterr()
+    message = "workdir runs/a: it was written by a config that differs in seed (0 there, 1 here); choose another"
+    assert message in bad(capsys, "--config=configs/a.py", "--config.seed=1")
+
+
+def test_a_defect_is_raised(folder, monkeypatch):
+    monkeypatch.setitem(STAGES, "make", SimpleNamespace(run=lambda context: {}["missing"]))
+    with pytest.raises(KeyError):
+        launch.main(["--config=configs/a.py"])
+
+
+def test_a_full_disk_is_bad_input(folder, capsys, monkeypatch):
+    def full(context):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(STAGES, "make", SimpleNamespace(run=full))
+    assert launch.main(["--config=configs/a.py"]) == 2
+    assert capsys.readouterr().err == "[Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "calls"),
+    [
+        ({}, []),
+        ({"SLURM_NTASKS": "4"}, []),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, []),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, [{}]),
+        ({"TPU_WORKER_HOSTNAMES": "one"}, []),
+        ({"TPU_WORKER_HOSTNAMES": "one,two"}, [{}]),
+        ({"JAX_COORDINATOR_ADDRESS": "one:1234"}, [{}]),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "one:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            [{"num_processes": 2, "process_id": 0}],
+        ),
+    ],
+)
+def test_several_processes_join_where_the_environment_says_so(folder, monkeypatch, environment, calls):
+    found = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **known: found.append(known))
+    monkeypatch.setattr(os, "environ", environment)
+    assert launch.main(["--config=configs/a.py"]) == 0
+    assert found == calls
+
+
+# Stages of a process of its own: one that waits for the signal to stop, and saves.
+WAITING = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from narrative_jax import launch, pipeline
+from narrative_jax.core.errors import Stopped
+
+def wait(context):
+    print("at work", flush=True)
+    while not context.stop.requested:
+        time.sleep(0.01)
+    (context.folder / "saved").touch()
+    raise Stopped
+
+pipeline.known_stages = lambda: {"make": SimpleNamespace(run=wait)}
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+@contextmanager
+def at_work(script):
+    """The script as a process that has come to its stage; killed at the end, should it still live."""
+    command = [sys.executable, "-c", script, "--config=configs/a.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "at work\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_75(folder, number):
+    with at_work(WAITING) as process:
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 75
+    *notice, last = err.splitlines()
+    assert last == "stopped after saving; run the same command again to go on"
+    assert len(notice) == (2 if number == signal.SIGINT else 0)
+    assert Path("runs/a/first/saved").exists() and not Path("runs/a/first/manifest.json").exists()
+
+
+def test_a_second_interrupt_ends_at_once(folder):
+    with at_work(WAITING.replace("while not context.stop.requested", "while True")) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "\n" and "Ctrl-C again" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == -signal.SIGINT
+
+
+def test_as_a_command_bad_input_is_fast(folder):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "narrative_jax.launch", "--config=configs/a.py", "--config.sede=1"],
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(lines) == 1 and "did you mean 'seed'?" in lines[0]
+    assert " jax\n" not in done.stderr, "a slip in the flags does not wait for JAX"
+    assert [path.name for path in folder.iterdir()] == ["configs"]
