@@ -36,7 +36,17 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda12]"],
-        "test": ["diffusers>=0.36", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "peft>=0.17", "pytest>=8", "ruff>=0.8", "torch>=2.6", "transformers>=4.57"],
+        "test": [
+            "diffusers>=0.36",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6",
+            "peft>=0.17",
+            "pytest>=8",
+            "ruff>=0.8",
+            "torch==2.13.0",
+            "transformers>=4.57",
+        ],
         "tpu": ["jax[tpu]"],
     },
 )

@@ -16,13 +16,16 @@ VARIANTS = ("", "controls", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe; with `--config.scenes=FILE.jsonl` on scenes of one's own, then without raters and gold."""
+    """The recipe; with `--config.scenes=FILE.jsonl` on scenes of one's own, then without raters and gold.
+
+    The reward "" is `raters` for Storybook and `picture_statistics` for scenes of one's own.
+    """
     check_name("variant", variant, VARIANTS)
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""  # a JSONL file of one's own scenes; "" is Storybook
     config.max_subjects_policy = "stop"
-    config.on_no_pairs = "stop"
+    config.on_no_pairs = ""  # with no pair to train on: "stop" for Storybook, "skip" for scenes of one's own
     config.report = True
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.generator = {"preset": "storybook", "weights": "", "text": ""}
@@ -30,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.stages = ("generate", "score", "screen", "align", "evaluate")
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
-    config.score = {"stage": "score", "source": "generate", "reward": "raters", "raters": {"seeds": (0, 1, 2)}}
+    config.score = {"stage": "score", "source": "generate", "reward": "", "raters": {"seeds": (0, 1, 2)}}
     config.screen = {
         "stage": "screen",
         "source": "score",
@@ -62,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "scene_seed": 0,
         "per_scene": 2,
         "trained": ("align",),
-        "reward": "raters",
+        "reward": "",
         "raters": {"seeds": (0, 1, 2)},
         "best_of": 0,
         "guidance_scales": (),

@@ -25,6 +25,9 @@ from narrative_jax.stages.base import Context, Stage
 # Numbers of one meaning wherever they come from; all others stand in the summary under their entry's name.
 SHARED_KEYS = ("gold/", "nibench/", "screen/", "compile/", "memory/", "time/")
 
+# What "" means, for Storybook's scenes and for one's own, which no rater can judge.
+DEFAULTS = {"reward": ("raters", "picture_statistics"), "on_no_pairs": ("stop", "skip")}
+
 CONFIG = "config.json"
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
 
@@ -48,7 +51,7 @@ def run(
     Raises InputError before anything is written where the config is wrong or the directory belongs to another config,
     Stopped where `stop` was requested and all is saved.
     """
-    config, workdir, stop = FrozenConfigDict(config), Path(workdir), stop or StopFlag()
+    config, workdir, stop = FrozenConfigDict(completed(config)), Path(workdir), stop or StopFlag()
     stages = known_stages() if stages is None else stages
     check(config, stages)
     if stage is not None:
@@ -63,6 +66,15 @@ def run(
             from narrative_jax import report
 
             report.write(workdir)
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """The config with a name wherever it leaves the choice to its scenes ("", see DEFAULTS): config.json names it."""
+    config = ConfigDict(config.to_dict())
+    own = bool(config.get("scenes", ""))
+    for section in (config, *(value for value in config.values() if isinstance(value, ConfigDict))):
+        section.update({key: choices[own] for key, choices in DEFAULTS.items() if section.get(key, None) == ""})
+    return config
 
 
 def check(config: ConfigDict, stages: Mapping[str, Stage] | None = None) -> None:

@@ -14,3 +14,66 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}: set NARRATIVE_JAX_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_weights():
+    """random_weights(shapes, seed): weights with no zeros, since a fresh network's zeros and ones hide mistakes."""
+    import numpy as np
+
+    def draw(shapes, seed=0):
+        rng = np.random.default_rng(seed)
+        return {name: _draw(name.rpartition(".")[2], shapes[name].shape, rng) for name in sorted(shapes)}
+
+    def _draw(leaf, shape, rng):
+        values = rng.standard_normal(shape, np.float32)
+        if leaf == "scale":
+            return 1 + 0.2 * values
+        return values * (0.2 if leaf == "bias" else shape[0] ** -0.5)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def tiny_generator(random_weights):
+    """A generator of the preset "tiny" and its weights: random, tokeniser and all, and it draws more than grey."""
+    from dataclasses import replace
+
+    from flax import nnx
+
+    from narrative_jax.data.sources import storybook_scenes
+    from narrative_jax.generators.presets import STORYBOOK_TEXT, TINY, build
+    from narrative_jax.generators.text import TextSide
+    from narrative_jax.models.network import abstract
+    from narrative_jax.models.text_encoders import ClipTextEncoder
+    from narrative_jax.models.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(scene.prompt for scene in storybook_scenes("train", 100))
+    config = replace(STORYBOOK_TEXT, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    network, shapes = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
+    text = TextSide(tokenizer, network, random_weights(shapes), TINY.text_length)
+    generator, params = build(TINY, text, seed=0)
+    return generator, random_weights(params)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_generator, tmp_path_factory) -> Path:
+    """A weights file for the preset "tiny" whose pictures differ."""
+    from narrative_jax.models.checkpoints import save_weights
+    from narrative_jax.models.flow_transformer import FLUX_NAMES
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, tiny_generator[1], FLUX_NAMES)
+    return path
+
+
+@pytest.fixture(scope="session")
+def adpo_run(tiny_weights, tmp_path_factory) -> Path:
+    """The directory of a finished run of configs/adpo.py:tiny; copy it to change it."""
+    from narrative_jax import launch
+
+    workdir = tmp_path_factory.mktemp("runs") / "adpo"
+    config = Path(__file__).resolve().parents[1] / "configs" / "adpo.py"
+    weights = f"--config.generator.weights={tiny_weights}"
+    assert launch.main([f"--config={config}:tiny", f"--workdir={workdir}", weights]) == 0
+    return workdir

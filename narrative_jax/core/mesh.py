@@ -1,12 +1,12 @@
 """The device mesh, and which axis of it each axis of a weight or a batch is spread over."""
 
+import math
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import InputError, check_count, check_name
 
 AXES = ("data", "fsdp", "tensor")
 WEIGHT_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "vocab": "tensor"}
@@ -16,22 +16,26 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     """A mesh with the axes `data`, `fsdp` and `tensor` over all devices; one size may be -1 and takes what is left.
 
-    Raises InputError where the sizes do not multiply to the number of devices.
+    Raises InputError for another axis, and where the sizes do not multiply to the number of devices.
     """
+    for axis in sizes:
+        check_name("mesh axis", axis, AXES)
     shape = {axis: sizes.get(axis, 1) for axis in AXES}
-    devices = jax.device_count()
-    known = int(np.prod([size for size in shape.values() if size != -1]))
-    filled = {axis: devices // known if size == -1 else size for axis, size in shape.items()}
-    if list(shape.values()).count(-1) > 1 or np.prod(list(filled.values())) != devices:
+    devices, open_axes = jax.device_count(), [axis for axis in AXES if shape[axis] == -1]
+    fixed = [size for size in shape.values() if size != -1]
+    known = math.prod(fixed)
+    if len(open_axes) > 1 or min(fixed, default=1) < 1 or devices % known or not (open_axes or known == devices):
         given = ", ".join(f"{axis} {size}" for axis, size in shape.items())
-        raise InputError(f"mesh {given}", f"sizes multiply to the {devices} devices, one may be -1", "set data to -1")
-    return jax.make_mesh(tuple(filled.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        rule = f"sizes are positive and multiply to the number of devices, {devices}; one may be -1 for what is left"
+        raise InputError(f"mesh {given}", rule, "set data to -1 and the others to 1")
+    filled = [devices // known if axis in open_axes else shape[axis] for axis in AXES]
+    return jax.make_mesh(filled, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raise InputError unless every device gets the same, whole number of examples in each of `accumulate` parts."""
     check_count(kind, batch_size, minimum=1)
-    parts = accumulate * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    parts = accumulate * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size % parts:
         rule = f"it is a multiple of {parts} (devices of the mesh's {' and '.join(BATCH_AXES)} axes × accumulation)"
         raise InputError(f"{kind} {batch_size}", rule, f"set {-(-batch_size // parts) * parts}")

@@ -1,8 +1,10 @@
 """Draws pictures with any generator: noise, the sampler's scan and the decoder in one jitted call."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,7 @@ class Sampling:
         check_count("num_steps", self.num_steps, minimum=1)
         check_name("sampler", self.sampler, METHODS)
         check_count("batch_size", self.batch_size, minimum=1)
-        if not self.guidance_scale >= 0:
+        if not isinstance(self.guidance_scale, Real) or not 0 <= self.guidance_scale < math.inf:
             raise InputError(f"guidance_scale {self.guidance_scale!r}", "it is a number ≥ 0", "1.0 is off")
 
 

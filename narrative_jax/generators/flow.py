@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Conditioning, Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.text import TextSide
 from narrative_jax.models.autoencoder import PixelAutoencoder, from_tokens, to_tokens
-from narrative_jax.models.flow_transformer import FlowTransformer, FlowTransformerConfig, Positions, Subjects
+from narrative_jax.models.flow_transformer import SEGMENTS, FlowTransformer, FlowTransformerConfig, Positions, Subjects
 from narrative_jax.models.lora import append_adapter
 from narrative_jax.models.network import Network, split
 
@@ -137,7 +137,12 @@ class FlowGenerator:
         return self.autoencoder.decode(from_tokens(latents, self.preset.patch, height))
 
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["FlowGenerator", Params]:
-        """This generator with a fresh adapter on top of its stack, and its weights; see `lora.append_adapter`."""
+        """This generator with a fresh adapter on top of its stack, and its weights; see `lora.append_adapter`.
+
+        Raises InputError, also for segments that no token of this network belongs to.
+        """
+        for segment in adapter["segments"]:
+            check_name("segment", segment, SEGMENTS)
         module = self.network.bind(params)
         append_adapter(module, name, **adapter)
         network, params = split(module)

@@ -38,7 +38,7 @@ STORYBOOK = FlowPreset(
     text_length=16,
     subject_offsets=((0, -4), (0, 6)),
     prediction_type="clean",
-    timestep_distribution=LogitNormal(mean=0.3, std=1.0),
+    timestep_distribution=LogitNormal(mean=0.8, std=1.0),
 )
 TINY = replace(
     STORYBOOK,

@@ -18,7 +18,7 @@ from flax import nnx
 from narrative_jax.core.types import Segment
 from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, attend, rotary, rotate, sinusoids
 
-SUBJECT = "subject"  # the segment of all subject tokens
+TEXT, NOISY, SUBJECT = SEGMENTS = ("text", "noisy", "subject")  # kinds of tokens; all subjects are one segment
 FREQUENCIES = 256  # of the sinusoids that timesteps and guidance become
 TIME_SCALE = 1000.0  # FLUX's networks count t from 0 to 1000
 
@@ -231,9 +231,9 @@ class FlowTransformer(nnx.Module):
         """
         n_text, n_noisy = text.shape[1], noisy.shape[1]
         zeros = np.zeros((n_text, 3), positions.noisy.dtype)
-        segments = (Segment("text", 0, n_text), Segment("noisy", n_text, n_text + n_noisy))
+        segments = (Segment(TEXT, 0, n_text), Segment(NOISY, n_text, n_text + n_noisy))
         vector = self._vector(t, pooled, distilled_guidance, segments)
-        noisy_only = (Segment("noisy", 0, n_noisy),)
+        noisy_only = (Segment(NOISY, 0, n_noisy),)
         image = _Part(self.image_in(noisy, noisy_only), vector, self._rotation(positions.noisy), noisy_only)
         text_part = _Part(self.text_in(text, segments[:1]), vector, self._rotation(zeros), segments[:1])
         subject = None if subjects is None or prepared is not None else self._subject_part(subjects, pooled, positions)

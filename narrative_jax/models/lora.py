@@ -45,7 +45,26 @@ class Lora(nnx.Module):
         return y
 
     def _delta(self, x):
-        return self.scale * (x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype)
+        return _widen(self.scale * (x @ self.a.astype(x.dtype)), self.b.astype(x.dtype))
+
+
+@jax.custom_vjp
+def _widen(narrow, b):
+    """narrow f32[..., rank] · b. JAX's own gradient of b transposes the wide side, [..., out]; this one the narrow."""
+    return narrow @ b
+
+
+def _widen_forward(narrow, b):
+    return narrow @ b, (narrow, b)
+
+
+def _widen_backward(kept, gradient):
+    narrow, b = kept
+    tokens = list(range(narrow.ndim - 1))
+    return gradient @ b.T, jnp.tensordot(narrow, gradient, (tokens, tokens))
+
+
+_widen.defvjp(_widen_forward, _widen_backward)
 
 
 def append_adapter(
@@ -60,26 +79,32 @@ def append_adapter(
 ) -> None:
     """Append an adapter with b = 0 to every linear layer whose dotted path matches the regex `targets`, in place.
 
-    Raises InputError for a name that is taken, a rank below 1 and targets that match nothing.
+    Raises InputError for a name that is taken or has dots, a rank below 1, and targets that match nothing.
     """
     check_count("rank", rank, minimum=1)
-    rngs = nnx.Rngs(seed)
-    matched = [
-        layer
-        for path, layer in nnx.iter_modules(model)
-        if isinstance(layer, Linear) and re.fullmatch(targets, ".".join(map(str, path)))
-    ]
+    layers = _linear_layers(model)
+    if "." in name or any(name in layer.adapters for _, layer in layers):
+        raise InputError(f"adapter {name!r}", "names in a stack differ and have no dots", "choose another name")
+    try:
+        matched = [layer for path, layer in layers if re.fullmatch(targets, path)]
+    except re.error as error:
+        rule = f"they are a regular expression ({error})"
+        raise InputError(f"targets {targets!r}", rule, "write .* for anything, e.g. '.*to_[qkv]'") from None
     if not matched:
         raise InputError(f"targets {targets!r}", "they match dotted paths of linear layers", "see lora.linear_paths")
+    rngs = nnx.Rngs(seed)
     for layer in matched:
-        if name in layer.adapters:
-            raise InputError(f"adapter {name!r}", "names in a stack differ", "choose another name")
         layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
 
 
 def linear_paths(model: nnx.Module) -> list[str]:
     """Dotted paths of the layers that can carry adapters."""
-    return [".".join(map(str, path)) for path, layer in nnx.iter_modules(model) if isinstance(layer, Linear)]
+    return [path for path, _ in _linear_layers(model)]
+
+
+def _linear_layers(model):
+    modules = nnx.iter_modules(model)
+    return [(".".join(map(str, path)), module) for path, module in modules if isinstance(module, Linear)]
 
 
 def adapter_of(name: str) -> str | None:

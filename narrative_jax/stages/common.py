@@ -6,10 +6,11 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.mesh import check_batch, make_mesh
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.data.sources import limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.generators.drawing import Sampling
 from narrative_jax.generators.flow import FlowGenerator
 from narrative_jax.generators.presets import PRESETS, load_generator
 from narrative_jax.models.checkpoints import load_weights
@@ -21,9 +22,20 @@ WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train 
 
 
 def check_generator(config) -> None:
-    """Raise InputError for an unknown preset and a mesh that the devices cannot form."""
+    """Raise InputError for an unknown preset or sampler, a mesh that the devices cannot form, a batch off the mesh."""
     check_name("preset", config.generator.preset, PRESETS)
-    make_mesh(config.mesh)
+    check_batch("sampling.batch_size", Sampling(**config.sampling).batch_size, make_mesh(config.mesh))
+
+
+def check_own_scenes(config, minimum: int = 1) -> None:
+    """Raise InputError where the config names a file of scenes and fewer than `minimum` can be read and drawn."""
+    check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
+    if config.scenes:
+        max_subjects = len(PRESETS[config.generator.preset].subject_offsets)
+        count = count_scenes(config.scenes, max_subjects, config.max_subjects_policy)
+        if count < minimum:
+            given = f"{count} scenes of {config.scenes} fit the generator"
+            raise InputError(given, f"{minimum} or more are compared", "write more")
 
 
 def base_generator(context: Context) -> tuple[FlowGenerator, Params]:
@@ -34,7 +46,7 @@ def base_generator(context: Context) -> tuple[FlowGenerator, Params]:
 
 
 def trained(context: Context, entry: str, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
-    """The generator with what a train entry made of it: other weights, or an adapter on its stack. Raises InputError."""
+    """The generator with what a train entry made: other weights, or an adapter on its stack. Raises InputError."""
     folder = context.path(entry)
     if (folder / WEIGHTS).exists():
         return generator, load_weights(folder / WEIGHTS, params, FLUX_NAMES)

@@ -10,18 +10,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from narrative_jax import statistics
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import write_json
 from narrative_jax.core.images import to_uint8
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records, write_records
+from narrative_jax.data.screening import standardise
 from narrative_jax.generators.drawing import Drawer, Sampling
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, check_generator, some_scenes, trained, was_trained
+from narrative_jax.stages.common import (
+    base_generator,
+    check_generator,
+    check_own_scenes,
+    some_scenes,
+    trained,
+    was_trained,
+)
 from narrative_jax.stages.drawing import draw_candidates
-from narrative_jax.stages.score import REWARDS, make_reward
+from narrative_jax.stages.score import check as check_reward
+from narrative_jax.stages.score import make_reward
 from narrative_jax.storybook import ASPECTS, drawings, render
 
 INPUTS = ("trained",)
@@ -29,14 +38,14 @@ TUNE_SCENES = 64  # that the guidance scale is chosen on
 
 
 def check(config, entry) -> None:
-    """Raise InputError for an unknown reward, and one that cannot judge the config's scenes."""
+    """Raise InputError for scenes that the generator cannot draw, and a reward that cannot judge them."""
     check_generator(config)
+    check_own_scenes(config, minimum=2)
+    if entry.scenes or not config.scenes:
+        check_count("evaluate.scenes", entry.scenes, minimum=2)
+    check_reward(config, entry)
     check_count("per_scene", entry.per_scene, minimum=1)
     check_count("best_of", entry.best_of)
-    check_name("reward", entry.reward, REWARDS)
-    if config.scenes and make_reward(entry).needs_facts:
-        rule = f"it judges Storybook's own scenes only, not {config.scenes}"
-        raise InputError(f"reward {entry.reward!r}", rule, "use the reward 'picture_statistics'")
 
 
 def run(context: Context) -> dict[str, float]:
@@ -94,7 +103,7 @@ class _Judge:
         images, records = self._pictures(f"best_of_{n}", scenes, generator, params, n)
         repeated = [scene for scene in scenes for _ in range(n)]
         scores = self.reward.score_images(images.reshape(-1, *images.shape[2:]), repeated, [r.id for r in records])
-        scores = ((scores - scores.mean(0)) / scores.std(0)).mean(1).reshape(len(scenes), n)
+        scores = standardise(scores, scores.mean(0), scores.std(0)).mean(1).reshape(len(scenes), n)
         return self._values(images[np.arange(len(scenes)), scores.argmax(1)][:, None], scenes)
 
     def guidance(self, scenes, generator, params) -> tuple[np.ndarray, float]:

@@ -1,23 +1,20 @@
 """Draws candidates for the scenes of a split, or for a user's own."""
 
-from narrative_jax.core.errors import check_count, check_name
+from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import write_json
-from narrative_jax.core.mesh import check_batch, make_mesh
+from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.datasets import write_records
-from narrative_jax.data.sources import SUBJECT_POLICIES
 from narrative_jax.generators.drawing import Drawer, Sampling
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, check_generator, some_scenes
+from narrative_jax.stages.common import base_generator, check_generator, check_own_scenes, some_scenes
 from narrative_jax.stages.drawing import draw_candidates
 
 
 def check(config, entry) -> None:
-    """Raise InputError for an unknown preset, policy or sampler, and a batch that does not divide the mesh."""
+    """Raise InputError for a generator that cannot be built, and scenes that it cannot draw."""
     check_generator(config)
-    check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
+    check_own_scenes(config)
     check_count("per_scene", entry.per_scene, minimum=1)
-    sampling = Sampling(**config.sampling)
-    check_batch("sampling.batch_size", sampling.batch_size, make_mesh(config.mesh))
 
 
 def run(context: Context) -> dict[str, float]:

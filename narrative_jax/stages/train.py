@@ -1,7 +1,9 @@
 """Trains what an entry names, with the algorithm it names, on what earlier entries left or on a training set."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -41,6 +43,9 @@ def check(config, entry) -> None:
     make_optimizer(entry)
     check_share("ema_decay", entry.ema_decay)
     check_batch("batch_size", entry.batch_size, make_mesh(config.mesh), entry.accumulate)
+    if algorithm.needs_reference and not entry.adapter.rank:
+        rule = f"{entry.algorithm} keeps a reference: the stack without the adapter that is trained"
+        raise InputError(f"adapter.rank {entry.adapter.rank}", rule, "set a rank, e.g. 16")
     if algorithm.whole_batch and entry.accumulate > 1:
         rule = f"{entry.algorithm} compares the examples of a whole batch"
         raise InputError(f"accumulate {entry.accumulate}", rule, "set it to 1")
@@ -73,7 +78,7 @@ def run(context: Context) -> dict[str, float]:
     algorithm, mesh, optimizer = make_algorithm(entry), make_mesh(context.config.mesh), make_optimizer(entry).build()
     if entry.source and not (context.path(entry.source) / "preferences").exists():
         print(f"{context.name}: nothing to train on, screening left no pair", flush=True)
-        return {"steps": 0}
+        return {"step": 0}
     job = _prepare(context, algorithm)
     step = make_step(
         algorithm, job.trainee, optimizer, mesh,
@@ -86,9 +91,15 @@ def run(context: Context) -> dict[str, float]:
     frozen = jax.device_put(job.trainee.frozen, step.frozen_shardings)
     schedule = Schedule(entry.total_steps, entry.save_every, entry.sample_every)
     state = new_state(job.trainee.params, optimizer)
-    state, last = train(step, state, frozen, order, schedule, context.folder, context.stop, job.sample)
+    state = train(step, state, frozen, order, schedule, context.folder, context.stop, job.sample)
     job.save({name: np.asarray(value) for name, value in state.ema_params.items()})
-    return {"steps": entry.total_steps, **last, f"compile/{context.name}": step.run._cache_size()}
+    return {**last_numbers(context.folder), f"compile/{context.name}": step.run._cache_size()}
+
+
+def last_numbers(folder: Path) -> dict[str, float]:
+    """The numbers of the last step, from the disk: a run that was killed after it has them too."""
+    *_, line = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {name: value for name, value in json.loads(line).items() if name != "step_seconds"}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.algorithms.base import Batch
+from narrative_jax.core.errors import InputError, Stopped, check_count
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.metrics import Metrics
@@ -24,6 +29,11 @@ class Schedule:
     save_every: int
     sample_every: int = 0
 
+    def __post_init__(self):
+        check_count("total_steps", self.total_steps, minimum=1)
+        check_count("save_every", self.save_every, minimum=1)
+        check_count("sample_every", self.sample_every)
+
 
 def train(
     step: Step,
@@ -34,72 +44,112 @@ def train(
     folder: Path,
     stop: StopFlag,
     sample: Callable[[int, TrainState], None],
-) -> tuple[TrainState, dict[str, float]]:
-    """Train to the last step, going on from the newest checkpoint in `folder`; returns the state at
-    the end and the last step's numbers.
+) -> TrainState:
+    """Train to the last step, going on from the newest checkpoint in `folder`; returns the state at the end.
 
-    `batches` yields (ids, batch) and has `get_state` and `set_state`; `sample` draws pictures of how far it is.
-    Raises Stopped after saving where `stop` is requested, InputError for a loss that is no number.
+    `batches` yields (ids, batch) of this process's share and has `get_state` and `set_state`; `sample` draws pictures
+    of how far it is. Raises Stopped after saving where `stop` is requested, InputError for a loss that is no number
+    and a disk that refuses.
     """
-    checkpoints = Checkpoints(folder / "checkpoints")
     state = jax.device_put(state, step.state_shardings)
-    begun = checkpoints.latest() or 0
-    if begun:
-        state, position = checkpoints.restore(begun, state)
-        batches.set_state(position)
-    metrics = Metrics(folder, begun)
-    reporter = _Reporter(metrics, checkpoints)
-    bar = tqdm(range(begun, schedule.total_steps), initial=begun, total=schedule.total_steps, desc=folder.name)
-    for number in bar:
-        ids, batch = next(batches)
-        batch = jax.device_put(batch, step.batch_sharding)
-        state, values = step.run(state, frozen, batch)
-        reporter.report(number + 1, ids, values)
-        done, stopping = number + 1, stop.requested
-        if done % schedule.save_every == 0 or done == schedule.total_steps or stopping:
-            reporter.flush()  # only a step whose loss is a number is saved
-            checkpoints.save(done, state, batches.get_state())
-        if schedule.sample_every and done % schedule.sample_every == 0:
-            sample(done, state)
-        if reporter.latest:
-            bar.set_postfix(loss=f"{reporter.latest['loss']:.4f}", refresh=False)
-        if stopping and done < schedule.total_steps:
-            checkpoints.wait(done)
-            metrics.close()
-            raise Stopped
-    checkpoints.wait(schedule.total_steps)
-    checkpoints.close()
-    metrics.close()
-    return state, reporter.latest
+    with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        begun = checkpoints.latest() or 0
+        if begun:
+            state, position = checkpoints.restore(begun, state)
+            batches.set_state(position)
+        with closing(_Reporter(folder, begun, checkpoints)) as reporter, _bar(folder, begun, schedule) as bar:
+            for done in range(begun + 1, schedule.total_steps + 1):
+                ids, batch = next(batches)
+                reporter.start()
+                state, values = step.run(state, frozen, to_devices(batch, step.batch_sharding))
+                reporter.report(done, ids, values)  # waits for the step before: two are in flight at most
+                last, planned = done == schedule.total_steps, done % schedule.save_every == 0
+                stopping = _agreed(stop, planned)
+                if schedule.sample_every and done % schedule.sample_every == 0:
+                    sample(done, state)
+                if last or planned or stopping:
+                    reporter.flush()  # only a step whose loss is a number is saved
+                    checkpoints.save(done, state, batches.get_state())
+                if stopping and not last:
+                    raise Stopped  # closing waits for the save
+                bar.set_postfix(reporter.shown, refresh=False)
+                bar.update()
+    return state
+
+
+def to_devices(batch: Batch, sharding: Sharding) -> Batch:
+    """This process's share of a batch as a part of the global one, spread over the devices of all processes."""
+
+    def place(share):
+        shape = (len(share) * jax.process_count(), *share.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, share, shape)
+
+    return jax.tree.map(place, batch)
+
+
+def _agreed(stop: StopFlag, planned: bool) -> bool:
+    """Whether to stop. Of several processes each has its own flag: they compare them where they save anyway."""
+    if jax.process_count() == 1:
+        return stop.requested
+    return planned and bool(multihost_utils.process_allgather(np.array(stop.requested)).any())
+
+
+def _bar(folder: Path, begun: int, schedule: Schedule) -> tqdm:
+    return tqdm(
+        initial=begun,
+        total=schedule.total_steps,
+        desc=folder.name,
+        unit="step",
+        mininterval=1,
+        disable=jax.process_index() > 0,
+    )
 
 
 class _Reporter:
-    """Fetches the numbers of a step while the next one runs, and stops the run where the loss is no number."""
+    """Fetches the numbers of a step while the next one runs, and stops the run where the loss is no number.
 
-    def __init__(self, metrics: Metrics, checkpoints: Checkpoints):
-        self._metrics, self._checkpoints = metrics, checkpoints
-        self._pending, self._last = None, time.perf_counter()
-        self.latest: dict[str, float] = {}
+    The first process writes them; every process looks at the loss, so that all stop.
+    """
+
+    def __init__(self, folder: Path, begun: int, checkpoints: Checkpoints):
+        self._metrics = Metrics(folder, begun) if jax.process_index() == 0 else None
+        self._checkpoints = checkpoints
+        self._pending, self._started, self._finished = None, 0.0, 0.0
+        self.shown: dict[str, str] = {}
+
+    def start(self) -> None:
+        """A step begins now."""
+        self._started = time.perf_counter()
 
     def report(self, step: int, ids, values) -> None:
-        """Take the numbers of a step, and write those of the one before."""
+        """Take the numbers of the step that began last, and write those of the one before."""
+        pending = step, ids, values, self._started
         self.flush()
-        self._pending = step, ids, values
+        self._pending = pending
 
     def flush(self) -> None:
         """Write what is not written yet. Raises InputError."""
         if self._pending is None:
             return
-        step, ids, values = self._pending
+        step, ids, values, started = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(values).items()}
-        if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-            good = self._checkpoints.latest()
-            kept = f"the last good checkpoint is step {good}" if good else "there is no checkpoint yet"
-            given = f"loss {values['loss']} (gradient norm {values['grad_norm']}) at step {step}"
-            raise InputError(
-                given, f"its batch was {', '.join(ids)}; {kept}", "lower the learning rate or look at these"
-            )
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            raise self._no_number(step, ids, values)
         now = time.perf_counter()
-        self._metrics.write(step, {**values, "step_seconds": now - self._last})
-        self._last, self.latest = now, values
+        seconds = now - max(started, self._finished)  # it could not run before the one ahead of it was done
+        self._finished, self.shown = now, {"loss": f"{values['loss']:.4f}"}
+        if self._metrics:
+            self._metrics.write(step, {**values, "step_seconds": seconds})
+
+    def close(self) -> None:
+        """No more comes."""
+        if self._metrics:
+            self._metrics.close()
+
+    def _no_number(self, step, ids, values):
+        self._checkpoints.wait()
+        good = self._checkpoints.latest()
+        kept = "there is no checkpoint yet" if good is None else f"the last good checkpoint is step {good}"
+        given = f"loss {values['loss']} (gradient norm {values['grad_norm']}) at step {step}"
+        return InputError(given, f"its batch was {', '.join(ids)}; {kept}", "lower the learning rate or look at these")

@@ -23,6 +23,9 @@ class Optimizer:
 
     def __post_init__(self):
         check_name("decay", self.decay, DECAYS)
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name)!r}", f"{name} is a number > 0", "give one")
         check_count("total_steps", self.total_steps, minimum=1)
         check_count("warmup_steps", self.warmup_steps)
         if self.warmup_steps >= self.total_steps:

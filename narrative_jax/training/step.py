@@ -69,7 +69,8 @@ def gradients(algorithm: Algorithm, trainee: Trainee, params, frozen, batch: Bat
     if accumulate == 1:
         grads, loss = accumulated(batch)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        # Every accumulate-th example makes a part, so that each device's share of a part is its own.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(accumulated, jax.tree.map(lambda x: x[0], parts)))
         add = lambda total, part: (jax.tree.map(jnp.add, total, accumulated(part)), None)  # noqa: E731
         (grads, loss), _ = jax.lax.scan(add, zeros, parts)
@@ -96,7 +97,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema_params = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params)
-        metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
+        metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, ema_params), metrics
 
     axes, everywhere = trainee.policy.network.axes, replicated(mesh)

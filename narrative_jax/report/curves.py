@@ -1,0 +1,115 @@
+"""How training went, as SVG pictures that need no font, script or file of elsewhere."""
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.core.records import Preference
+from narrative_jax.data.datasets import open_records
+from narrative_jax.losses.preference import adaptive_beta
+from narrative_jax.report.run import Run
+
+BLUE, ORANGE, GREY = "#3d85c8", "#d97f28", "#8a8a8a"  # legible on white and on black
+INK = "#010203"  # stands for the colour of the page's text
+MOST_POINTS = 600  # of a line
+# Keys of metrics.jsonl in one panel, with their labels; title; a value that means something.
+PANELS = (
+    ({"loss": ""}, "loss", None),
+    ({"margin": ""}, "margin", 0.0),
+    ({"implicit_accuracy": ""}, "implicit accuracy", 0.5),
+    ({"chosen_error_gain": "chosen", "rejected_error_gain": "rejected"}, "error minus reference", 0.0),
+)
+# The page's text colour, also where a reader prefers dark pages.
+STYLE = (
+    "<style>svg{color:#333}text{font-family:system-ui,sans-serif!important}"
+    "@media(prefers-color-scheme:dark){svg{color:#ccc}}</style>"
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture: a data URI, and what it shows for those who cannot see it."""
+
+    title: str
+    source: str
+    alt: str
+
+
+def panels(run: Run) -> Iterator[Panel]:
+    """Those curves that the shown training entry recorded, and the β(a) of its pairs."""
+    if not run.trained:
+        return
+    lines = (run.workdir / run.trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in lines]
+    for labels, title, level in PANELS:
+        if metrics and labels.keys() <= metrics[0].keys():
+            series = {label: [row[key] for row in metrics] for key, label in labels.items()}
+            yield _lines(title, [row["step"] for row in metrics], series, level)
+    if run.config[run.trained]["algorithm"] == "dpo":
+        yield _betas(run)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean f64[n] over a window of a twentieth of them, shorter at both ends."""
+    window = np.ones(2 * (len(values) // 40) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _lines(title, steps, series, level):
+    figure, axes = _axes("step")
+    if level is not None:
+        axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+    stride = math.ceil(len(steps) / MOST_POINTS)
+    ends = []
+    for (label, values), colour in zip(series.items(), (BLUE, ORANGE), strict=False):
+        smoothed = smooth(np.asarray(values))
+        axes.plot(steps[::stride], values[::stride], color=colour, alpha=0.3, linewidth=0.7)
+        axes.plot(steps[::stride], smoothed[::stride], color=colour, linewidth=1.7, label=label)
+        ends.append(f"{label} from {smoothed[0]:.4g} to {smoothed[-1]:.4g}".strip())
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
+    return Panel(title, _svg(figure), f"{title} over {len(steps)} steps, smoothed: {', '.join(ends)}")
+
+
+def _betas(run):
+    algorithm = DPO(**run.config[run.trained]["hyper"])
+    preferences = open_records(run.workdir / run.screen / "preferences", Preference)
+    gaps = np.array([preference.gap for preference in preferences])
+    values = np.asarray(
+        adaptive_beta(gaps, beta=algorithm.beta, eta=algorithm.eta, k=algorithm.k, b=algorithm.b), np.float64
+    )
+    figure, axes = _axes("β(a)")
+    axes.hist(values, bins=min(40, 4 + len(values) // 20), color=BLUE, alpha=0.8)
+    axes.axvline(algorithm.beta, color=ORANGE, linewidth=1.2, label=f"β = {algorithm.beta:g}")
+    axes.legend(frameon=False, labelcolor=INK)
+    extent = f"from {values.min():.4g} to {values.max():.4g}, median {np.median(values):.4g}"
+    return Panel("β(a) of the kept pairs", _svg(figure), f"Histogram of β(a) of {len(values)} pairs, {extent}")
+
+
+def _axes(xlabel):
+    figure = Figure(figsize=(4.6, 2.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.patch.set_visible(False)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.set_xlabel(xlabel, color=INK, fontsize=9)
+    return figure, axes
+
+
+def _svg(figure):
+    file = StringIO()
+    # Text stays text, and nothing in the file depends on when or where it was made.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    head, tag, body = file.getvalue().partition("<defs>")
+    svg = head + STYLE + tag + body.replace(INK, "currentColor")
+    return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"

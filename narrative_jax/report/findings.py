@@ -1,0 +1,171 @@
+"""What a run found: as tables for a terminal or a page, and in plain words."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from narrative_jax.report.run import Run
+from narrative_jax.rewards.oracle import Oracle
+from narrative_jax.rewards.raters import Raters
+
+WIDTH = 100  # columns of a terminal
+UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
+FEW_SCENES = 30
+UPPER_BOUND = {Raters.name: "raters, who see the oracle's findings", Oracle.name: "the oracle, its own judge"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; a first cell that begins with spaces is a part of the row above."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+    def text(self) -> str:
+        """The table in aligned columns, its caption below."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = []
+        for row in (self.header, *self.rows):
+            cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join([*lines, "", textwrap.fill(self.caption, WIDTH)])
+
+
+def tables(run: Run) -> list[Table]:
+    """The first arm by aspect and criterion; where there are several arms, also all of them by aspect."""
+    if not run.judge:
+        return []
+    note = f"Means over {len(run.results['scenes'])} scenes."
+    if not run.arms:
+        rows = [(label, _number(run.numbers, f"{key}/baseline")) for label, key in _measures(run)]
+        return [Table(("", "baseline"), rows, note)]
+    note += f" Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
+    if run.gold:
+        note += " closed: the share of the distance from baseline to ceiling (true pictures)."
+    return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
+
+
+def verdict(run: Run) -> str:
+    """One paragraph that claims no more than the intervals do."""
+    if not run.judge:
+        return "Nothing was evaluated in this run, so there is nothing to claim."
+    if not run.arms:
+        why = "Alignment was skipped: no pair survived screening." if run.skipped else "Nothing was trained."
+        return f"{why} What is shown is the baseline alone."
+    return " ".join([*_changes(run), *_caveats(run)])
+
+
+def is_clear(run: Run) -> bool:
+    """Whether any aspect's interval for the first arm leaves 0 out."""
+    return any(
+        _change(run.numbers, run.key(arm, aspect))[0] != UNCLEAR
+        for arm in run.arms[:1]
+        for aspect in run.results["aspects"]
+    )
+
+
+def percent(share: float) -> str:
+    """A share as a person writes it."""
+    return f"{100 * share:.1f} %"
+
+
+def words(name: str) -> str:
+    """A name as a person writes it."""
+    return name.replace("_", " ")
+
+
+def _by_aspect(run):
+    numbers, rows = run.numbers, []
+    columns = ("baseline", "aligned", "ceiling") if run.gold else ("baseline", "aligned")
+    for label, key in _measures(run):
+        cells = [_number(numbers, f"{key}/{column}") for column in columns]
+        closed = [_closed(numbers, key) if label == label.strip() else ""] if run.gold else []
+        rows.append((label, *cells, _difference(numbers, key), *closed))
+    if run.gold:
+        rows.append(("mean of aspects", "", "", "", "", percent(numbers["gold/gap_closed"])))
+    header = ["", "baseline", run.name_of(run.arms[0]), *columns[2:], "difference [interval]"]
+    return header + ["closed"] * run.gold, rows
+
+
+def _by_arm(run):
+    rows = []
+    for arm in run.arms:
+        cells = [_difference(run.numbers, run.key(arm, aspect)) for aspect in run.results["aspects"]]
+        rows.append((arm, *cells, *[percent(run.numbers[run.key(arm, "gap_closed")]) for _ in range(run.gold)]))
+    return ["arm", *map(words, run.results["aspects"])] + ["closed"] * run.gold, rows
+
+
+def _measures(run) -> Iterator[tuple[str, str]]:
+    """Label and key of every aspect and its criteria, of the first arm."""
+    for aspect, criteria in run.results["aspects"].items():
+        yield words(aspect), f"{run.results['kind']}/{aspect}"
+        for criterion in criteria:
+            yield f"  {words(criterion)}", f"{run.results['kind']}/{aspect}/{criterion}"
+
+
+def _number(numbers, key):
+    return f"{round(numbers[key], 3) + 0.0:.3f}"  # never -0.000
+
+
+def _signed(value):
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _change(numbers, key):
+    """Mark, difference and its interval."""
+    diff, low, high = (numbers[f"{key}/{name}"] for name in ("diff", "diff_low", "diff_high"))
+    return UP if low > 0 else DOWN if high < 0 else UNCLEAR, diff, low, high
+
+
+def _difference(numbers, key):
+    mark, *values = _change(numbers, key)
+    diff, low, high = map(_signed, values)
+    return f"{mark}{diff} [{low}, {high}]"
+
+
+def _closed(numbers, key):
+    gap = numbers[f"{key}/ceiling"] - numbers[f"{key}/baseline"]
+    return percent(numbers[f"{key}/diff"] / gap) if abs(gap) > 1e-6 else "–"
+
+
+def _changes(run):
+    """What changed and what cannot be told; then how far that goes."""
+    arm, found = run.arms[0], {UP: [], DOWN: [], UNCLEAR: []}
+    for aspect in run.results["aspects"]:
+        mark, diff, low, high = _change(run.numbers, run.key(arm, aspect))
+        between = f", interval {_signed(low)} to {_signed(high)}" if mark == UNCLEAR else ""
+        found[mark].append(f"{words(aspect)} ({_signed(diff)}{between})")
+    clear = [f"{verb} {_and(found[mark])}" for verb, mark in (("improved", UP), ("worsened", DOWN)) if found[mark]]
+    judge = "the oracle" if run.gold else f"the reward {run.config[run.judge]['reward']}"
+    name = "alignment" if run.name_of(arm) == "aligned" else arm
+    start = (
+        f"On {len(run.results['scenes'])} scenes, drawn from the same noise with and without it and judged by {judge},"
+    )
+    yield f"{start} {name} {_and(clear) if clear else 'shows no clear change'}."
+    if found[UNCLEAR]:
+        interval = "its 95 % interval includes" if len(found[UNCLEAR]) == 1 else "their 95 % intervals include"
+        yield f"No change can be claimed for {_and(found[UNCLEAR])}: {interval} 0."
+    if run.gold and clear:
+        share = run.numbers["gold/gap_closed"]
+        verb = "closed" if share >= 0 else "grew"
+        yield f"The gap from the baseline to true pictures {verb} by {percent(abs(share))}."
+    if run.gold and len(run.arms) > 1:
+        shares = {arm: run.numbers[run.key(arm, "gap_closed")] for arm in run.arms}
+        best = max(shares, key=shares.get)
+        yield f"Of all {len(shares)} arms {best} closed most of it: {percent(shares[best])}."
+
+
+def _caveats(run):
+    if run.reward in UPPER_BOUND:
+        yield f"Take this for an upper bound: trained on {UPPER_BOUND[run.reward]}."
+    if not run.gold:
+        same = ", and the very reward that was trained on" if run.reward == run.config[run.judge]["reward"] else ""
+        yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
+    if len(run.results["scenes"]) < FEW_SCENES:
+        yield f"So few scenes ({len(run.results['scenes'])}) say little."
+
+
+def _and(parts):
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last

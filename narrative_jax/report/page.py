@@ -1,0 +1,140 @@
+"""The page itself, put together from what the other modules find, and what is printed beside it."""
+
+import json
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import narrative_jax
+from narrative_jax.core.files import write_bytes
+from narrative_jax.report import curves, findings, pictures
+from narrative_jax.report.run import Run
+
+TEMPLATES = Path(narrative_jax.__file__).with_name("templates")
+RULES = {
+    "dominance": "one of the two is better on every aspect",
+    "pareto": "one is nowhere worse, somewhere better",
+    "majority": "one is better on more aspects than worse",
+    "average": "one has the higher mean",
+    "best_worst": "the best and the worst of a prompt",
+    "rejection": "the chosen one is above every threshold",
+    "cap": "the largest gaps of a prompt",
+}
+NOTICES = {
+    "unknown_words": "Words unknown to the tokeniser, without meaning to the generator",
+    "truncated_prompts": "Prompts too long for the text encoder, which lost their end",
+    "dropped_scenes": "Scenes left out, with more subjects than the generator has slots",
+}
+NAMED = 20  # of a notice
+PACKAGES = ("jax", "flax", "numpy")
+
+
+def write(workdir: str | Path) -> None:
+    """Write `report.html` of a finished run, and print its table and verdict. Raises InputError for damaged records."""
+    run = Run(Path(workdir))
+    tables, verdict = findings.tables(run), findings.verdict(run)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        run=run,
+        percent=findings.percent,
+        marks={findings.UP: "up", findings.DOWN: "down", findings.UNCLEAR: "unclear"},
+        title=run.workdir.resolve().name,
+        verdict=verdict,
+        figures=list(_key_figures(run)),
+        tables=tables,
+        notices=list(_notices(run)),
+        groups=list(pictures.groups(run)),
+        panels=list(curves.panels(run)),
+        samples=pictures.samples(run),
+        funnel=_funnel(run),
+        costs=_costs(run),
+        command=_command(),
+        versions=", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        config=json.dumps(run.config, indent=2, ensure_ascii=False),
+    )
+    write_bytes(run.workdir / "report.html", page.encode())
+    print(*(["", tables[-1].text()] if tables else []), "", textwrap.fill(verdict, findings.WIDTH), "", sep="\n")
+    print(f"report: {run.workdir / 'report.html'}", flush=True)
+
+
+def _key_figures(run: Run) -> Iterator[tuple[str, str]]:
+    """Value and name of what is asked first."""
+    if run.gold and findings.is_clear(run):
+        yield findings.percent(run.numbers["gold/gap_closed"]), "of the gap to true pictures closed"
+    if run.screen:
+        yield f"{run.manifests[run.screen]['summary']['pairs']:,}", "preference pairs"
+    yield _duration(sum(manifest["seconds"] for manifest in run.manifests.values())), "in total"
+    yield _gigabytes(max(manifest["peak_bytes"] for manifest in run.manifests.values())), "peak memory"
+
+
+def _notices(run: Run) -> Iterator[str]:
+    """What a reader should know before believing the pictures."""
+    generator = run.config.get("generator", {})
+    if generator.get("weights") == "random":
+        yield "The baseline has random weights: its pictures are noise."
+    elif run.config.get("scenes") and not generator.get("weights"):
+        yield "The embedded weights know only Storybook: its words and its characters, nothing that is in photos."
+    if run.skipped and run.arms:
+        yield "Alignment was skipped: no pair survived screening."
+    for entry in run.entries("generate"):
+        path = run.workdir / entry / "notices.json"
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        for kind in filter(found.get, NOTICES):
+            more = f" and {len(found[kind]) - NAMED} more" if len(found[kind]) > NAMED else ""
+            yield f"{NOTICES[kind]}: {'; '.join(found[kind][:NAMED])}{more}."
+
+
+def _funnel(run: Run) -> list[dict]:
+    """Each screening rule with the pairs it left, and their share of those that came to it and of all."""
+    if not run.screen:
+        return []
+    numbers = run.manifests[run.screen]["summary"]
+    left = [("considered", numbers["considered"])]
+    for key, removed in numbers.items():
+        if key.startswith("removed/"):
+            left.append((key.removeprefix("removed/"), left[-1][1] - removed))
+    rows = [{"rule": "considered", "meaning": "all pairs within a prompt", "left": left[0][1], "share": None}]
+    for (_, before), (rule, after) in pairwise(left):
+        share = after / before if before else None
+        rows.append({"rule": findings.words(rule), "meaning": RULES.get(rule, ""), "left": after, "share": share})
+    return [row | {"bar": row["left"] / max(1, left[0][1])} for row in rows]
+
+
+def _costs(run: Run) -> list[tuple[str, str, str, str]]:
+    """Entry, stage, time and memory."""
+    return [
+        (name, manifest["stage"], _duration(manifest["seconds"]), _gigabytes(manifest["peak_bytes"]))
+        for name, manifest in run.manifests.items()
+    ]
+
+
+def _duration(seconds):
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _gigabytes(size):
+    return f"{size / 1e9:.2f} GB"
+
+
+def _command():
+    """The command line that is running, where it is the launcher's."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or spec.name != "narrative_jax.launch":
+        return None
+    return f"python -m {spec.name} {shlex.join(sys.argv[1:])}"

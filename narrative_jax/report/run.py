@@ -1,0 +1,97 @@
+"""A finished run as its report sees it."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, and which of its entries the report is about."""
+
+    workdir: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved config."""
+        return json.loads((self.workdir / "config.json").read_bytes())
+
+    @cached_property
+    def manifests(self) -> dict[str, dict]:
+        """The manifests of the finished entries, in order."""
+        paths = {name: self.workdir / name / "manifest.json" for name in self.config["stages"]}
+        return {name: json.loads(path.read_bytes()) for name, path in paths.items() if path.exists()}
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What the evaluate entry left: values of each arm by scene; empty without one."""
+        if self.judge is None:
+            return {"scenes": [], "aspects": {}, "kind": "gold", "arms": {}}
+        return json.loads((self.workdir / self.judge / "results.json").read_bytes())
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The compared means of the evaluate entry."""
+        return self.manifests[self.judge]["summary"] if self.judge else {}
+
+    @property
+    def judge(self) -> str | None:
+        """The last evaluate entry."""
+        return next(reversed(self.entries("evaluate")), None)
+
+    @property
+    def gold(self) -> bool:
+        """Whether the oracle judged, as it does Storybook's scenes."""
+        return self.results["kind"] == "gold"
+
+    @property
+    def arms(self) -> list[str]:
+        """What is compared with the baseline."""
+        return [name for name in self.results["arms"] if name not in ("baseline", "ceiling")]
+
+    @property
+    def shown(self) -> str | None:
+        """The arm whose pictures stand beside the baseline's: the first trained one."""
+        trained = self.config[self.judge]["trained"] if self.judge else ()
+        return next((arm for arm in self.arms if arm in trained), None)
+
+    @property
+    def trained(self) -> str | None:
+        """The train entry whose curves are shown."""
+        trained = [name for name in self.entries("train") if self._has_trained(name)]
+        return self.shown if self.shown in trained else next(reversed(trained), None)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether an entry had nothing to train on."""
+        return not all(self._has_trained(name) for name in self.entries("train"))
+
+    @property
+    def screen(self) -> str | None:
+        """The screen entry that the shown training learned from."""
+        if self.trained:
+            return self.config[self.trained].get("source") or None
+        return next(iter(self.entries("screen")), None)
+
+    @property
+    def reward(self) -> str | None:
+        """The reward that the pairs were made with."""
+        return self.config[self.config[self.screen]["source"]]["reward"] if self.screen else None
+
+    def entries(self, stage: str) -> list[str]:
+        """The finished entries of a stage."""
+        return [name for name, manifest in self.manifests.items() if manifest["stage"] == stage]
+
+    def name_of(self, arm: str) -> str:
+        """What an arm is called: the only one that was trained on screened pictures is the aligned one."""
+        return "aligned" if len(self.arms) == 1 and self.config.get(arm, {}).get("source") else arm
+
+    def key(self, arm: str, name: str) -> str:
+        """Where `numbers` holds what was found for an arm: the first one's stands without its name."""
+        kind = self.results["kind"]
+        return f"{kind}/{name}" if arm == self.arms[0] else f"{kind}/{arm}/{name}"
+
+    def _has_trained(self, name):
+        return (self.workdir / name / "metrics.jsonl").exists()

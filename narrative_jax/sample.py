@@ -1,0 +1,204 @@
+"""Draws pictures for a prompt and portraits of one's own, with what a run trained or the embedded generator.
+
+    python -m narrative_jax.sample --run=runs/adpo --prompt="Mara waves in the forest, in pastel." --subject=mara.png
+
+One PNG: the portraits, then the pictures. The prompt names characters in the order of their portraits. With
+--entry=baseline --entry=align there is a row for the generator before and after alignment, from the same noise. No
+portrait at hand? --storybook=test:3 takes those (and the prompt, unless one is given) of a scene of the embedded world.
+From Python:
+
+    from narrative_jax import sample
+
+    painter = sample.load("runs/adpo")
+    images = painter.draw("Mara waves in the forest, in pastel.", ["mara.png"], count=4)  # u8[4, h, w, 3]
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from narrative_jax import pipeline
+from narrative_jax.core.command import Parser, run
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.files import check_writable, write_bytes
+from narrative_jax.core.images import fit_image, grid, png
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.types import Params
+from narrative_jax.data.sources import read_photo, storybook_scenes
+from narrative_jax.generators.base import Generator
+from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
+from narrative_jax.generators.presets import load_generator
+from narrative_jax.stages.base import Context
+from narrative_jax.stages.common import base_generator, trained, was_trained
+from narrative_jax.stages.train import ALGORITHMS
+
+BASELINE = "baseline"  # the generator that a run began with
+_PER_ROW = 8  # pictures side by side in the PNG
+_SHOWN_SIDE = 160  # pixels that a picture has at least there
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A generator with its weights, ready to draw; `sampling` is what `draw` does unless told otherwise."""
+
+    generator: Generator
+    params: Params
+    sampling: Sampling
+    _drawers: dict[Sampling, Drawer] = field(default_factory=dict, repr=False)
+
+    def draw(
+        self, prompt: str, portraits: Sequence[str | Path | np.ndarray] = (), count: int = 4, seed: int = 0, **sampling
+    ) -> np.ndarray:
+        """Pictures u8[count, h, w, 3] of a prompt that names the characters in the order of their portraits.
+
+        A portrait is a picture file or u8[h, w, 3], of any size. The same seed gives the same noise with every
+        generator. `sampling` sets num_steps, guidance_scale or sampler. Raises InputError.
+        """
+        return self.draw_scene(own_scene(prompt, portraits), count, seed, **sampling)
+
+    def draw_scene(self, scene: Scene, count: int = 4, seed: int = 0, **sampling) -> np.ndarray:
+        """`draw` of a scene; with a run's seed from the same noise as in its evaluation."""
+        check_count("count", count, minimum=1)
+        slots = self.generator.max_subjects
+        if len(scene.subjects) > slots:
+            raise InputError(f"{len(scene.subjects)} portraits", f"this generator takes {slots}", "give fewer")
+        drawer = self._drawer(count, sampling)
+        jobs = [(scene, candidate_seed(seed, scene.id, place)) for place in range(count)]
+        return np.concatenate(list(drawer.draw(drawer.place(self.params), jobs)))
+
+    def _drawer(self, count, changes):
+        devices = jax.device_count()
+        batch_size = -(-min(count, self.sampling.batch_size) // devices) * devices
+        sampling = replace(self.sampling, **changes, batch_size=batch_size)
+        if sampling not in self._drawers:
+            # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
+            self._drawers[sampling] = Drawer(self.generator, sampling, make_mesh({"data": 1, "fsdp": -1}))
+        return self._drawers[sampling]
+
+
+def load(run: str | Path = "", entry: str = "") -> Painter:
+    """The generator of a run as its train entry `entry` (by default the last) left it; run "" is the embedded one.
+
+    Entry "baseline" is what the run began with. Raises InputError where there is no such run, or it did not finish.
+    """
+    if not run:
+        if entry:
+            raise InputError(f"entry {entry!r}", "it names a train entry of a run", "name the run, too")
+        return Painter(*load_generator("storybook", "", "", seed=0), Sampling())
+    context = Context(_config(Path(run)), entry, Path(run))
+    entries = _train_entries(context.config)
+    entry = entry or (entries or [BASELINE])[-1]
+    check_name("entry", entry, [BASELINE, *entries])
+    if entry != BASELINE:
+        _check_trained(context, entry)
+    generator, params = base_generator(context)
+    if entry != BASELINE:
+        generator, params = trained(context, entry, generator, params)
+    return Painter(generator, params, Sampling(**context.config.sampling))
+
+
+def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:
+    """A scene of one's own, see `Painter.draw`. Raises InputError for an empty prompt and what is no picture."""
+    if not prompt.strip():
+        raise InputError(f"prompt {prompt!r}", "it says what to draw", 'give one, e.g. "Mara waves in the forest"')
+    return Scene(prompt, prompt, _subjects(portraits), "user")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = Parser(prog="narrative_jax.sample", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--run", default="", help="a run directory; by default the embedded generator draws")
+    parser.add_argument("--entry", action="append", help="train entry of the run, or baseline; repeat for more rows")
+    parser.add_argument("--prompt", default="", help="what to draw")
+    parser.add_argument("--subject", action="append", default=[], help="portrait of a character; repeat for the next")
+    parser.add_argument("--storybook", default="", metavar="SPLIT:N", help="prompt and portraits of this scene")
+    parser.add_argument("--count", type=int, default=4, help="how many pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--guidance-scale", type=float, help="1.0 is off; by default as in the run")
+    parser.add_argument("--num-steps", type=int, help="sampler steps; by default as in the run")
+    parser.add_argument("--out", default="samples.png", help="the PNG to write")
+    return run(_draw, parser, argv)
+
+
+def _draw(options):
+    if not options.out.endswith(".png"):
+        raise InputError(f"--out={options.out}", "it is a PNG file", "give a name that ends in .png")
+    check_writable(Path(options.out).parent)
+    scene = _storybook_scene(options) if options.storybook else own_scene(options.prompt, options.subject)
+    given = {"num_steps": options.num_steps, "guidance_scale": options.guidance_scale}
+    sampling = {key: value for key, value in given.items() if value is not None}
+    entries, rows = options.entry or [""], []
+    for entry in entries:
+        painter = load(options.run, entry)
+        images = painter.draw_scene(scene, options.count, options.seed, **sampling)
+        portraits = [fit_image(subject.images[0], len(images[0])) for subject in scene.subjects]
+        for start in range(0, len(images), _PER_ROW):
+            blank = [np.full_like(portrait, 255) for portrait in portraits]
+            rows.append([*(blank if rows else portraits), *images[start : start + _PER_ROW]])
+    _report_unread(painter, scene.prompt)
+    write_bytes(options.out, png(grid(rows, scale=-(-_SHOWN_SIDE // len(images[0])))))
+    drawn = f"{len(images)} of {options.run or 'the embedded generator'}"
+    print(
+        f"{options.out}: {len(portraits)} portraits, then {' and '.join(f'{drawn} {each}'.strip() for each in entries)}"
+    )
+
+
+def _report_unread(painter, prompt):
+    unknown, truncated = painter.generator.not_read([prompt])
+    if unknown:
+        print(f"this generator does not know these words: {', '.join(unknown)}", file=sys.stderr)
+    if truncated:
+        print("the prompt is too long: its end is not read", file=sys.stderr)
+
+
+def _storybook_scene(options):
+    """A scene of the embedded world, with the prompt and portraits of the options where they are given."""
+    split, _, number = options.storybook.partition(":")
+    if not number.isdecimal():
+        raise InputError(f"--storybook={options.storybook}", "it is SPLIT:NUMBER", "give one, e.g. test:3")
+    scene = storybook_scenes(split, int(number) + 1)[-1]
+    subjects = _subjects(options.subject) if options.subject else scene.subjects
+    return replace(scene, prompt=options.prompt or scene.prompt, subjects=subjects)
+
+
+def _subjects(portraits):
+    images = [each if isinstance(each, np.ndarray) else read_photo(each) for each in portraits]
+    return tuple(Subject(f"subject {place}", "", image[None]) for place, image in enumerate(images, start=1))
+
+
+def _config(folder: Path) -> FrozenConfigDict:
+    path = folder / pipeline.CONFIG
+    try:
+        return FrozenConfigDict(ConfigDict(json.loads(path.read_bytes())))
+    except OSError as error:
+        raise InputError(
+            f"run {folder}", f"it is no run directory (no {path.name})", "name one, e.g. runs/adpo"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}", f"it is not the JSON that a run writes ({error})", "name another run") from error
+
+
+def _train_entries(config):
+    """Those that train the generator, in order."""
+    entries = [name for name in config.stages if config[name].stage == "train"]
+    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "captions"]
+
+
+def _check_trained(context, entry):
+    if was_trained(context, entry):
+        return
+    skipped = (context.path(entry) / pipeline.MANIFEST).exists()
+    rule = "it had no pair to train on" if skipped else "it has not finished"
+    remedy = f"take entry {BASELINE!r}" + ("" if skipped else ", or run the rest of it first")
+    raise InputError(f"entry {entry!r} of {context.workdir}", rule, remedy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""A command: losses, metrics and gradients of the real algorithms on a mesh, as one .npz with keys case/name.
+
+`python tests/gradients_on_meshes.py MESH OUT.npz`, where XLA_FLAGS makes 8 devices.
+"""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from narrative_jax.algorithms.contrastive import Contrastive
+from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.sft import SFT
+from narrative_jax.core.mesh import AXES, make_mesh
+from narrative_jax.core.types import Conditioning
+from narrative_jax.generators.flow import build
+from narrative_jax.generators.presets import TINY
+from narrative_jax.models.lora import adapter_of
+from narrative_jax.models.network import split
+from narrative_jax.models.text_encoders import ClipTextConfig
+from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
+from narrative_jax.training.step import Trainee, TrainState, make_step
+
+BATCH = 16
+CASES = {
+    "sft": SFT(text_dropout=0.5),
+    "dpo": DPO(beta=50.0),
+    "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
+    "contrastive": Contrastive(),
+}
+MESHES = {"data8": {"data": 8}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
+TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qv]|mlp_out|out)"
+
+
+def make_generator():
+    """The tiny preset with an adapter; no weight is 0, or most gradients would be."""
+    transformer = replace(TINY.transformer, text_dim=16, pooled_dim=16)
+    preset = replace(TINY, transformer=transformer, prediction_type="velocity")
+    empty = np.full((preset.text_length, 16), 0.1, np.float32), np.full(16, 0.1, np.float32)
+    base, params = build(preset, SimpleNamespace(empty=empty), seed=0)
+    policy, weights = base.with_adapter(
+        params, "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
+    )
+    return base, policy, shake(weights, 0.05, adapters=1.0)
+
+
+def shake(weights, scale, adapters=0.0):
+    """Random changes: large ones of adapters, since a margin next to 0 is nothing but rounding."""
+    rng, scales = np.random.default_rng(0), {True: scale, False: adapters}
+    return {
+        name: np.float32(value + scales[adapter_of(name) is None] * rng.normal(size=value.shape))
+        for name, value in weights.items()
+    }
+
+
+def make_clip():
+    """Two towers of one block each."""
+    text = ClipTextConfig(
+        vocab_size=32, max_length=8, width=32, heads=2, blocks=1, mlp_width=64, projection=16, end_token=31
+    )
+    image = ClipVisionConfig(image_size=16, patch_size=8, width=32, heads=2, blocks=1, mlp_width=64, projection=16)
+    return split(Clip(text, image, rngs=nnx.Rngs(0)))
+
+
+def make_trainee(case) -> Trainee:
+    """What the case trains: the adapter, or all of CLIP."""
+    if case == "contrastive":
+        network, params = make_clip()
+        return Trainee(SimpleNamespace(network=network), None, shake(params, 0.02), {})
+    base, policy, weights = make_generator()
+    params = {name: value for name, value in weights.items() if adapter_of(name)}
+    frozen = {name: value for name, value in weights.items() if not adapter_of(name)}
+    return Trainee(policy, base, params, frozen)
+
+
+def make_batch(case):
+    """A global batch of random numbers."""
+    rng = np.random.default_rng(1)
+
+    def draw(*shape):
+        return np.float32(rng.normal(size=(BATCH, *shape)))
+
+    index = np.arange(BATCH, dtype=np.int32)
+    if case == "contrastive":
+        return {"tokens": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "images": draw(16, 16, 3), "index": index}
+    mask = np.arange(2) < rng.integers(1, 3, (BATCH, 1))
+    conditioning = Conditioning(draw(TINY.text_length, 16), draw(16), draw(2, 9, 192), mask)
+    batch = {"conditioning": conditioning, "index": index}
+    if case == "sft":
+        return batch | {"latents": draw(25, 192)}
+    return batch | {"chosen": draw(25, 192), "rejected": draw(25, 192), "gap": np.abs(draw())}
+
+
+def results(case, mesh, accumulate=1):
+    """Metrics and gradients of one training step on a mesh; the optimiser's state is the gradient."""
+    trainee, batch = make_trainee(case), make_batch(case)
+    optimizer = optax.trace(decay=0.0)
+    step = make_step(CASES[case], trainee, optimizer, mesh, seed=0, ema_decay=0.9, accumulate=accumulate)
+    start = TrainState(np.int32(0), trainee.params, optimizer.init(trainee.params), trainee.params)
+    state = jax.device_put(start, step.state_shardings)
+    frozen = jax.device_put(trainee.frozen, step.frozen_shardings)
+    state, metrics = step.run(state, frozen, jax.device_put(batch, step.batch_sharding))
+    spread = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    gradients = {f"gradient {name}": np.asarray(value) for name, value in state.opt_state.trace.items()}
+    return {**{name: np.asarray(value) for name, value in metrics.items()}, **gradients, "spread": spread}
+
+
+def one_device():
+    """A mesh of the first device alone."""
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+
+
+if __name__ == "__main__":
+    name, out = sys.argv[1:]
+    mesh = make_mesh(MESHES[name]) if name in MESHES else one_device()
+    np.savez(out, **{f"{case}/{key}": value for case in CASES for key, value in results(case, mesh).items()})

@@ -1,0 +1,231 @@
+"""Algorithms by golden values, and the same on one device, on eight and in parts."""
+
+import os
+import subprocess
+import sys
+
+import gradients_on_meshes
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gradients_on_meshes import CASES, MESHES
+from linear_training import make_batch, make_trainee
+
+from narrative_jax.algorithms.contrastive import Contrastive
+from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.sft import SFT
+from narrative_jax.core.errors import InputError
+from narrative_jax.training.step import gradients
+
+DIFFERENCES = ("margin", "chosen_error_gain", "rejected_error_gain")
+
+
+def relative_error(a, b):
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+@pytest.fixture(scope="module")
+def on_meshes(tmp_path_factory):
+    """Results by mesh, from processes with 8 devices; little optimised, since compiling is what takes time."""
+    folder, names = tmp_path_factory.mktemp("meshes"), ("one", *MESHES)
+    flags = ("force_host_platform_device_count=8", "backend_optimization_level=0", "llvm_disable_expensive_passes=true")
+    environment = {**os.environ, "XLA_FLAGS": " ".join(f"--xla_{flag}" for flag in flags), "JAX_PLATFORMS": "cpu"}
+    command = (sys.executable, gradients_on_meshes.__file__)
+    started = [subprocess.Popen([*command, name, folder / f"{name}.npz"], env=environment) for name in names]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in names}
+
+
+def worst(found, expected, denoising_error):
+    """The name with the largest relative error, and that error.
+
+    Softmax does not see what is added to all keys, so gradients of key biases are nothing but rounding. Margins and
+    gains are differences of denoising errors, and known as well as these.
+    """
+    errors = {}
+    for name, value in expected.items():
+        if not name.endswith("key.bias"):
+            scale = denoising_error if name in DIFFERENCES else np.abs(value).max()
+            errors[name] = np.abs(found[name] - value).max() / scale
+    return max(errors.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_equal_one(on_meshes, case, mesh):
+    here, one = (
+        {key.partition("/")[2]: value for key, value in on_meshes[name].items() if key.startswith(f"{case}/")}
+        for name in (mesh, "one")
+    )
+    assert one.pop("spread") == 0 and (here.pop("spread") > 0) == (mesh == "cube")
+    assert here.keys() == one.keys() and sum(name.startswith("gradient") for name in one) > 10
+    largest = worst(here, one, denoising_error=on_meshes["one"]["sft/error"])
+    assert largest[1] <= 1e-5, largest
+
+
+@pytest.mark.parametrize("algorithm", [SFT(text_dropout=0.5), DPO(beta=20.0, eta=0.5, b=0.5, preserve=0.7)])
+def test_parts_equal_the_whole(algorithm):
+    trainee = make_trainee(delta=1.0)
+    _, batch = make_batch(range(8), algorithm="sft" if isinstance(algorithm, SFT) else "dpo")
+    (whole, metrics), (parts, metrics_of_parts) = (
+        gradients(algorithm, trainee, trainee.params, trainee.frozen, batch, jax.random.key(0), accumulate)
+        for accumulate in (1, 4)
+    )
+    largest = worst({**parts, **metrics_of_parts}, {**whole, **metrics}, denoising_error=2.0)
+    assert largest[1] <= 1e-6, largest
+
+
+def run_loss(algorithm, trainee, batch, seed=0):
+    return algorithm.loss(trainee.models(trainee.params, trainee.frozen), batch, jax.random.key(seed))
+
+
+def draws(batch, splits, seed=0):
+    """The keys that each example's draws are made from, [b][splits]."""
+    keys = [jax.random.fold_in(jax.random.key(seed), index) for index in batch["index"]]
+    return [jax.random.split(key, splits) for key in keys]
+
+
+def numpy_errors(weights, clean, noise, t, conditioning):
+    """Velocity errors of the linear denoiser, f64[b]."""
+    clean, noise, t = np.float64(clean), np.float64(noise), np.float64(t)[:, None, None]
+    predicted = ((1 - t) * clean + t * noise) @ np.float64(weights) + np.float64(conditioning)[:, None]
+    return np.square(predicted - (noise - clean)).mean((1, 2))
+
+
+def test_sft_by_hand():
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8))
+    t, noise, dropped = [], [], []
+    for time_key, noise_key, drop_key in draws(batch, 3):
+        t.append(jax.random.uniform(time_key))
+        noise.append(jax.random.normal(noise_key, batch["latents"].shape[1:]))
+        dropped.append(bool(jax.random.bernoulli(drop_key, 0.5)))
+    assert 0 < sum(dropped) < 8
+    conditioning = np.where(np.array(dropped)[:, None], 0, batch["conditioning"])
+    weights = trainee.frozen["kernel"] + trainee.params["delta"]
+    expected = numpy_errors(weights, batch["latents"], noise, t, conditioning)
+    loss = run_loss(SFT(text_dropout=0.5), trainee, batch)
+    assert float(loss.weight) == 8
+    assert float(loss.sum) == pytest.approx(expected.sum(), rel=1e-6)
+    assert float(loss.metrics["error"]) == float(loss.sum)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_dpo_by_hand(adaptive):
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    algorithm = DPO(beta=20.0, **({"eta": 0.5, "k": 2.0, "b": 0.3} if adaptive else {}))
+    t, noise = [], []
+    for time_key, noise_key in draws(batch, 2):
+        t.append(jax.random.uniform(time_key))
+        noise.append(jax.random.normal(noise_key, batch["chosen"].shape[1:]))
+    base = trainee.frozen["kernel"]
+    errors = {
+        (role, member): numpy_errors(weights, batch[member], noise, t, batch["conditioning"])
+        for role, weights in (("policy", base + trainee.params["delta"]), ("reference", base))
+        for member in ("chosen", "rejected")
+    }
+    gains = {m: errors["policy", m] - errors["reference", m] for m in ("chosen", "rejected")}
+    margin = -(gains["chosen"] - gains["rejected"])
+    beta = 20.0 * (1 + 0.5 * (1 - np.exp(-2.0 * (np.float64(batch["gap"]) - 0.3)))) if adaptive else np.full(8, 20.0)
+    expected = -np.log(1 / (1 + np.exp(-beta / 2 * margin)))
+    loss = run_loss(algorithm, trainee, batch)
+    assert float(loss.sum) == pytest.approx(expected.sum(), rel=1e-5)
+    for name, values in {
+        "margin": margin,
+        "beta": beta,
+        "implicit_accuracy": margin > 0,
+        "chosen_error_gain": gains["chosen"],
+        "rejected_error_gain": gains["rejected"],
+    }.items():
+        rounding = 1e-7 * sum(map(np.sum, errors.values()))
+        assert float(loss.metrics[name]) == pytest.approx(values.sum(), rel=1e-6, abs=rounding), name
+    assert 0 < (margin > 0).sum() < 8
+
+
+def test_dpo_begins_at_log_2():
+    trainee, (_, batch) = make_trainee(delta=0.0), make_batch(range(8), algorithm="dpo")
+    loss = run_loss(DPO(preserve=0.5), trainee, batch)
+    assert float(loss.metrics["margin"]) == float(loss.metrics["chosen_error_gain"]) == 0
+    assert float(loss.sum) == pytest.approx(8 * np.log(2), rel=1e-7)
+    assert float(loss.metrics["implicit_accuracy"]) == 0, "a tie is not right"
+
+
+def test_swapping_a_pair_negates_its_margin():
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    swapped = {**batch, "chosen": batch["rejected"], "rejected": batch["chosen"]}
+    one, other = (run_loss(DPO(), trainee, each).metrics["margin"] for each in (batch, swapped))
+    assert float(one) == -float(other) != 0
+
+
+def test_no_gradient_reaches_the_reference():
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+
+    def through_reference(frozen):
+        models = trainee.models(trainee.params, frozen)
+        policy = models.policy._replace(params={**trainee.params, **trainee.frozen})
+        return DPO().loss(models._replace(policy=policy), batch, jax.random.key(0)).sum
+
+    assert not np.any(jax.grad(through_reference)(trainee.frozen)["kernel"])
+
+
+def test_preserving_changes_the_gradient_not_the_loss():
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    found = {
+        preserve: gradients(
+            DPO(beta=20.0, preserve=preserve), trainee, trainee.params, trainee.frozen, batch, jax.random.key(0)
+        )
+        for preserve in (None, 0.7, 1.0)
+    }
+    (plain, metrics), (kept, kept_metrics), (chosen_only, _) = (found[preserve] for preserve in (None, 0.7, 1.0))
+    assert float(kept_metrics["loss"]) == float(metrics["loss"])
+    assert "rejected_scale" not in metrics and 0 < float(kept_metrics["rejected_scale"]) < 1
+    assert relative_error(kept["delta"], plain["delta"]) > 0.01
+    assert relative_error(chosen_only["delta"], kept["delta"]) > 0.01
+
+
+def test_noise_follows_the_place_in_the_global_batch():
+    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8))
+    whole = run_loss(SFT(), trainee, batch)
+    halves = [run_loss(SFT(), trainee, jax.tree.map(lambda x, p=part: x[p], batch)) for part in (slice(4), slice(4, 8))]
+    assert float(sum(half.sum for half in halves)) == pytest.approx(float(whole.sum), rel=1e-6)
+    assert float(run_loss(SFT(), trainee, batch, seed=1).sum) != float(whole.sum)
+
+
+def test_contrastive_accuracy():
+    class Towers:
+        logit_scale = jnp.float32(2.0)
+
+        def __call__(self, tokens, images):
+            return tokens, images
+
+    class Model:
+        network = type("Network", (), {"bind": staticmethod(lambda params: Towers())})
+
+    class Policy:
+        model, params = Model, None
+
+    class Both:
+        policy, reference = Policy, None
+
+    eye = jnp.eye(4)
+    batch = {"tokens": eye, "images": eye[jnp.array([0, 1, 3, 2])], "index": jnp.arange(4)}
+    loss = Contrastive().loss(Both, batch, None)
+    assert float(loss.metrics["accuracy"]) == 2
+    logits = np.exp(2.0) * np.eye(4)[[0, 1, 3, 2]]
+    rows = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert float(loss.sum) == pytest.approx(-np.log(np.diag(rows)).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DPO(beta=0.0), "beta 0.0: beta is a number > 0"),
+        (lambda: DPO(beta=float("nan")), "beta nan"),
+        (lambda: DPO(eta=1.0, k=1.0, b=1.0), "it must be positive"),
+        (lambda: DPO(preserve=1.5), "preserve 1.5"),
+        (lambda: SFT(text_dropout=-0.1), "text_dropout -0.1"),
+    ],
+)
+def test_wrong_hyper_parameters(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,0 +1,333 @@
+"""Generators: what they make of scenes, and pictures that depend on scene and seed and on nothing else."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import fit_image, to_uint8
+from narrative_jax.core.mesh import AXES, make_mesh
+from narrative_jax.core.records import Scene, Subject
+from narrative_jax.data.sources import storybook_scenes
+from narrative_jax.diffusion.timesteps import sampler_grid
+from narrative_jax.generators import text as text_module
+from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
+from narrative_jax.generators.flow import FlowGenerator, build
+from narrative_jax.generators.presets import PRESETS, STORYBOOK_TEXT, TINY, load_generator
+from narrative_jax.models.autoencoder import from_tokens, to_tokens
+from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.flow_transformer import FLUX_NAMES
+from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
+
+SAMPLING = Sampling(num_steps=2, batch_size=3)
+
+
+def portrait(seed, height=24, width=24):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def scene(identity, prompt, *portraits):
+    subjects = [Subject(f"s{i}", "character", picture[None]) for i, picture in enumerate(portraits)]
+    return Scene(identity, prompt, subjects, "test")
+
+
+NOBODY = scene("nobody", "Zoe reads in the library, in pastel.")
+ONE = scene("one", "Uma walks by the castle, in crayon.", portrait(1))
+TWO = scene("two", "In the forest, Sem walks while Kim waves, in gouache.", portrait(2), portrait(3))
+THREE = scene("three", "Noa jumps in the mountains, in pastel.", portrait(4), portrait(5), portrait(6, 512, 384))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh({"data": -1})
+
+
+@pytest.fixture
+def fresh_text(tiny_generator):
+    """The text side with nothing in its cache."""
+    text = tiny_generator[0].text
+    return text_module.TextSide(text.tokenizer, text.network, text.params, text.length)
+
+
+def draw(drawer, params, jobs):
+    return np.concatenate(list(drawer.draw(params, jobs)))
+
+
+# What scenes become
+
+
+def test_encode_pads_to_the_slots(tiny_generator):
+    generator, _ = tiny_generator
+    found = generator.encode([NOBODY, TWO, ONE])
+    assert found.text.shape == (3, TINY.text_length, 128) and found.pooled.shape == (3, 128)
+    assert found.subjects.shape == (3, 2, 9, 192) and found.prepared is None
+    np.testing.assert_array_equal(found.subject_mask, [[0, 0], [1, 1], [1, 0]])
+    for row, slot, subject in ((1, 0, TWO.subjects[0]), (1, 1, TWO.subjects[1]), (2, 0, ONE.subjects[0])):
+        np.testing.assert_array_equal(found.subjects[row, slot], generator.encode_images(subject.images)[0])
+
+
+def test_scenes_are_encoded_one_by_one(tiny_generator):
+    generator, _ = tiny_generator
+    together = generator.encode([ONE, TWO])
+    for row, each in enumerate((ONE, TWO)):
+        for whole, alone in zip(together[:4], generator.encode([each])[:4], strict=True):
+            np.testing.assert_array_equal(whole[row], alone[0])
+
+
+def test_storybooks_scenes(tiny_generator):
+    generator, _ = tiny_generator
+    scenes = storybook_scenes("tune", 8)
+    np.testing.assert_array_equal(generator.encode(scenes).subject_mask.sum(1), [len(s.subjects) for s in scenes])
+    assert not generator.text.tokenizer.unknown_words([s.prompt for s in scenes])
+
+
+def test_too_many_subjects(tiny_generator):
+    with pytest.raises(InputError, match="scene three with 3 subjects: this generator has 2 slots; drop subjects"):
+        tiny_generator[0].encode([ONE, THREE])
+
+
+def test_portraits_of_any_size(tiny_generator):
+    generator, _ = tiny_generator
+    photo = portrait(7, 512, 384)
+    found = generator.encode([scene("photo", "a character", photo)])
+    np.testing.assert_array_equal(found.subjects[0, 0], generator.encode_images(fit_image(photo, 24)[None])[0])
+
+
+# Text
+
+
+def test_encodings_do_not_depend_on_their_batch(tiny_generator, fresh_text, monkeypatch):
+    prompts = [
+        NOBODY.prompt,
+        ONE.prompt,
+        TWO.prompt,
+        "",
+        "Uma sits by the castle, in crayon.",
+        ONE.prompt,
+        "unheard of words",
+    ]
+    expected = tiny_generator[0].text.encode(prompts)
+    assert len({row.tobytes() for row in expected[0]}) == len(set(prompts))
+    monkeypatch.setattr(text_module, "_KEPT", 3)  # the cache overflows on the way
+    for part in ([6], [2, 1], [5, 0, 3, 4, 6], [1]):
+        for whole, found in zip(expected, fresh_text.encode([prompts[i] for i in part]), strict=True):
+            np.testing.assert_array_equal(found, whole[part])
+    assert fresh_text._run._cache_size() == 1
+
+
+def test_more_prompts_than_a_batch(tiny_generator, fresh_text, monkeypatch):
+    prompts = [f"Uma {word} on the beach." for word in ("waves", "reads", "jumps")] + [ONE.prompt, TWO.prompt]
+    expected = tiny_generator[0].text.encode(prompts)
+    monkeypatch.setattr(text_module, "_BATCH", 2)
+    for whole, found in zip(expected, fresh_text.encode(prompts), strict=True):
+        np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_a_prompt_is_encoded_once(fresh_text):
+    fresh_text.encode([ONE.prompt, ONE.prompt, TWO.prompt])
+    fresh_text.__dict__["_run"] = None  # nothing is left that could encode
+    text, _ = fresh_text.encode([TWO.prompt, ONE.prompt, TWO.prompt])
+    np.testing.assert_array_equal(text[0], text[2])
+
+
+def test_without_text(tiny_generator, fresh_text):
+    generator, _ = tiny_generator
+    conditioning = generator.encode([ONE, TWO])
+    empty = generator.encode([replace(ONE, prompt=""), replace(TWO, prompt="")])
+    prepared = conditioning._replace(prepared="subjects' keys know the pooled text")
+    for found in (generator.unconditional(prepared), generator.drop_text(prepared, jnp.array([True, True]))):
+        jax.tree.map(np.testing.assert_array_equal, found, empty)
+    # A loss asks while it is traced, and before anybody has encoded an empty prompt.
+    generator = replace(generator, text=fresh_text)
+    dropped = jax.jit(generator.drop_text)(conditioning, jnp.array([False, True]))
+    for found, whole, none in zip(dropped[:4], conditioning[:4], empty[:4], strict=True):
+        np.testing.assert_array_equal(found, np.stack([whole[0], none[1]]))
+    jax.tree.map(np.testing.assert_array_equal, generator.unconditional(conditioning), empty)
+
+
+# Latents
+
+
+def test_round_trip_of_pictures(tiny_generator):
+    generator, params = tiny_generator
+    pictures = np.stack([portrait(seed, 40, 40) for seed in range(3)])
+    pictures[0, 0, :2] = [[0], [255]]
+    latents = generator.encode_images(pictures)
+    assert latents.shape == (3, *generator.latent_shape) == (3, 25, 192)
+    assert latents.min() == -1 and latents.max() == 1
+    np.testing.assert_array_equal(to_uint8(generator.decode(params, latents)), pictures)
+    np.testing.assert_array_equal(to_uint8(generator.decode(params, latents * 3)[0, 0, :2]), pictures[0, 0, :2])
+
+
+def test_tokens_lie_as_in_flux():
+    latents = np.random.default_rng(0).normal(size=(2, 6, 4, 5))
+    by_hand = np.zeros((2, 6, 20))
+    for row in range(3):
+        for column in range(2):
+            patch = latents[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            by_hand[:, 2 * row + column] = patch.transpose(0, 3, 1, 2).reshape(2, -1)
+    np.testing.assert_array_equal(to_tokens(latents, 2), by_hand)
+    np.testing.assert_array_equal(from_tokens(by_hand, 2, 6), latents)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_fit_together(preset, tiny_generator):
+    generator = FlowGenerator(preset, None, tiny_generator[0].text)
+    assert preset.transformer.channels == 3 * preset.patch**2
+    assert preset.transformer.text_dim == preset.transformer.pooled_dim == STORYBOOK_TEXT.width
+    assert preset.text_length <= STORYBOOK_TEXT.max_length
+    assert preset.image_size % preset.patch == preset.subject_size % preset.patch == 0
+    places = np.concatenate([generator._positions.noisy, *generator._positions.subjects])
+    assert len(np.unique(places, axis=0)) == len(places)  # no token stands in another's place
+
+
+# Drawing
+
+
+@pytest.fixture(scope="module")
+def drawer(tiny_generator, mesh):
+    return Drawer(tiny_generator[0], SAMPLING, mesh)
+
+
+JOBS = [(ONE, 11), (TWO, 11), (NOBODY, 11), (ONE, 12), (TWO, 2**32 - 1)]
+
+
+def test_a_picture_depends_on_scene_and_seed_only(drawer, tiny_generator):
+    _, params = tiny_generator
+    parts = list(drawer.draw(params, JOBS))
+    assert [len(part) for part in parts] == [3, 2]
+    pictures = np.concatenate(parts)
+    assert pictures.shape == (5, 40, 40, 3) and pictures.dtype == np.uint8
+    assert len({picture.tobytes() for picture in pictures}) == len(JOBS)
+    assert all(picture.std() > 20 for picture in pictures)  # they would be equal if grey
+    for order in ([4, 3, 2, 1, 0], [2], [1, 4], [0, 0, 0, 3]):
+        np.testing.assert_array_equal(draw(drawer, params, [JOBS[i] for i in order]), pictures[order])
+    assert drawer._run._cache_size() == 1
+    assert list(drawer.draw(params, [])) == []
+
+
+def test_drawing_is_euler_on_the_denoiser(drawer, tiny_generator):
+    generator, params = tiny_generator
+    conditioning = generator.encode([each for each, _ in JOBS[:3]])
+    noisy = np.stack([jax.random.normal(jax.random.key(11), generator.latent_shape)] * 3)
+    denoise = jax.jit(generator.denoise)
+    for t, after in ((1.0, 0.5), (0.5, 0.0)):
+        clean = denoise(params, noisy, np.full(3, t, np.float32), conditioning)
+        noisy = noisy + (after - t) * (noisy - clean) / t
+    np.testing.assert_array_equal(sampler_grid(2, generator.sampler_shift), [1, 0.5, 0])
+    expected = to_uint8(generator.decode(params, noisy)).astype(int)
+    assert np.abs(draw(drawer, params, JOBS[:3]) - expected).max() <= 1
+
+
+def test_guidance(drawer, tiny_generator, mesh):
+    generator, params = tiny_generator
+
+    def guided(scale):
+        return draw(Drawer(generator, replace(SAMPLING, guidance_scale=scale), mesh), params, JOBS[:3]).astype(int)
+
+    plain = draw(drawer, params, JOBS[:3])
+    textless = draw(drawer, params, [(replace(each, prompt=""), seed) for each, seed in JOBS[:3]])
+    # Just off 1.0 both halves are computed: the guided half counts for nothing at 1.0, for all at 0.0.
+    assert np.abs(guided(float(np.nextafter(np.float32(1), 2))) - plain).max() <= 1
+    assert np.abs(guided(0.0) - textless).max() <= 1
+    assert np.abs(textless.astype(int) - plain).max() > 20 and np.abs(guided(2.0) - plain).max() > 20
+
+
+def test_heun(drawer, tiny_generator, mesh):
+    generator, params = tiny_generator
+    heun = draw(Drawer(generator, replace(SAMPLING, sampler="heun"), mesh), params, JOBS[:3])
+    assert np.abs(heun.astype(int) - draw(drawer, params, JOBS[:3])).max() > 5
+
+
+def test_more_slots(drawer, tiny_generator, mesh):
+    generator, params = tiny_generator
+    wider = replace(generator, preset=replace(TINY, subject_offsets=(*TINY.subject_offsets, (-4, 0))))
+    assert wider.max_subjects == 3
+    pictures = draw(Drawer(wider, SAMPLING, mesh), params, [JOBS[0], JOBS[1], (THREE, 11)])
+    assert np.abs(pictures[:2].astype(int) - draw(drawer, params, JOBS[:2])).max() <= 1  # empty slots change nothing
+    without = replace(THREE, subjects=THREE.subjects[:2])
+    assert np.abs(pictures[2].astype(int) - draw(drawer, params, [(without, 11)])[0]).max() > 5
+
+
+def test_subjects_are_prepared_unless_they_see_the_picture(tiny_generator):
+    generator, params = tiny_generator
+    conditioning = generator.encode([ONE, TWO])
+    prepared = generator.prepare(params, conditioning)
+    assert [part.shape for part in jax.tree.leaves(prepared)[4:]] == [(2, 18, 2, 16)] * 4  # keys, values of two blocks
+    # What was prepared is what is looked at: the tokens themselves no longer matter.
+    asked = np.zeros((2, *generator.latent_shape), np.float32), np.full(2, 0.5, np.float32)
+    denoise = jax.jit(generator.denoise)
+    without_tokens = prepared._replace(subjects=np.zeros_like(prepared.subjects))
+    np.testing.assert_array_equal(denoise(params, *asked, without_tokens), denoise(params, *asked, prepared))
+    transformer = replace(TINY.transformer, independent_subjects=False)
+    dependent, _ = build(replace(TINY, transformer=transformer), generator.text, seed=0)
+    assert dependent.prepare(params, conditioning) is conditioning
+
+
+def test_placed_weights(drawer, tiny_generator):
+    _, params = tiny_generator
+    jax.tree.map(np.testing.assert_array_equal, drawer.place(params), params)
+
+
+def test_a_batch_off_the_mesh(tiny_generator):
+    two = AbstractMesh((2, 1, 1), AXES)
+    with pytest.raises(InputError, match=r"batch_size 3: it is a multiple of 2 .*; set 4"):
+        Drawer(tiny_generator[0], SAMPLING, two)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"num_steps": 0}, "num_steps 0: num_steps is an integer ≥ 1"),
+        ({"batch_size": 1.5}, "batch_size 1.5"),
+        ({"sampler": "eulr"}, "unknown sampler 'eulr'.*did you mean 'euler'"),
+        ({"guidance_scale": -1.0}, "guidance_scale -1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale nan"),
+        ({"guidance_scale": float("inf")}, "guidance_scale inf"),
+        ({"guidance_scale": "2"}, "guidance_scale '2'"),
+    ],
+)
+def test_wrong_sampling(wrong, message):
+    with pytest.raises(InputError, match=message):
+        Sampling(**wrong)
+
+
+def test_seeds_of_candidates():
+    known = {candidate_seed(seed, name, place) for seed in (0, 1) for name in ("a", "b") for place in (0, 1, 10)}
+    assert len(known) == 12 and all(0 <= seed < 2**32 for seed in known)
+    assert candidate_seed(0, "test-0-000000", 0) == 627184514  # runs of other days drew with it
+
+
+# Adapters and files
+
+
+def test_a_fresh_adapter_draws_the_same(drawer, tiny_generator, mesh):
+    generator, params = tiny_generator
+    adapter = {"rank": 2, "alpha": 2.0, "targets": ".*to_[qkv]", "segments": ("text", "noisy"), "seed": 0}
+    adapted, stacked = generator.with_adapter(params, "align", **adapter)
+    assert params.keys() < stacked.keys() and generator.network.axes.keys() == params.keys()
+    pictures = draw(Drawer(adapted, SAMPLING, mesh), stacked, JOBS[:3]).astype(int)
+    assert np.abs(pictures - draw(drawer, params, JOBS[:3])).max() <= 1  # two programs, compiled apart
+    with pytest.raises(InputError, match="unknown segment 'subjects': known are text, noisy, subject; did you mean"):
+        generator.with_adapter(params, "align", **{**adapter, "segments": ("subjects",)})
+
+
+def test_a_generator_from_files(tiny_generator, tmp_path):
+    generator, params = tiny_generator
+    generator.text.tokenizer.save(tmp_path / "tokenizer.json")
+    save_weights(tmp_path / "text_encoder.safetensors", generator.text.params, CLIP_TEXT_NAMES, jnp.float32)
+    save_weights(tmp_path / "weights.safetensors", params, FLUX_NAMES, jnp.float32)
+    again, weights = load_generator("tiny", str(tmp_path / "weights.safetensors"), str(tmp_path), seed=0)
+    jax.tree.map(np.testing.assert_array_equal, weights, params)
+    jax.tree.map(np.testing.assert_array_equal, again.encode([ONE, TWO]), generator.encode([ONE, TWO]))
+    one, same, other = (load_generator("tiny", "random", str(tmp_path), seed)[1] for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert np.abs(one["image_in.kernel"] - other["image_in.kernel"]).max() > 0
+    with pytest.raises(InputError, match="preset 'tiny' without weights"):
+        load_generator("tiny", "", str(tmp_path), seed=0)
+    with pytest.raises(InputError, match=r"unknown preset 'tini'.*did you mean 'tiny'"):
+        load_generator("tini", "random", str(tmp_path), seed=0)

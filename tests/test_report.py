@@ -1,0 +1,375 @@
+"""The report says what was measured, no more, on one page that needs nothing from elsewhere."""
+
+import json
+import re
+from base64 import b64decode
+from contextlib import redirect_stdout
+from html.parser import HTMLParser
+from io import BytesIO, StringIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from narrative_jax import report
+from narrative_jax.core.files import write_bytes, write_json
+from narrative_jax.core.images import png
+from narrative_jax.core.records import Candidate, Preference, Scene, Subject
+from narrative_jax.data.datasets import write_records
+from narrative_jax.report import findings
+from narrative_jax.report.curves import smooth
+from narrative_jax.report.run import Run
+
+ASPECTS = {"prompt_following": ["count", "actions"], "identity_consistency": ["no_leak", "no_copy"]}
+STATISTICS = {"sharpness": [], "exposure": []}
+HYPER = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5}
+GAPS = (0.5, 1.0, 2.0)
+# Arms change the aspects by so much; the intervals reach 0.02 to both sides.
+GAINS = {"align": (0.05, -0.01), "sft": (0.01, 0.0), "best_of_4": (0.06, -0.03)}
+
+
+def train(source="screen", algorithm="dpo"):
+    return {"stage": "train", "source": source, "algorithm": algorithm, "hyper": HYPER if algorithm == "dpo" else {}}
+
+
+def configure(entries, trained, **changes):
+    known = {
+        "generate": {"stage": "generate"},
+        "score": {"stage": "score", "source": "generate", "reward": "raters"},
+        "screen": {"stage": "screen", "source": "score"},
+        "align": train(),
+        "sft": train(algorithm="sft"),
+        "pretrain": train("", "sft"),
+        "evaluate": {"stage": "evaluate", "trained": list(trained), "reward": "raters"},
+    }
+    config = {"scenes": "", "generator": {"weights": ""}, "stages": list(entries)}
+    return config | {name: dict(known[name]) for name in entries} | changes
+
+
+def compared(kind, aspects, gains):
+    numbers = {}
+    for place, (arm, changes) in enumerate(gains.items()):
+        prefix = kind if place == 0 else f"{kind}/{arm}"
+        for (aspect, criteria), change in zip(aspects.items(), changes, strict=True):
+            for name in (aspect, *(f"{aspect}/{criterion}" for criterion in criteria)):
+                values = {"baseline": 0.5, "aligned": 0.5 + change, "diff": change}
+                values |= {"diff_low": change - 0.02, "diff_high": change + 0.02}
+                values |= {"ceiling": 1.0} if kind == "gold" else {}
+                numbers |= {f"{prefix}/{name}/{key}": value for key, value in values.items()}
+        if kind == "gold":
+            numbers[f"{prefix}/gap_closed"] = sum(changes)
+    return numbers or {f"{kind}/{aspect}/baseline": 0.5 for aspect in aspects}
+
+
+def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", portrait=24, prompt="Ada waves", steps=60):
+    """A run directory as the stages leave it; scene i gains i / 100 by each arm."""
+    summaries = {
+        "screen": {
+            "candidates": 12,
+            "prompts": 4,
+            "pairs": len(GAPS) if steps else 0,
+            "pairs_per_prompt": 0.75,
+            "considered": 20,
+            "removed/dominance": 8,
+            "accept/dominance": 0.6,
+            "removed/rejection": 9,
+            "accept/rejection": 0.25,
+        },
+        "evaluate": compared(kind, aspects, gains),
+    }
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    for name in config["stages"]:
+        stage = config[name]["stage"]
+        (folder / name).mkdir()
+        summary = {"step": steps} if stage == "train" else summaries.get(name, {})
+        manifest = {"stage": stage, "seconds": 75.2, "peak_bytes": 2_500_000_000, "summary": summary}
+        write_json(folder / name / "manifest.json", manifest)
+        if stage == "train" and steps:
+            leave_training(folder / name, config[name]["algorithm"], steps)
+    if "screen" in config["stages"] and steps:
+        pairs = [Preference(f"a{i}", f"b{i}", "overall", False, gap) for i, gap in enumerate(GAPS)]
+        write_records(folder / "screen" / "preferences", pairs)
+    leave_pictures(folder / "evaluate", gains, scenes, aspects, kind, portrait, prompt)
+    return folder
+
+
+def leave_training(folder, algorithm, steps):
+    keys = ("margin", "implicit_accuracy", "chosen_error_gain", "rejected_error_gain") if algorithm == "dpo" else ()
+    rows = [{"step": step, "loss": 1 / step, **dict.fromkeys(keys, 0.25)} for step in range(1, steps + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "samples").mkdir()
+    write_bytes(folder / "samples" / "step-000010.png", png(np.zeros((20, 20, 3), np.uint8)))
+
+
+def leave_pictures(folder, gains, count, aspects, kind, portrait, prompt):
+    random = np.random.default_rng(0)
+    photo = random.integers(0, 256, (1, portrait, 2 * portrait, 3), np.uint8)
+    scenes = [Scene(f"scene-{i}", prompt, (Subject("Ada", "girl", photo),), "test") for i in range(count)]
+    write_records(folder / "scenes", scenes)
+    width = sum(max(1, len(criteria)) for criteria in aspects.values())
+    arms = {"baseline": np.full((count, width), 0.5)}
+    for place, arm in enumerate(["baseline", *gains]):
+        pictures = [
+            Candidate(f"{scene.id}/{k}", scene.id, np.full((8, 8, 3), (place, i, k), np.uint8), k, arm)
+            for i, scene in enumerate(scenes)
+            for k in range(3)
+        ]
+        write_records(folder / arm / "candidates", pictures)
+        if arm in gains:
+            arms[arm] = arms["baseline"] + np.arange(count)[:, None] / 100
+    if kind == "gold":
+        arms["ceiling"] = np.ones((count, width))
+    arms = {name: values.tolist() for name, values in arms.items()}
+    results = {"scenes": [scene.id for scene in scenes], "aspects": aspects, "kind": kind, "arms": arms}
+    write_json(folder / "results.json", results)
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.source = (folder / "report.html").read_text(encoding="utf-8")
+        self.elements, self.words, self.open = [], [], []
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def images(self, alt):
+        return [attributes for tag, attributes in self.elements if tag == "img" and alt in attributes["alt"]]
+
+
+def decoded(image):
+    return b64decode(image["src"].partition(";base64,")[2])
+
+
+def written(folder):
+    """What is printed, and the page."""
+    with redirect_stdout(StringIO()) as printed:
+        report.write(folder)
+    return printed.getvalue(), Page(folder)
+
+
+MAIN = ("generate", "score", "screen", "align", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def main_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "main", configure(MAIN, ["align"]), {"align": GAINS["align"]})
+
+
+@pytest.fixture(scope="module")
+def main(main_run):
+    return written(main_run)
+
+
+def test_the_table(main):
+    printed, page = main
+    assert printed.splitlines()[1:9] == [
+        "                      baseline  aligned  ceiling     difference [interval]  closed",
+        "prompt following         0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]  10.0 %",
+        "  count                  0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
+        "  actions                0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
+        "identity consistency     0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]  -2.0 %",
+        "  no leak                0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
+        "  no copy                0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
+        "mean of aspects                                                              4.0 %",
+    ]
+    assert max(map(len, printed.splitlines()[:-1])) <= 100 and printed.splitlines()[-1].endswith("main/report.html")
+    for words in (
+        "▲ +0.050 [+0.030, +0.070]",
+        "4.0 %",
+        "no leak",
+        "2.50 GB",
+        "6 min 16 s",
+    ):
+        assert words in page.text
+
+
+def test_the_verdict_claims_no_more_than_the_intervals(main):
+    printed, page = main
+    verdict = (
+        "alignment improved prompt following (+0.050). No change can be claimed for identity consistency (-0.010, "
+        "interval -0.030 to +0.010): its 95 % interval includes 0. The gap from the baseline to true pictures closed "
+        "by 4.0 %. Take this for an upper bound: trained on raters, who see the oracle's findings. So few scenes (9) "
+        "say little."
+    )
+    assert verdict in " ".join(printed.split()) and verdict in page.text
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        (
+            (-0.05, -0.05),
+            "alignment worsened prompt following (-0.050) and identity consistency (-0.050). The gap from",
+        ),
+        ((-0.05, -0.05), "true pictures grew by 10.0 %"),
+        ((0.0, 0.0), "shows no clear change. No change can be claimed for prompt following (+0.000, interval"),
+        (
+            (0.05, -0.05),
+            "alignment improved prompt following (+0.050) and worsened identity consistency (-0.050). The ",
+        ),
+        ((0.05, -0.05), "true pictures closed by 0.0 %"),
+    ],
+)
+def test_the_verdict_of_other_ends(tmp_path, gains, words):
+    config = configure(MAIN, ["align"])
+    config["score"]["reward"] = "learned"
+    verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": gains}, scenes=30)))
+    assert words in verdict and "upper bound" not in verdict and "say little" not in verdict
+
+
+def test_an_unclear_gain_is_no_headline(tmp_path, main):
+    run = make_run(tmp_path / "run", configure(MAIN, ["align"]), {"align": (0.01, 0.01)})
+    assert "of the gap" in main[1].text and "of the gap" not in written(run)[1].text
+
+
+def test_the_page_needs_nothing_from_elsewhere(main):
+    _, page = main
+    page_alone = re.sub(r'"data:image/[^"]*"', "", page.source)
+    assert not re.search(r"https?:|url\(|@import|//", page_alone) and len(page_alone) < 40_000
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object") and "href" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/") and attributes["alt"]
+    vectors = [decoded(image) for image in page.images("") if "svg" in image["src"][:20]]
+    assert len(vectors) == 5
+    for vector in vectors:
+        assert set(re.findall(rb'href="(.)', vector)) <= {b"#"} and b"<script" not in vector
+        assert b"prefers-color-scheme" in vector and b"currentColor" in vector
+
+
+def test_the_page_is_the_same_each_time(main, main_run):
+    _, first = main
+    _, second = written(main_run)
+    assert first.source == second.source
+    assert not list(main_run.glob(".*")), "no temporary file stays"
+
+
+def test_what_a_user_wrote_is_no_markup(tmp_path):
+    prompt = 'A "cat" & <script>alert(1)</script>'
+    _, page = written(make_run(tmp_path / "run", configure(MAIN, ["align"]), {"align": (0.1, 0.1)}, prompt=prompt))
+    assert not [tag for tag, _ in page.elements if tag == "script"]
+    assert prompt in page.text and page.images(f"aligned: {prompt}")
+
+
+def test_best_worst_and_some_by_lot(main):
+    _, page = main
+    shown = [int(place) for place in re.findall(r"scene-(\d)", page.text)]
+    assert shown[:6] == [8, 7, 6, 0, 1, 2] and sorted(shown) == list(range(9))
+    assert "baseline 0.500 aligned 0.580" in page.text
+    # Two of the three pictures of each scene and arm, with their pixels.
+    for label, arm in (("baseline: Ada", 0), ("aligned: Ada", 1)):
+        images = page.images(label)
+        assert images[0]["class"] == "pixels" and images[0]["width"] == "120"
+        colours = [tuple(np.asarray(Image.open(BytesIO(decoded(image))))[0, 0].tolist()) for image in images]
+        assert colours == [(arm, scene, place) for scene in shown for place in range(2)]
+
+
+def test_two_scenes_are_shown_once(tmp_path):
+    run = make_run(tmp_path / "run", configure(MAIN, ["align"]), {"align": (0.1, 0.1)}, scenes=2)
+    assert re.findall(r"scene-(\d)", written(run)[1].text) == ["1", "0"]
+
+
+def test_curves(main):
+    _, page = main
+    beta = 500 * (1 + 0.5 * (1 - np.exp(-(np.array(GAPS) - 0.5))))
+    (histogram,) = page.images("Histogram")
+    assert histogram["alt"].startswith(
+        f"Histogram of β(a) of 3 pairs, from 500 to {beta.max():.4g}, median {beta[1]:.4g}"
+    )
+    (errors,) = page.images("error minus reference over 60 steps")
+    assert errors["alt"].endswith("chosen from 0.25 to 0.25, rejected from 0.25 to 0.25")
+    assert page.images("sample grid of step 10")
+
+
+def test_smoothing_keeps_levels_and_lines():
+    np.testing.assert_allclose(smooth(np.full(100, 3.0)), 3)
+    np.testing.assert_allclose(smooth(np.arange(100.0))[10:-10], np.arange(100.0)[10:-10])
+    assert smooth(np.array([5.0])) == 5
+
+
+def test_acceptance_of_each_rule(main):
+    text = main[1].text
+    assert "all pairs within a prompt 20 " in text
+    assert "one of the two is better on every aspect 12 60.0 %" in text
+    assert "the chosen one is above every threshold 3 25.0 %" in text
+    assert "75.0 pairs per 100 prompts" in text
+
+
+def test_several_arms(tmp_path):
+    config = configure(("generate", "score", "screen", "align", "sft", "evaluate"), ["align", "sft"])
+    printed, page = written(make_run(tmp_path / "run", config, GAINS))
+    assert printed.splitlines()[1:5] == [
+        "arm                prompt following      identity consistency  closed",
+        "align      ▲+0.050 [+0.030, +0.070]  ·-0.010 [-0.030, +0.010]   4.0 %",
+        "sft        ·+0.010 [-0.010, +0.030]  ·+0.000 [-0.020, +0.020]   1.0 %",
+        "best_of_4  ▲+0.060 [+0.040, +0.080]  ▼-0.030 [-0.050, -0.010]   3.0 %",
+    ]
+    assert "Of all 3 arms align closed most of it: 4.0 %" in page.text
+    assert "Entry align." in page.text and page.images("align: Ada") and not page.images("sft: Ada")
+    assert len([tag for tag, _ in page.elements if tag == "caption"]) == 2
+
+
+def test_scenes_of_a_user(tmp_path):
+    config = configure(MAIN, ["align"], scenes="mine.jsonl")
+    config["score"]["reward"] = config["evaluate"]["reward"] = "picture_statistics"
+    gains = {"align": GAINS["align"]}
+    run = make_run(tmp_path / "run", config, gains, aspects=STATISTICS, kind="reward", portrait=400)
+    unknown = [f"word{i}" for i in range(25)]
+    notices = {"unknown_words": unknown, "truncated_prompts": [], "dropped_scenes": ["trio"]}
+    write_json(run / "generate" / "notices.json", notices)
+    printed, page = written(run)
+    assert printed.splitlines()[1:3] == [
+        "           baseline  aligned     difference [interval]",
+        "sharpness     0.500    0.550  ▲+0.050 [+0.030, +0.070]",
+    ]
+    assert "ceiling" not in page.text and "true pictures" not in page.text and "upper bound" not in page.text
+    assert "a stand-in for a judge, and the very reward that was trained on" in page.text
+    assert "The embedded weights know only Storybook" in page.text
+    assert "word19 and 5 more." in page.text and "slots: trio." in page.text and "lost their end" not in page.text
+    portrait = page.images("portrait of Ada")[0]
+    assert Image.open(BytesIO(decoded(portrait))).size == (160, 80) and (portrait["width"], portrait["height"]) == (
+        "96",
+        "48",
+    )
+    assert "class" not in portrait
+
+
+def test_alignment_skipped(tmp_path):
+    config = configure(MAIN, ["align"], scenes="mine.jsonl")
+    run = make_run(tmp_path / "run", config, {}, aspects=STATISTICS, kind="reward", steps=0)
+    printed, page = written(run)
+    assert "Alignment was skipped: no pair survived screening. What is shown is the baseline alone." in printed
+    assert "sharpness     0.500" in printed and page.images("baseline: Ada") and not page.images("aligned")
+    assert "one of the two is better on every aspect 12 60.0 %" in page.text and "Training" not in page.text
+
+
+def test_a_run_without_pairs(tmp_path):
+    config = configure(("pretrain", "evaluate"), ["pretrain"], generator={"weights": "random"})
+    printed, page = written(make_run(tmp_path / "run", config, {"pretrain": (0.3, 0.2)}, scenes=40))
+    assert "baseline  pretrain  ceiling" in printed
+    assert "random weights: its pictures are noise" in page.text and "upper bound" not in page.text
+    assert "Screening" not in page.text and page.images("loss over 60 steps") and not page.images("margin")
+
+
+def test_a_run_without_evaluation(tmp_path):
+    config = configure(("pretrain",), [])
+    folder = tmp_path / "run"
+    (folder / "pretrain").mkdir(parents=True)
+    write_json(folder / "config.json", config)
+    summary = {"step": 3}
+    write_json(
+        folder / "pretrain" / "manifest.json", {"stage": "train", "seconds": 2.0, "peak_bytes": 1, "summary": summary}
+    )
+    leave_training(folder / "pretrain", "sft", 3)
+    printed, page = written(folder)
+    assert "Nothing was evaluated" in printed and page.images("loss over 3 steps") and "Pictures" not in page.text

@@ -1,0 +1,114 @@
+"""The train stage on real networks: stopped and started again it ends as if nothing had happened."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import FrozenConfigDict
+
+from narrative_jax import pipeline
+from narrative_jax.core.config import load
+from narrative_jax.core.errors import Stopped
+from narrative_jax.core.stop import StopFlag
+from narrative_jax.models.lora import adapter_of
+from narrative_jax.stages import train
+from narrative_jax.stages.base import Context
+from narrative_jax.training.step import new_state
+
+PRETRAIN = Path(__file__).parents[1] / "configs" / "pretrain.py"
+
+
+class StopAfter(StopFlag):
+    """A wish to stop that comes up at the n-th look at the flag: one before the entry, then one a step."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        return self.looks <= 0
+
+
+def config():
+    """The tiny generator on the embedded text encoder, 4 steps."""
+    config = load(f"{PRETRAIN}:tiny")
+    config.stages, config.generator.text = ("pretrain",), ""
+    config.pretrain.update(total_steps=4, save_every=3, sample_every=0)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What one run of this file compiles the others read from disk."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    pipeline.run(config(), workdir)
+    return workdir
+
+
+def state(folder):
+    """All leaves of the last checkpoint, by path."""
+    with ocp.CheckpointManager(folder / "checkpoints", item_names=("state", "data")) as manager:
+        step = manager.latest_step()
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(), data=ocp.args.JsonRestore())
+        restored = manager.restore(step, args=items)
+    leaves = jax.tree_util.tree_leaves_with_path(restored["state"])
+    return step, restored["data"], {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def numbers(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "step_seconds"} for line in lines]
+
+
+def summary(workdir):
+    numbers = json.loads((workdir / "summary.json").read_text())
+    return {key: value for key, value in numbers.items() if not key.startswith(("time/", "memory/"))}
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_stopped_and_started_again(tmp_path, straight):
+    with pytest.raises(Stopped):
+        pipeline.run(config(), tmp_path, stop=StopAfter(3))
+    assert len(numbers(tmp_path / "pretrain")) == 2 and not (tmp_path / "pretrain" / "manifest.json").exists()
+    pipeline.run(config(), tmp_path)
+    assert numbers(tmp_path / "pretrain") == numbers(straight / "pretrain")
+    step, data, leaves = state(tmp_path / "pretrain")
+    expected_step, expected_data, expected = state(straight / "pretrain")
+    assert (step, data) == (expected_step, expected_data) and step == 4 and data
+    assert leaves.keys() == expected.keys() and any("opt_state" in name for name in leaves)
+    different = [name for name, leaf in expected.items() if leaf.tobytes() != leaves[name].tobytes()]
+    assert not different
+    weights = "pretrain/weights.safetensors"
+    assert (tmp_path / weights).read_bytes() == (straight / weights).read_bytes()
+    assert summary(tmp_path) == summary(straight)
+
+
+def test_something_is_learned_in_one_compilation(straight):
+    assert all(line["grad_norm"] > 0 for line in numbers(straight / "pretrain"))
+    assert summary(straight)["compile/pretrain"] == 1
+
+
+def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path, monkeypatch):
+    aligning = FrozenConfigDict(load(f"{PRETRAIN.with_name('adpo.py')}:tiny"))
+    monkeypatch.setattr(train, "pairs", lambda context, generator: (1, None))
+    trainee = train._prepare(Context(aligning, "align", tmp_path), train.make_algorithm(aligning.align)).trainee
+    assert {adapter_of(name) for name in trainee.params} == {"align"}
+    assert {adapter_of(name) for name in trainee.frozen} == {None}
+    assert trainee.policy.network.axes.keys() == trainee.params.keys() | trainee.frozen.keys()
+    assert trainee.reference.network.axes.keys() == trainee.frozen.keys(), "it was there before the adapter"
+    moments = new_state(trainee.params, train.make_optimizer(aligning.align).build()).opt_state
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(moments) if leaf.ndim)
+    assert shapes == sorted(2 * [weight.shape for weight in trainee.params.values()])
