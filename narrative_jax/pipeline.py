@@ -1,7 +1,6 @@
 """Runs the entries of a config in order, in a run directory; what is finished is not done again."""
 
 import fcntl
-import json
 import math
 import resource
 import sys
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from narrative_jax.core.config import differences, resolved
 from narrative_jax.core.errors import InputError, Stopped, check_name
-from narrative_jax.core.files import check_writable, write_json
+from narrative_jax.core.files import check_writable, read_json, write_json
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.stages.base import Context, Stage
 
@@ -30,6 +29,7 @@ DEFAULTS = {"reward": ("raters", "picture_statistics"), "on_no_pairs": ("stop", 
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
+ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
 
 
 def known_stages() -> dict[str, Stage]:
@@ -125,7 +125,7 @@ def _run_entry(context: Context, stage: Stage) -> None:
     if context.stop.requested:
         raise Stopped
     context.folder.mkdir(exist_ok=True)
-    elapsed = context.folder / "elapsed.json"  # seconds of the runs that did not finish
+    elapsed = context.folder / ELAPSED
     before, start = _read(elapsed) or 0.0, time.monotonic()
     try:
         numbers = _numbers(context.name, stage.run(context) or {})
@@ -159,16 +159,20 @@ def _claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         _check_same(config, workdir)
-        if not (workdir / CONFIG).exists():
+        if _read(workdir / CONFIG) != resolved(config):
             write_json(workdir / CONFIG, resolved(config))
         yield
 
 
 def _check_same(config: ConfigDict, workdir: Path) -> None:
-    there = _read(workdir / CONFIG)
-    if there is None:
+    """Raise InputError where what the directory holds was made with other values; an entry with nothing may change."""
+    there, here = _read(workdir / CONFIG) or {}, resolved(config)
+    entries = {*there.get("stages", ()), *here["stages"]}
+    begun = {name for name in entries if any(path.name != ELAPSED for path in (workdir / name).glob("*"))}
+    if not there or not begun:
         return
-    changes = differences(there, resolved(config))
+    fixed = ({key: value for key, value in values.items() if key not in entries - begun} for values in (there, here))
+    changes = differences(*fixed)
     if changes:
         shown = ", ".join(changes[:8]) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
         rule = f"it was written by a config that differs in {shown}"
@@ -191,12 +195,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> Any:
     """What a JSON file of the run directory holds, None without one. Raises InputError."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path}", f"it is not the JSON that a run writes ({error})", "remove it") from error
+    return read_json(path) if path.exists() else None
 
 
 def _numbers(name: str, values: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,6 @@ From Python:
     images = painter.draw("Mara waves in the forest, in pastel.", ["mara.png"], count=4)  # u8[4, h, w, 3]
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from narrative_jax import pipeline
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.files import check_writable, write_bytes
+from narrative_jax.core.files import check_writable, read_json, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene, Subject
@@ -145,9 +144,8 @@ def _draw(options):
     _report_unread(painter, scene.prompt)
     write_bytes(options.out, png(grid(rows, scale=-(-_SHOWN_SIDE // len(images[0])))))
     drawn = f"{len(images)} of {options.run or 'the embedded generator'}"
-    print(
-        f"{options.out}: {len(portraits)} portraits, then {' and '.join(f'{drawn} {each}'.strip() for each in entries)}"
-    )
+    shown = [f"{len(portraits)} portrait(s)", *(f"{drawn} {entry}".strip() for entry in entries)]
+    print(f"{options.out}: {', '.join(shown)}")
 
 
 def _report_unread(painter, prompt):
@@ -173,16 +171,11 @@ def _subjects(portraits):
     return tuple(Subject(f"subject {place}", "", image[None]) for place, image in enumerate(images, start=1))
 
 
-def _config(folder: Path) -> FrozenConfigDict:
-    path = folder / pipeline.CONFIG
-    try:
-        return FrozenConfigDict(ConfigDict(json.loads(path.read_bytes())))
-    except OSError as error:
-        raise InputError(
-            f"run {folder}", f"it is no run directory (no {path.name})", "name one, e.g. runs/adpo"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}", f"it is not the JSON that a run writes ({error})", "name another run") from error
+def _config(folder):
+    if not (folder / pipeline.CONFIG).is_file():
+        rule = f"it is no run directory (no {pipeline.CONFIG})"
+        raise InputError(f"run {folder}", rule, "name one, e.g. runs/adpo")
+    return FrozenConfigDict(ConfigDict(read_json(folder / pipeline.CONFIG)))
 
 
 def _train_entries(config):

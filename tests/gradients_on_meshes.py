@@ -93,7 +93,8 @@ def make_batch(case):
     batch = {"conditioning": conditioning, "index": index}
     if case == "sft":
         return batch | {"latents": draw(25, 192)}
-    return batch | {"chosen": draw(25, 192), "rejected": draw(25, 192), "gap": np.abs(draw())}
+    # Unlike pictures, or the gradients of both would all but cancel.
+    return batch | {"chosen": draw(25, 192), "rejected": 0.5 + 0.5 * draw(25, 192), "gap": np.abs(draw())}
 
 
 def results(case, mesh, accumulate=1):

@@ -9,93 +9,208 @@ from pathlib import Path
 import pytest
 
 from narrative_jax import launch
+from narrative_jax.core.records import Preference
+from narrative_jax.data.datasets import open_records
 
 CONFIG = Path(__file__).parents[1] / "configs" / "adpo.py"
 
 
 @pytest.fixture
-def refuse(tmp_path, monkeypatch, capsys):
-    """refuse(variant, flags): the one line on stderr of a command that exits with 2 and leaves all files as they were."""
+def command(tmp_path, monkeypatch, capsys):
+    """command(*flags): exit code and lines of stderr of a tiny run in ./run, without progress bars."""
     monkeypatch.chdir(tmp_path)
 
-    def run(variant, *flags, workdir="run"):
+    def run(*flags, variant="tiny"):
+        code = launch.main([f"--config={CONFIG}:{variant}", "--workdir=run", *flags])
+        lines = capsys.readouterr().err.splitlines()
+        return code, [line for line in lines if line and "it/s]" not in line and "picture" not in line[-10:]]
+
+    return run
+
+
+@pytest.fixture
+def refuse(command, tmp_path):
+    """refuse(*flags): the line on stderr of a command that exits with 2 and leaves all files as they were."""
+
+    def run(*flags, **options):
         before = contents(tmp_path)
-        assert launch.main([f"--config={CONFIG}:{variant}", f"--workdir={workdir}", *flags]) == 2
-        err = capsys.readouterr().err
-        lines = [line for line in err.splitlines() if "|" not in line]  # progress bars have one
-        assert len(lines) == 1 and "Traceback" not in err, err
-        value, rule, remedy = lines[0].split(": ", 1)[0], *lines[0].split(": ", 1)[1].rsplit("; ", 1)
+        code, lines = command(*flags, **options)
+        assert code == 2 and len(lines) == 1 and contents(tmp_path) == before
+        value, _, rest = lines[0].partition(": ")
+        rule, _, remedy = rest.rpartition("; ")
         assert value and rule and remedy
-        assert contents(tmp_path) == before
         return lines[0]
 
     return run
 
 
 def contents(folder):
-    """Every file with its bytes, apart from the lock and the clock of a run."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "elapsed.json"))
-    return {path: path.read_bytes() for path in files}
+    """Every file with its bytes, apart from a run's lock, clock and request."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in files if path.name not in (".lock", "elapsed.json", "config.json")}
 
 
 @pytest.mark.parametrize(
-    ("variant", "change", "message"),
+    ("change", "message"),
     [
-        ("tiny", "algin.batch_size=8", "unknown config key 'algin.batch_size': known are align, evaluate, generate"),
-        ("tiny", "align.batchsize=8", "did you mean 'align.batch_size'?"),
-        ("tinny", "seed=0", "unknown variant 'tinny': known are controls, tiny; did you mean 'tiny'?"),
-        ("tiny", "align.batch_size=many", "--config.align.batch_size=many: a value of type int is expected, like 4"),
-        ("tiny", "generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny; did you mean"),
-        ("tiny", "generator.weights=", "preset 'tiny' without weights: only 'storybook' has embedded ones; set"),
+        ("algin.batch_size=8", "unknown config key 'algin.batch_size': known are align, evaluate, generate"),
+        ("align.batchsize=8", "did you mean 'align.batch_size'?"),
+        ("align.batch_size=many", "--config.align.batch_size=many: a value of type int is expected, like 4"),
+        ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny; did you mean"),
         (
-            "tiny",
             "align.algorithm=dop",
             "unknown algorithm 'dop': known are sft, dpo, contrastive; did you mean 'dpo'?",
         ),
-        ("tiny", "align.algorithm=sft", "unknown hyper-parameter of sft 'beta': known are text_dropout; choose a"),
-        ("tiny", "align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
-        ("tiny", "align.hyper.beta=-1", "beta -1.0: beta is a number > 0; give one"),
+        ("align.algorithm=sft", "unknown hyper-parameter of sft 'b': known are text_dropout; choose a"),
+        ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
+        ("align.hyper.beta=-1", "beta -1.0: beta is a number > 0; give one"),
         (
-            "tiny",
             "align.hyper.eta=3.0",
             "β(a) with eta 3.0, k 1.0, b 0.5: β(0) = β · (1 - eta · (exp(k · b) - 1)) would",
         ),
-        ("tiny", "align.hyper.preserve=2.0", "preserve 2.0: preserve lies in [0, 1]"),
-        ("tiny", "score.reward=ratters", "unknown reward 'ratters': known are oracle, raters, picture_statistics; did"),
+        ("align.hyper.preserve=2.0", "preserve 2.0: preserve lies in [0, 1]"),
+        ("score.reward=ratters", "unknown reward 'ratters': known are oracle, raters, picture_statistics; did"),
         (
-            "tiny",
             "evaluate.reward=picture",
             "unknown reward 'picture': known are oracle, raters, picture_statistics; d",
         ),
-        ("tiny", "score.raters.seeds=(1, 1)", "raters' seeds (1, 1): each rater has a seed of its own"),
-        ("tiny", "screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),
-        ("tiny", "screen.thresholds=(0.0,)", "thresholds (0.0,): the reward raters has 3 aspects; give one for each"),
-        ("tiny", "on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
-        ("tiny", "score.stage=scroe", "unknown stage of score 'scroe': known are generate, score, screen, train, ev"),
-        ("tiny", "score.source=genrate", "score needs 'genrate', which does not come before it; list 'genrate' before"),
-        ("tiny", "stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
-        ("tiny", "sampling.sampler=eulr", "unknown sampler 'eulr': known are euler, heun; did you mean 'euler'?"),
-        ("tiny", "sampling.num_steps=0", "num_steps 0: num_steps is an integer ≥ 1"),
-        ("tiny", "generate.scenes=0", "generate.scenes 0: generate.scenes is an integer ≥ 1"),
-        ("tiny", "generate.split=trian", "unknown split 'trian': known are train, tune, test; did you mean 'train'?"),
+        ("score.raters.seeds=(1, 1)", "raters' seeds (1, 1): each rater has a seed of its own"),
+        ("screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),
+        ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
+        ("score.stage=scroe", "unknown stage of score 'scroe': known are generate, score, screen, train, ev"),
+        ("score.source=genrate", "score needs 'genrate', which does not come before it; list 'genrate' before"),
+        ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
+        ("sampling.sampler=eulr", "unknown sampler 'eulr': known are euler, heun; did you mean 'euler'?"),
+        ("sampling.num_steps=0", "num_steps 0: num_steps is an integer ≥ 1"),
+        ("generate.scenes=0", "scenes 0: scenes is an integer ≥ 1"),
+        ("generate.split=trian", "unknown split 'trian': known are train, tune, test; did you mean 'train'?"),
         (
-            "tiny",
             "align.accumulate=3",
             "batch_size 4: it is a multiple of 3 (devices of the mesh's data and fsdp axes ×",
         ),
-        ("tiny", "mesh.fsdp=3", "mesh data -1, fsdp 3, tensor 1: sizes multiply to the 1 devices"),
-        ("tiny", "align.total_steps=0", "total_steps 0: total_steps is an integer ≥ 1"),
-        ("tiny", "align.save_every=0", "save_every 0: save_every is an integer ≥ 1"),
-        ("tiny", "align.optimizer.decay=linaer", "unknown decay 'linaer': known are constant, cosine"),
-        ("tiny", "align.optimizer.learning_rate=-1", "learning_rate -1.0: it is a number > 0"),
-        ("tiny", "align.adapter.rank=0", "adapter.rank 0: dpo keeps a reference"),
-        ("tiny", "align.adapter.rank=-1", "rank -1: rank is an integer ≥ 1"),
-        ("tiny", "align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
-        ("tiny", "align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
-        ("tiny", "align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),
-        ("tiny", "evaluate.trained=('algin',)", "evaluate needs 'algin', which does not come before it"),
+        ("mesh.fsdp=3", "mesh data -1, fsdp 3, tensor 1: sizes are positive and multiply to the number of devices"),
+        ("align.total_steps=0", "total_steps 0: total_steps is an integer ≥ 1"),
+        ("align.save_every=0", "save_every 0: save_every is an integer ≥ 1"),
+        ("align.optimizer.decay=linaer", "unknown decay 'linaer': known are constant, cosine"),
+        ("align.optimizer.learning_rate=-1", "learning_rate -1.0: learning_rate is a number > 0"),
+        ("align.adapter.rank=0", "adapter.rank 0: dpo keeps a reference"),
+        ("align.adapter.rank=-1", "rank -1: rank is an integer ≥ 1"),
+        ("align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
+        ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
+        ("align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),
+        ("evaluate.trained=('algin',)", "evaluate needs 'algin', which does not come before it"),
     ],
 )
-def test_config(refuse, variant, change, message):
-    assert message in refuse(variant, f"--config.{change}")
+def test_config(refuse, change, message):
+    assert message in refuse(f"--config.{change}")
     assert not Path("run").exists()
+
+
+def test_variant(refuse):
+    assert "unknown variant 'tinny': known are controls, tiny; did you mean 'tiny'?" in refuse(variant="tinny")
+
+
+@pytest.fixture
+def done(adpo_run, tiny_weights, tmp_path):
+    """The flags of a finished run that lies in ./run."""
+    shutil.copytree(adpo_run, tmp_path / "run")
+    return [f"--config.generator.weights={tiny_weights}"]
+
+
+def again(entry):
+    """Forget what an entry made, so that it runs again."""
+    shutil.rmtree(f"run/{entry}")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "entry", "message"),
+    [
+        ("generate/candidates/*array_record*", Path.unlink, "score", "this shard is missing; remove the folder of the"),
+        (
+            "generate/candidates/*array_record*",
+            cut,
+            "score",
+            "this shard is truncated or damaged (24 records expected)",
+        ),
+        ("generate/scenes/*array_record*", cut, "score", "this shard is truncated or damaged (6 records expected)"),
+        ("generate/scenes/dataset_info.json", cut, "score", "run/generate/scenes: its description cannot be read"),
+        ("score/scores/*array_record*", Path.unlink, "screen", "this shard is missing"),
+        ("score/calibration.json", cut, "screen", "calibration.json: it is not the JSON that a run writes"),
+        ("screen/preferences/*array_record*", cut, "align", "this shard is truncated or damaged (36 records expected)"),
+        ("generate/manifest.json", Path.unlink, "score", "stage score: it needs 'generate', which is not done in run;"),
+        ("generate/manifest.json", cut, "score", "run/generate/manifest.json: it is not the JSON that a run writes"),
+    ],
+)
+def test_damage_between_stages(refuse, done, file, damage, entry, message):
+    again(entry)
+    (path,) = Path("run").glob(file)
+    damage(path)
+    assert message in refuse(*done, f"--stage={entry}")
+
+
+def test_a_damaged_adapter(command, done):
+    """Found after the baseline's pictures are drawn, which then stay."""
+    again("evaluate")
+    cut(Path("run/align/adapter.safetensors"))
+    code, (line,) = command(*done)
+    assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no adapter (")
+    assert sorted(path.name for path in Path("run/evaluate").iterdir()) == ["baseline", "elapsed.json", "scenes"]
+
+
+def test_the_remedy_for_a_damaged_shard(command, done):
+    before = contents(Path("run"))
+    again("score")
+    (path,) = Path("run/generate/candidates").glob("*array_record*")
+    cut(path)
+    again("generate")
+    assert command(*done) == (0, [])
+    after = contents(Path("run"))
+    assert after.keys() == before.keys()
+    assert {path for path in after if after[path] != before[path]} <= {
+        path for path in after if path.name in ("manifest.json", "summary.json", "report.html")
+    }
+
+
+def test_no_pair_left(refuse, command, done):
+    """Says which rule removed how many; a lower threshold then goes on from the scores that are there."""
+    for entry in ("screen", "align", "evaluate"):
+        again(entry)
+    high = ["--config.screen.rejection=true", "--config.screen.thresholds=(99, 99, 99)"]
+    line = refuse(*done, *high)
+    assert line.startswith(
+        "no pair left: 36 pairs, average removed 0 of 36, rejection removed 36 of 36: training needs"
+    )
+    low = ["--config.screen.rejection=true", "--config.screen.thresholds=(-9, -9, -9)", "--stage=screen"]
+    assert command(*done, *low) == (0, [])
+    assert len(open_records("run/screen/preferences", Preference)) == 36
+    assert "it was written by a config that differs in screen.thresholds" in refuse(*done, *high)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("weights=nowhere.safetensors", "nowhere.safetensors: it is no readable weights file (No such file"),
+        ("weights=cut.safetensors", "cut.safetensors: it is no readable weights file ("),
+        ("weights=text.safetensors", "text.safetensors: it is no readable weights file ("),
+        ("weights=adapter.safetensors", "adapter.safetensors: its arrays are not this network's: "),
+        ("text=nowhere", "nowhere/tokenizer.json: it is no readable tokenizer.json"),
+    ],
+)
+def test_weights(refuse, adpo_run, tiny_weights, change, message):
+    shutil.copy(tiny_weights, "cut.safetensors")
+    cut(Path("cut.safetensors"))
+    Path("text.safetensors").write_text("no weights")
+    shutil.copy(adpo_run / "align" / "adapter.safetensors", "adapter.safetensors")
+    assert message in refuse(f"--config.generator.{change}")
+
+
+def test_preset_without_weights(refuse, command):
+    message = "preset 'tiny' without weights: only 'storybook' has embedded ones; set weights=random"
+    assert message in refuse("--config.generator.weights=")
+    # Found when the first stage has begun; the directory is not spoilt for the corrected command.
+    assert "no readable weights file" in refuse("--config.generator.weights=nowhere.safetensors")
+    assert command("--config.generate.scenes=1", "--stage=generate") == (0, [])

@@ -50,17 +50,21 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, command, arguments, message)
     assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
-def test_the_readme_code_runs():
-    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+def test_the_code_of_the_storybook_page_runs():
+    page = (ROOT / "docs" / "storybook.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
     names = {}
     exec(block, names)
     assert names["judgement"].aspects.mean(0).min() >= 0.97
     assert [c.name for c in names["judgement"].findings[0].characters] == [s.name for s in names["asked"][0].subjects]
 
 
-def test_the_readme_names_files_and_commands_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/storybook.md"])
+def test_a_page_names_files_and_commands_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     for module in {line.split()[2] for line in text.replace("`", "\n").splitlines() if line.startswith("python -m n")}:
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file(), module
+    for config in set(re.findall(r"configs/\w+\.py", text)):
+        assert (ROOT / config).is_file(), config
     for target in text.split("](")[1:]:
-        assert (ROOT / target.split(")")[0]).is_file(), target
+        assert ((ROOT / page).parent / target.split(")")[0]).is_file(), target

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import narrative_jax
 from narrative_jax import pipeline
-from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.errors import InputError, Stopped, check_count
 from narrative_jax.core.stop import StopFlag
 
 calls = []
@@ -157,6 +157,30 @@ def test_a_directory_of_another_config(tmp_path):
     for words in ("seed (0 there, 1 here)", "second.size (2 there, 4 here)", "second.new (absent there, 1 here)"):
         assert words in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_what_has_left_nothing_may_change(tmp_path):
+    """A slip that is found late does not spoil the directory, nor what was made before it."""
+    wrong = {"stage": "use", "source": "first", "size": 4}
+    fails = STAGES | {"use": SimpleNamespace(run=lambda context: check_count("size", context.entry.size, 9))}
+    with pytest.raises(InputError, match="size 4"):
+        pipeline.run(config(second=wrong), tmp_path, None, None, fails)
+    assert run(tmp_path) == ["second"] and read(tmp_path / "config.json")["second"]["size"] == 2
+    with pytest.raises(InputError, match=r"differs in second.size \(2 there, 4 here\)"):
+        run(tmp_path, second=wrong)
+
+
+def test_the_scenes_choose_what_the_config_leaves_open(tmp_path):
+    def judge(**changes):
+        entry = {"stage": "make", "reward": "", **changes.pop("first", {})}
+        return pipeline.completed(config(**{"scenes": "", "on_no_pairs": "", **changes}, first=entry))
+
+    assert (judge().first.reward, judge().on_no_pairs) == ("raters", "stop")
+    own = judge(scenes="mine.jsonl")
+    assert (own.first.reward, own.on_no_pairs) == ("picture_statistics", "skip")
+    assert judge(scenes="mine.jsonl", on_no_pairs="stop", first={"reward": "oracle"}).first.reward == "oracle"
+    pipeline.run(own, tmp_path, None, None, STAGES)
+    assert read(tmp_path / "config.json")["first"]["reward"] == "picture_statistics"
 
 
 def test_a_manifest_cut_short_is_named(tmp_path):

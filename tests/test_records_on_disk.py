@@ -170,7 +170,7 @@ def test_no_directory(tmp_path):
 def test_a_missing_shard(directory):
     shard = next(directory.glob("*array_record*"))
     shard.unlink()
-    with pytest.raises(InputError, match=f"{shard.name}: this shard is missing; remove the directory and run"):
+    with pytest.raises(InputError, match=f"{shard.name}: this shard is missing; remove the folder of the entry"):
         open_records(directory, Candidate)
 
 

@@ -36,6 +36,10 @@ def test_three_lines_of_python(painter, folder):
     assert len({image.tobytes() for image in images}) == 3 and images.std() > 5
 
 
+def test_the_embedded_generator_needs_no_run():
+    assert sample.load().draw(PROMPT, count=1, num_steps=1).std() > 5
+
+
 def test_what_pictures_depend_on(painter, folder):
     """All of the request, and nothing but it."""
     red = np.asarray(Image.open("mara.png"))
@@ -91,7 +95,7 @@ def test_the_command_draws_a_row_for_each_entry(adpo_run, folder, capsys):
     subjects = ("--subject=mara.png", "--subject=ivo.jpg")
     code, out, err = command(capsys, f"--run={adpo_run}", *entries, f"--prompt={PROMPT}", *subjects, "--count=3")
     assert (code, err) == (0, "")
-    assert out == f"samples.png: 2 portraits, then 3 of {adpo_run} baseline and 3 of {adpo_run} align\n"
+    assert out == f"samples.png: 2 portrait(s), 3 of {adpo_run} baseline, 3 of {adpo_run} align\n"
     with Image.open("samples.png") as picture:
         assert picture.size == (4 * (5 * 42 + 2), 4 * (2 * 42 + 2))
         assert picture.getpixel((4 * 22, 4 * 22)) == (200, 30, 30), "the portraits come first"

@@ -150,7 +150,7 @@ def context(tmp_path):
             "seed": 0,
             "on_no_pairs": "stop",
             "draw": {"stage": "generate"},
-            "judge": {"stage": "score", "source": "draw"},
+            "judge": {"stage": "score", "source": "draw", "reward": "raters"},
             "screen": {"stage": "screen", "source": "judge", "shuffle_labels": False, **options},
         }
     )
@@ -237,6 +237,7 @@ def test_scores_of_other_candidates(context):
         ({"rule": "dominanse"}, "did you mean 'dominance'"),
         ({"on_no_pairs": "go"}, "unknown on_no_pairs 'go'"),
         ({"max_pairs_per_prompt": -1}, "max_pairs_per_prompt -1"),
+        ({"thresholds": (0.0,), "rejection": True}, r"thresholds \(0.0,\): aspects are prompt_following, identity_c"),
     ],
 )
 def test_options_are_checked_before_anything_runs(context, changes, message):

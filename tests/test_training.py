@@ -8,17 +8,19 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear_training import BATCH, EXAMPLES, make_batch, make_trainee, run
+from linear_training import ALGORITHMS, BATCH, EXAMPLES, make_batch, make_trainee, run
 
 from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.loop import Schedule
 from narrative_jax.training.metrics import Metrics
 from narrative_jax.training.optimizer import Optimizer
-from narrative_jax.training.step import new_state
+from narrative_jax.training.step import make_step, new_state
 
 SCRIPT = Path(__file__).with_name("linear_training.py")
 
@@ -269,6 +271,8 @@ def test_the_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 6, 10)], [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
     rate = Optimizer(0.1, 10, warmup_steps=2).schedule()
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 9)], [0, 0.05, 0.1, 0.1], atol=1e-7)
+    for decay in ("constant", "cosine"):
+        assert Optimizer(0.1, 10, decay=decay).schedule()(0) == pytest.approx(0.1), "without a warm-up"
 
 
 def test_a_new_state_shares_no_buffer():
@@ -276,6 +280,30 @@ def test_a_new_state_shares_no_buffer():
     state = new_state(params, Optimizer(0.1, 2).build())
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))]
     assert len(set(places)) == len(places)
+
+
+def test_every_step_and_seed_draws_its_own_noise():
+    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1, 2).build(), make_batch(range(BATCH))
+
+    def loss(seed, number):
+        step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=seed, ema_decay=0.9)
+        state = new_state(trainee.params, optimizer)._replace(step=jnp.int32(number))
+        return float(step.run(state, trainee.frozen, batch)[1]["loss"])
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
+
+
+def test_the_averaged_weights_follow():
+    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1, 2).build(), make_batch(range(BATCH))
+    step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=0, ema_decay=0.15)
+    before, state = trainee.params["delta"], new_state(trainee.params, optimizer)
+    for decay in (0.1, 0.15):  # (1 + step) / (10 + step), at most ema_decay
+        average = state.ema_params["delta"].copy()
+        state, _ = step.run(state, trainee.frozen, batch)
+        expected = decay * average + (1 - decay) * state.params["delta"]
+        np.testing.assert_allclose(state.ema_params["delta"], expected, rtol=1e-6, atol=1e-7)
+    assert np.abs(state.params["delta"] - before).max() > 0.05
 
 
 def test_the_examples_of_these_tests_differ():

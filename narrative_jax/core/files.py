@@ -39,6 +39,16 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def read_json(path: str | Path) -> Any:
+    """What a file of `write_json` holds. Raises InputError where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}", "there is no such file", "run again the entry that writes it") from None
+    except ValueError as error:
+        raise InputError(f"{path}", f"it is not the JSON that a run writes ({error})", "remove it") from error
+
+
 def check_writable(folder: str | Path) -> Path:
     """Create a folder and write in it once, so that a long run does not fail at its end. Raises InputError."""
     folder = Path(folder)

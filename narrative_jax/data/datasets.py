@@ -24,7 +24,7 @@ from narrative_jax.core.records import Candidate, Preference, Scene, Score, Subj
 
 SPLIT = "records"  # the only split of every directory; what a scene is for stands in the scene
 RECORDS_PER_SHARD = 1024
-WRITE_AGAIN = "remove the directory and run the stage that writes it again"
+WRITE_AGAIN = "remove the folder of the entry that wrote it and run that again"
 PNG_COMPRESSION = 3  # 3 % larger than the usual 6, and a third faster
 
 

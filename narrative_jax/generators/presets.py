@@ -1,9 +1,11 @@
 """Generators by name: sizes, conventions and where their weights lie."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 from flax import nnx
 
 import narrative_jax
@@ -63,6 +65,17 @@ def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
     return TextSide(
         tokenizer, network, load_weights(folder / "text_encoder.safetensors", like, CLIP_TEXT_NAMES), length
     )
+
+
+def check_adapter(name: str, adapter: Mapping[str, Any]) -> None:
+    """Raise InputError for an adapter that the preset's network cannot carry; nothing is computed."""
+    preset = PRESETS[name]
+
+    def stack():
+        generator, params = build(preset, None, seed=0)
+        return generator.with_adapter(params, "checked", **adapter)[1]
+
+    jax.eval_shape(stack)
 
 
 def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:

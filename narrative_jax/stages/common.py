@@ -27,15 +27,19 @@ def check_generator(config) -> None:
     check_batch("sampling.batch_size", Sampling(**config.sampling).batch_size, make_mesh(config.mesh))
 
 
-def check_own_scenes(config, minimum: int = 1) -> None:
-    """Raise InputError where the config names a file of scenes and fewer than `minimum` can be read and drawn."""
+def check_scenes(config, entry, minimum: int = 1) -> None:
+    """Raise InputError unless the entry has at least `minimum` scenes that can be read and drawn."""
     check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
-    if config.scenes:
-        max_subjects = len(PRESETS[config.generator.preset].subject_offsets)
-        count = count_scenes(config.scenes, max_subjects, config.max_subjects_policy)
-        if count < minimum:
-            given = f"{count} scenes of {config.scenes} fit the generator"
-            raise InputError(given, f"{minimum} or more are compared", "write more")
+    if not config.scenes:
+        check_count("scenes", entry.scenes, minimum)
+        storybook_scenes(entry.split, 1, entry.scene_seed)
+        return
+    check_count("scenes", entry.scenes)
+    max_subjects = len(PRESETS[config.generator.preset].subject_offsets)
+    count = count_scenes(config.scenes, max_subjects, config.max_subjects_policy)
+    if min(count, entry.scenes or count) < minimum:
+        given = f"{min(count, entry.scenes or count)} scene of {config.scenes}"
+        raise InputError(given, f"{minimum} or more are needed", "give more")
 
 
 def base_generator(context: Context) -> tuple[FlowGenerator, Params]:

@@ -23,7 +23,7 @@ from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import (
     base_generator,
     check_generator,
-    check_own_scenes,
+    check_scenes,
     some_scenes,
     trained,
     was_trained,
@@ -40,9 +40,7 @@ TUNE_SCENES = 64  # that the guidance scale is chosen on
 def check(config, entry) -> None:
     """Raise InputError for scenes that the generator cannot draw, and a reward that cannot judge them."""
     check_generator(config)
-    check_own_scenes(config, minimum=2)
-    if entry.scenes or not config.scenes:
-        check_count("evaluate.scenes", entry.scenes, minimum=2)
+    check_scenes(config, entry, minimum=2)  # an interval needs two
     check_reward(config, entry)
     check_count("per_scene", entry.per_scene, minimum=1)
     check_count("best_of", entry.best_of)

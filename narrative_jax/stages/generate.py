@@ -6,14 +6,14 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.datasets import write_records
 from narrative_jax.generators.drawing import Drawer, Sampling
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, check_generator, check_own_scenes, some_scenes
+from narrative_jax.stages.common import base_generator, check_generator, check_scenes, some_scenes
 from narrative_jax.stages.drawing import draw_candidates
 
 
 def check(config, entry) -> None:
     """Raise InputError for a generator that cannot be built, and scenes that it cannot draw."""
     check_generator(config)
-    check_own_scenes(config)
+    check_scenes(config, entry)
     check_count("per_scene", entry.per_scene, minimum=1)
 
 

@@ -1,6 +1,5 @@
 """Scores the candidates of a generate entry with a reward, by aspect."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
@@ -10,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, Stopped, check_name
-from narrative_jax.core.files import write_json
+from narrative_jax.core.files import read_json, write_json
 from narrative_jax.core.records import Candidate, Scene, Score
 from narrative_jax.data.datasets import finished_chunks, open_records, pack_chunks, write_chunk
 from narrative_jax.rewards.base import HostReward
@@ -54,7 +53,7 @@ def run(context: Context) -> dict[str, float]:
         pack_chunks(chunks, context.folder / "scores", Score)
         write_json(calibration, _calibrate(context.folder / "scores", make_reward(context.entry)))
     shutil.rmtree(chunks, ignore_errors=True)
-    saved = json.loads(calibration.read_text(encoding="utf-8"))
+    saved = read_json(calibration)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
     return {"count": len(open_records(context.folder / "scores", Score)), **means}
 

@@ -1,15 +1,16 @@
 """Turns scored candidates into preferences: which pairs are kept, and how many each rule removed."""
 
-import json
 from itertools import pairwise
 
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.screening import RULES, Pairs, select_pairs, shuffle_labels, standardise
 from narrative_jax.stages.base import Context
+from narrative_jax.stages.score import make_reward
 
 INPUTS = ("source",)
 ON_NO_PAIRS = ("stop", "skip")
@@ -20,6 +21,11 @@ def check(config, entry) -> None:
     check_name("screening rule", entry.rule, RULES)
     check_name("on_no_pairs", config.on_no_pairs, ON_NO_PAIRS)
     check_count("max_pairs_per_prompt", entry.max_pairs_per_prompt)
+    aspects = make_reward(config[entry.source]).aspects
+    if entry.rejection and len(entry.thresholds) != len(aspects):
+        raise InputError(
+            f"thresholds {tuple(entry.thresholds)}", f"aspects are {', '.join(aspects)}", "give one for each"
+        )
 
 
 def run(context: Context) -> dict[str, float]:
@@ -59,7 +65,7 @@ def _calibration(source, raw):
     path = source / "calibration.json"
     if not path.is_file():
         return raw.mean(0), raw.std(0)
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path)
     return saved["mean"], saved["std"]
 
 

@@ -18,7 +18,9 @@ from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import check_batch, make_mesh
 from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
+from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
+from narrative_jax.generators.presets import check_adapter
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter
@@ -41,6 +43,11 @@ def check(config, entry) -> None:
     algorithm = make_algorithm(entry)
     check_generator(config)
     make_optimizer(entry)
+    Schedule(entry.total_steps, entry.save_every, entry.sample_every)
+    if not entry.source:
+        storybook_training_set(**entry.training_set)
+    if entry.adapter.rank:
+        check_adapter(config.generator.preset, entry.adapter.to_dict())
     check_share("ema_decay", entry.ema_decay)
     check_batch("batch_size", entry.batch_size, make_mesh(config.mesh), entry.accumulate)
     if algorithm.needs_reference and not entry.adapter.rank:

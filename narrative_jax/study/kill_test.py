@@ -154,6 +154,7 @@ def kill_test(config: str, kills: int, seed: int, folder: Path) -> bool:
         workdir, moment = folder / f"killed-{len(rows)}", rng.uniform(0, seconds)
         if not launcher.kill(workdir, moment):
             workdir.rename(folder / f"too-late-{time.time_ns()}")
+            seconds = moment  # runs are shorter than that
             continue
         stage = at_work(workdir)
         launcher.finish(workdir)

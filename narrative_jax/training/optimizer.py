@@ -36,7 +36,9 @@ class Optimizer:
         """Learning rate by step."""
         if self.decay == "cosine":
             return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup_steps, self.total_steps)
-        return optax.schedules.warmup_constant_schedule(0.0, self.learning_rate, self.warmup_steps)
+        if self.warmup_steps:
+            return optax.schedules.warmup_constant_schedule(0.0, self.learning_rate, self.warmup_steps)
+        return optax.constant_schedule(self.learning_rate)  # optax takes a warm-up of 0 steps for one that never ends
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation; gradients are clipped to a global norm of `clip_norm`."""
