@@ -1,4 +1,4 @@
-"""ADPO on the embedded Storybook world: the main job, about 5 minutes on two CPU cores.
+"""ADPO on the embedded Storybook world: the main job, minutes on two CPU cores.
 
     python -m narrative_jax.launch --config=configs/adpo.py
 
@@ -83,7 +83,6 @@ TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|
 
 def _add_controls(config):
     """Three training seeds of ADPO and of its controls, on the same candidates."""
-    config.report = False
     config.shuffled = {**config.screen.to_dict(), "shuffle_labels": True}
     arms = {}
     for seed in range(3):
