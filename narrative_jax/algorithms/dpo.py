@@ -15,7 +15,7 @@ from narrative_jax.losses.denoising import mean_square, velocity_residual
 
 @dataclass(frozen=True)
 class DPO(Algorithm):
-    """-log σ(β(a) / 2 · margin), a the pair's gap; `eta` 0 keeps β constant (MATHS: β(a) = β(1 + η(1 - e^{-k(a-b)}))).
+    """-log σ(β(a) / 2 · margin), a the pair's gap; `eta` 0 keeps β constant; see `adaptive_beta`.
 
     `preserve` μ in [0, 1] scales the rejected gradient so that the chosen error keeps at least the share μ of its
     fall, None leaves it as it is. Both members of a pair share t and noise.

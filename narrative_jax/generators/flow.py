@@ -71,7 +71,7 @@ class FlowGenerator:
         return len(self._positions.noisy), self.preset.transformer.channels
 
     def encode(self, scenes: Sequence[Scene]) -> Conditioning:
-        """Text encodings and subject latents of scenes; missing subjects are zeros and masked. Raises InputError."""
+        """Text encodings and subject latents of scenes; missing subjects are grey and masked. Raises InputError."""
         text, pooled = self.text.encode([scene.prompt for scene in scenes])
         size = self.preset.subject_size
         images = np.full((len(scenes), self.max_subjects, size, size, 3), 127, np.uint8)

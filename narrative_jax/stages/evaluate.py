@@ -130,7 +130,7 @@ class _Judge:
         if self.kind == "gold":
             values = judge_images(flat, repeated).criteria
         else:
-            values = self.reward.score_images(flat, repeated, [f"{scene.id}" for scene in repeated])
+            values = self.reward.score_images(flat, repeated, [scene.id for scene in repeated])
         return np.float64(values).reshape(n, per_scene, -1).mean(1)
 
 
