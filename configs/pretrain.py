@@ -47,10 +47,16 @@ def get_config(variant: str = "") -> ConfigDict:
         **shared,
         "algorithm": "sft",
         "hyper": {"text_dropout": 0.1},
-        "total_steps": 3000,
+        "total_steps": 4600,
         "batch_size": 64,
         "ema_decay": 0.998,
-        "optimizer": {"learning_rate": 1.5e-3, "warmup_steps": 200, "decay": "cosine", "weight_decay": 0.01},
+        "optimizer": {
+            "method": "muon",
+            "learning_rate": 3e-3,
+            "warmup_steps": 200,
+            "decay": "cosine",
+            "weight_decay": 0.01,
+        },
         "save_every": 250,
         "sample_every": 500,
     }

@@ -1,20 +1,27 @@
-"""AdamW with warm-up."""
+"""AdamW or Muon, with warm-up."""
 
 from dataclasses import dataclass
 
 import optax
+import optax.contrib
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 
+METHODS = ("adamw", "muon")
 DECAYS = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW (Loshchilov & Hutter 2019): linear warm-up, then constant, or a cosine down to 0 at the last step."""
+    """The optimiser and its learning rate: linear warm-up, then constant, or a cosine down to 0 at the last step.
+
+    AdamW (Loshchilov & Hutter 2019), or Muon (Jordan 2024) for matrices with AdamW for the rest. One learning rate
+    serves both: it is the root mean square of Muon's updates, which Adam's reach at most.
+    """
 
     learning_rate: float
     total_steps: int
+    method: str = "adamw"
     warmup_steps: int = 0
     decay: str = "constant"
     weight_decay: float = 0.0
@@ -22,6 +29,7 @@ class Optimizer:
     b2: float = 0.99
 
     def __post_init__(self):
+        check_name("method", self.method, METHODS)
         check_name("decay", self.decay, DECAYS)
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
@@ -42,5 +50,11 @@ class Optimizer:
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation; gradients are clipped to a global norm of `clip_norm`."""
-        adamw = optax.adamw(self.schedule(), b2=self.b2, weight_decay=self.weight_decay)
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+        rate, decay = self.schedule(), self.weight_decay
+        if self.method == "muon":
+            method = optax.contrib.muon(
+                rate, weight_decay=decay, adam_b2=self.b2, adam_weight_decay=decay, consistent_rms=1.0
+            )
+        else:
+            method = optax.adamw(rate, b2=self.b2, weight_decay=decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), method)

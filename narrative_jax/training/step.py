@@ -103,9 +103,11 @@ def make_step(
     axes, everywhere = trainee.policy.network.axes, replicated(mesh)
     shardings = weight_shardings(axes, {n: w.shape for n, w in {**trainee.frozen, **trainee.params}.items()}, mesh)
     trained = {name: shardings[name] for name in trainee.params}
+    masked = lambda moment: isinstance(moment, optax.MaskedNode)  # noqa: E731 (a weight of the optimiser's other part)
     moments = optax.tree.map_params(
-        optimizer, lambda _, sharding: sharding, jax.eval_shape(optimizer.init, trainee.params), trained,
-        transform_non_params=lambda _: everywhere,
+        optimizer, lambda moment, sharding: moment if masked(moment) else sharding,
+        jax.eval_shape(optimizer.init, trainee.params), trained,
+        transform_non_params=lambda _: everywhere, is_leaf=masked,
     )  # fmt: skip
     state = TrainState(everywhere, trained, moments, trained)
     frozen = {name: shardings[name] for name in trainee.frozen}
