@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import narrative_jax
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.types import Params
+from narrative_jax.core.types import Conditioning, Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
 from narrative_jax.generators.text import ClipTowers, TextSide
@@ -68,14 +69,19 @@ def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
 
 
 def check_adapter(name: str, adapter: Mapping[str, Any]) -> None:
-    """Raise InputError for an adapter that the preset's network cannot carry; nothing is computed."""
+    """Raise InputError for an adapter that the preset's network cannot carry or run; nothing is computed."""
     preset = PRESETS[name]
+    sizes = preset.transformer
 
-    def stack():
+    def run():
         generator, params = build(preset, None, seed=0)
-        return generator.with_adapter(params, "checked", **adapter)[1]
+        generator, params = generator.with_adapter(params, "checked", **adapter)
+        text = jnp.zeros((1, preset.text_length, sizes.text_dim))
+        subjects = jnp.zeros((1, *generator.subject_shape))
+        asked = Conditioning(text, jnp.zeros((1, sizes.pooled_dim)), subjects, jnp.ones(subjects.shape[:2], bool))
+        return generator.denoise(params, jnp.zeros((1, *generator.latent_shape)), jnp.ones(1), asked)
 
-    jax.eval_shape(stack)
+    jax.eval_shape(run)
 
 
 def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:
