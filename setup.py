@@ -43,6 +43,7 @@ setup(
             "ipykernel>=6",
             "peft>=0.17",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "torch==2.13.0",
             "transformers>=4.57",

@@ -23,7 +23,7 @@ from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
 
-SAMPLING = Sampling(num_steps=2, batch_size=3)
+SAMPLING = Sampling(num_steps=2, guidance_scale=1.0, batch_size=3)
 
 
 def portrait(seed, height=24, width=24):
