@@ -1,5 +1,7 @@
 """Weights on disk: safetensors in the published (torch) layouts and names, so that other libraries read them too.
 
+Published torch files are read as well.
+
 A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the kernel (or scale) and
 bias of a layer, `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array; `*` stands for the
 same index on both sides.
@@ -20,6 +22,7 @@ from safetensors.numpy import save
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params
+from narrative_jax.models.torch_files import SUFFIXES, read_state
 
 # A layout says, for each of our axes, which axis of the published array it is.
 PLAIN = None
@@ -76,18 +79,37 @@ def load_weights(
 ) -> Params:
     """Weights with the names, shapes and shardings of `like`; each device reads only its own part from the disk.
 
-    `path` is a safetensors file, or the index (.json) of several. Raises InputError unless the files are whole and hold
-    exactly these arrays.
+    `path` is a safetensors file, the index (.json) of several, or a torch file, which is read whole. Raises InputError
+    unless the files are whole and hold exactly these arrays.
     """
     published = published_names(like, names)
     with ExitStack() as stack:
-        keys = {}
-        for file in _files(Path(path)):
-            opened = stack.enter_context(_open(file))
-            keys |= {key: opened for key in opened.keys() if not key.endswith(_BUFFERS)}  # noqa: SIM118
-        slices = {key: opened.get_slice(key) for key, opened in keys.items()}
+        slices = _slices(path, stack)
         _check_same(path, slices, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
         return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
+
+
+def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a file that `load_weights` reads, by published name. Raises InputError as that does."""
+    with ExitStack() as stack:
+        return {key: tuple(part.get_shape()) for key, part in _slices(path, stack).items()}
+
+
+class _Whole(np.ndarray):
+    """An array in memory that reads as a slice of safetensors does."""
+
+    def get_shape(self):
+        return list(self.shape)
+
+
+def _slices(path, stack):
+    """Each array of the files by key, not read yet where they are safetensors."""
+    if Path(path).suffix in SUFFIXES:
+        found = {key: value.view(_Whole) for key, value in read_state(path).items()}
+    else:
+        opened = [stack.enter_context(_open(file)) for file in _files(Path(path))]
+        found = {key: file.get_slice(key) for file in opened for key in file.keys()}  # noqa: SIM118
+    return {key: part for key, part in found.items() if not key.endswith(_BUFFERS)}
 
 
 def _files(path):
