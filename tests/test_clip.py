@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parity import published_shapes, relative_error
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.losses.contrastive import MAX_LOGIT_SCALE, clip_contrastive
@@ -84,12 +85,6 @@ def prompts(config, length, seed=0):
     return tokens
 
 
-def relative_error(ours, theirs):
-    theirs = theirs.detach().numpy()
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 @pytest.mark.parametrize("shorter", [0, 4])
 def test_text_tower(towers, shorter):
     import torch
@@ -159,15 +154,9 @@ def test_prompts_of_openclip():
     assert relative_error(network.bind(params)(tokens).projected, expected) <= 1e-4
 
 
-def published_shapes(module, names):
+def shapes_on_disk(module, names):
     """Keys and shapes that our module would write."""
-    _, shapes = abstract(module)
-    published = published_names(shapes, names)
-    assert len({entry.key for entry in published.values()}) == len(shapes)
-    return {
-        key: tuple(shapes[name].shape if layout is None else (shapes[name].shape[axis] for axis in np.argsort(layout)))
-        for name, (key, layout) in published.items()
-    }
+    return published_shapes(abstract(module)[1], names)
 
 
 def torch_shapes(name, config):
@@ -184,17 +173,17 @@ WEIGHTS = {"ViT-B/32": 151_277_313, "ViT-L/14": 427_616_513, "ViT-H/14": 986_109
 def test_names_cover_the_published_sizes(size):
     text, vision = CLIP_SIZES[size]
     config = clip_config(text, vision)
-    towers = published_shapes(build(text, vision), CLIP_NAMES)
+    towers = shapes_on_disk(build(text, vision), CLIP_NAMES)
     assert towers == torch_shapes("CLIPModel", config)
     assert sum(math.prod(shape) for shape in towers.values()) == WEIGHTS[size]
-    encoder = published_shapes(lambda: ClipTextEncoder(text, rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
+    encoder = shapes_on_disk(lambda: ClipTextEncoder(text, rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
     assert encoder == torch_shapes("CLIPTextModelWithProjection", config.text_config)
-    encoder = published_shapes(lambda: ClipVisionEncoder(vision, rngs=nnx.Rngs(0)), CLIP_VISION_NAMES)
+    encoder = shapes_on_disk(lambda: ClipVisionEncoder(vision, rngs=nnx.Rngs(0)), CLIP_VISION_NAMES)
     assert encoder == torch_shapes("CLIPVisionModelWithProjection", config.vision_config)
 
 
 def test_the_default_is_the_text_encoder_of_flux():
-    ours = published_shapes(lambda: ClipTextEncoder(ClipTextConfig(), rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
+    ours = shapes_on_disk(lambda: ClipTextEncoder(ClipTextConfig(), rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
     theirs = torch_shapes("CLIPTextModel", clip_config(ClipTextConfig(), ClipVisionConfig()).text_config)
     prefix = "text_model."  # published files have it, whether or not the class at hand shows it
     assert ours == {prefix + key.removeprefix(prefix): shape for key, shape in theirs.items()}
