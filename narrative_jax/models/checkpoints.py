@@ -2,9 +2,9 @@
 
 Published torch files are read as well.
 
-A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the kernel (or scale) and
-bias of a layer, `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array; `*` stands for the
-same index on both sides.
+A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the arrays of a layer
+(kernel, bias, scale, statistics), `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array;
+`*` stands for the same index on both sides.
 """
 
 import json
@@ -29,9 +29,16 @@ PLAIN = None
 LINEAR = (1, 0)  # [out, in] -> [in, out]
 CONV = (2, 3, 1, 0)  # OIHW -> HWIO
 _KERNELS = {2: LINEAR, 4: CONV}  # by rank
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "slope": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "variance": "running_var",
+}
 _SHOWN = 3  # names in a message
-_BUFFERS = ("position_ids",)  # older files hold these beside the weights
+_BUFFERS = ("position_ids", "num_batches_tracked")  # torch's files may hold these beside the weights
 
 
 class Published(NamedTuple):
