@@ -16,6 +16,7 @@ from narrative_jax.generators.presets import PRESETS, load_generator
 from narrative_jax.models.checkpoints import check_arrays, load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import fingerprint, read_adapter
+from narrative_jax.models.lora_files import read_lora
 from narrative_jax.stages.base import Context
 
 WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves
@@ -62,11 +63,19 @@ def with_saved_adapter(path: Path, generator: FlowGenerator, params: Params) -> 
 
     Raises InputError for an adapter of another network, rank or targets, and for one trained on another base.
     """
-    name, made_with, base, weights = read_adapter(path)
+    return _stacked(path, generator, params, *read_adapter(path))
+
+
+def with_lora_file(path: Path, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
+    """`with_saved_adapter` of a LoRA file in the names of diffusers and PEFT; see `lora_files.read_lora`."""
+    return _stacked(path, generator, params, *read_lora(path, params, FLUX_NAMES))
+
+
+def _stacked(path, generator, params, name, made_with, base, weights):
     adapted, stacked = generator.with_adapter(params, name, **made_with)
     fresh = {key: value.shape for key, value in stacked.items() if key not in params}
     check_arrays(path, {key: value.shape for key, value in weights.items()}, fresh)
-    if base != fingerprint(params):
+    if base and base != fingerprint(params):
         rule = f"it was trained on a base with hash {base}, this one has {fingerprint(params)}"
         raise InputError(f"{path}", rule, "give the generator it was trained on")
     return adapted, stacked | {key: jnp.asarray(value) for key, value in weights.items()}
