@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(run: str | Path, entry: str, folder: str | Path) -> str:
     """Write the adapter of a train entry ("": the last) to `folder`.
 
-    Returns what the files cannot say, "" where nothing is lost. Raises InputError, then with nothing written.
+    Returns what the files cannot say, "" where nothing is lost. Raises InputError.
     """
     config = pipeline.read_config(run)
     entries = pipeline.train_entries(config)
@@ -186,7 +186,7 @@ def _scores(run, entry):
     for aspect in run.results["aspects"]:
         key = run.key(entry, aspect)
         names = ("baseline", "aligned", "diff", "diff_low", "diff_high")
-        before, after, *difference = (run.numbers[f"{key}/{name}"] for name in names)
+        before, after, *difference = (round(run.numbers[f"{key}/{name}"], 3) + 0.0 for name in names)  # never -0.000
         cells = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*difference)
         rows.append(f"| {aspect.replace('_', ' ')} | {before:.3f} | {after:.3f} | {cells} |")
     return "\n".join(rows)

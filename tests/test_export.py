@@ -22,11 +22,17 @@ UNSAID = (
 
 @pytest.fixture(scope="module")
 def run(adpo_run, tmp_path_factory):
-    """A finished run whose adapter was made large, so that its pictures tell it from none."""
+    """A finished run whose adapter was made large and whose numbers are told apart, which no tiny run's are."""
     run = shutil.copytree(adpo_run, tmp_path_factory.mktemp("large") / "run")
     path = run / "align" / "adapter.safetensors"
     name, made_with, base, weights = read_adapter(path)
     save_adapter(path, {key: value + 0.3 for key, value in weights.items()}, name, made_with, base)
+    for file in (run / "evaluate" / "manifest.json", run / "summary.json"):
+        told = json.loads(file.read_text())
+        numbers = told.get("summary", told)
+        gold = sorted(key for key in numbers if key.startswith("gold/"))
+        numbers.update({key: (7 * place - 99) / 1000 for place, key in enumerate(gold)})
+        file.write_text(json.dumps(told))
     return run
 
 

@@ -254,7 +254,7 @@ HALF = {f"{Q}.lora_A.weight": PAIR[f"{Q}.lora_A.weight"]}
 @pytest.mark.parametrize(
     "arrays, metadata, message",
     [
-        ({}, {}, r"a LoRA has two arrays of one rank for a layer \(there is none\)"),
+        ({}, {"format": "pt"}, r"a LoRA has two arrays of one rank for a layer \(there is none\)"),
         (HALF, {}, rf"a LoRA has two arrays of one rank for a layer \({Q}\); copy or download it again"),
         (PAIR | {f"{Q}.lora_B.weight": np.ones((16, 3), np.float32)}, {}, "two arrays of one rank"),
         (PAIR | {f"{Q}.lora_magnitude_vector": np.ones(16)}, {}, rf"1 unexpected \({Q}.lora_magnitude_vector\)"),
