@@ -16,6 +16,7 @@ from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
 from narrative_jax.generators.text import ClipTowers, TextSide
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
+from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import abstract, split
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
@@ -67,15 +68,17 @@ def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
     )
 
 
-def check_adapter(name: str, adapter: Mapping[str, Any]) -> None:
-    """Raise InputError for an adapter that the preset's network cannot carry; nothing is computed."""
-    preset = PRESETS[name]
+def adapter_shapes(preset: str, name: str, adapter: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the weights that an adapter of this name has on the preset's network; nothing is computed.
+
+    Raises InputError for one that the network cannot carry.
+    """
 
     def stack():
-        generator, params = build(preset, None, seed=0)
-        return generator.with_adapter(params, "checked", **adapter)[1]
+        generator, params = build(PRESETS[preset], None, seed=0)
+        return generator.with_adapter(params, name, **adapter)[1]
 
-    jax.eval_shape(stack)
+    return {key: shape for key, shape in jax.eval_shape(stack).items() if adapter_of(key) == name}
 
 
 def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:

@@ -8,7 +8,7 @@ A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +92,8 @@ def load_weights(
     published = published_names(like, names)
     with ExitStack() as stack:
         slices = _slices(path, stack)
-        _check_same(path, slices, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
+        found = {key: part.get_shape() for key, part in slices.items()}
+        check_arrays(path, found, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
         return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
 
 
@@ -114,7 +115,7 @@ def _slices(path, stack):
     if Path(path).suffix in SUFFIXES:
         found = {key: value.view(_Whole) for key, value in read_state(path).items()}
     else:
-        opened = [stack.enter_context(_open(file)) for file in _files(Path(path))]
+        opened = [stack.enter_context(open_weights(file)) for file in _files(Path(path))]
         found = {key: file.get_slice(key) for file in opened for key in file.keys()}  # noqa: SIM118
     return {key: part for key, part in found.items() if not key.endswith(_BUFFERS)}
 
@@ -128,7 +129,8 @@ def _files(path):
         raise _unreadable(path, error) from None
 
 
-def _open(path):
+def open_weights(path: str | Path) -> safe_open:
+    """A safetensors file, to be closed. Raises InputError for an unreadable one."""
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:
@@ -144,9 +146,9 @@ def _shape(shape, published):
     return list(shape) if published.layout is PLAIN else [shape[axis] for axis in np.argsort(published.layout)]
 
 
-def _check_same(path, slices, shapes):
-    """Raise InputError unless the file's keys and shapes are those of `shapes`."""
-    found = {key: part.get_shape() for key, part in slices.items()}
+def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise InputError unless the names and shapes found in a file are those of `shapes`."""
+    found, shapes = ({key: list(shape) for key, shape in each.items()} for each in (found, shapes))
     both = found.keys() & shapes.keys()
     wrong = [f"{key} {found[key]} for {shapes[key]}" for key in both if found[key] != shapes[key]]
     problems = {
