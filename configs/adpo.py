@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.report = True
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.generator = {"preset": "storybook", "weights": "", "text": ""}
-    config.sampling = {"num_steps": 16, "sampler": "euler", "guidance_scale": 1.0, "batch_size": 64}
+    config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
 
     config.stages = ("generate", "score", "screen", "align", "evaluate")
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}

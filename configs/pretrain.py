@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.max_subjects_policy = "stop"
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.generator = {"preset": "storybook", "weights": "random", "text": "clip"}
-    config.sampling = {"num_steps": 16, "sampler": "euler", "guidance_scale": 1.0, "batch_size": 64}
+    config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
     config.report = False
 
     shared = {

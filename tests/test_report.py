@@ -58,7 +58,11 @@ def compared(kind, aspects, gains):
                 numbers |= {f"{prefix}/{name}/{key}": value for key, value in values.items()}
         if kind == "gold":
             numbers[f"{prefix}/gap_closed"] = sum(changes)
-    return numbers or {f"{kind}/{aspect}/baseline": 0.5 for aspect in aspects}
+    if not gains:
+        names = [*aspects, *(f"{aspect}/{criterion}" for aspect, criteria in aspects.items() for criterion in criteria)]
+        arms = {"baseline": 0.5} | ({"ceiling": 0.9} if kind == "gold" else {})
+        numbers = {f"{kind}/{name}/{arm}": value for name in names for arm, value in arms.items()}
+    return numbers
 
 
 def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", portrait=24, prompt="Ada waves", steps=60):
@@ -351,6 +355,11 @@ def test_alignment_skipped(tmp_path):
     assert "Alignment was skipped: no pair survived screening. What is shown is the baseline alone." in printed
     assert "sharpness     0.500" in printed and page.images("baseline: Ada") and not page.images("aligned")
     assert "one of the two is better on every aspect 12 60.0 %" in page.text and "Training" not in page.text
+
+
+def test_alignment_skipped_on_storybook_shows_how_far_it_is_to_true_pictures(tmp_path):
+    printed, _ = written(make_run(tmp_path / "run", configure(MAIN, ["align"]), {}, steps=0))
+    assert re.search(r"baseline +ceiling\n", printed) and re.search(r"identity consistency +0.500 +0.900", printed)
 
 
 def test_a_run_without_pairs(tmp_path):

@@ -12,9 +12,11 @@ from ml_collections import FrozenConfigDict
 
 from narrative_jax import pipeline
 from narrative_jax.core.config import load
-from narrative_jax.core.errors import Stopped
+from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.stop import StopFlag
+from narrative_jax.generators.presets import load_generator
 from narrative_jax.models.lora import adapter_of
+from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.stages import train
 from narrative_jax.stages.base import Context
 from narrative_jax.training.step import new_state
@@ -99,6 +101,35 @@ def test_stopped_and_started_again(tmp_path, straight):
 def test_something_is_learned_in_one_compilation(straight):
     assert all(line["grad_norm"] > 0 for line in numbers(straight / "pretrain"))
     assert summary(straight)["compile/pretrain"] == 1
+
+
+def test_the_whole_config_at_its_smallest(tmp_path):
+    """CLIP, the flow on its text encoder, then evaluation: no weights come from anywhere else."""
+    pipeline.run(load(f"{PRETRAIN}:tiny"), tmp_path)
+    assert (tmp_path / "pretrain" / "samples" / "step-000002.png").exists()
+    assert len(numbers(tmp_path / "clip")) == len(numbers(tmp_path / "pretrain")) == 2
+    found = summary(tmp_path)
+    assert found["compile/clip"] == found["compile/pretrain"] == 1
+    for aspect in ASPECTS:
+        assert 0 <= found[f"gold/{aspect}/aligned"] <= 1 and found[f"gold/{aspect}/ceiling"] > 0.9
+    weights = str(tmp_path / "pretrain" / "weights.safetensors")
+    generator, params = load_generator("tiny", weights, str(tmp_path / "clip"), 0)
+    assert params.keys() == generator.network.axes.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segments": ("noisy",), "targets": ".*"}, "one modulation serves"),
+        ({"segments": ("nois",)}, "did you mean 'noisy'"),
+        ({"targets": ".*to_x"}, "they match dotted paths of linear layers"),
+    ],
+)
+def test_an_adapter_that_the_network_cannot_run_is_refused_before_anything_starts(change, message):
+    aligning = load(f"{PRETRAIN.with_name('adpo.py')}:tiny")
+    aligning.align.adapter.update(change)
+    with pytest.raises(InputError, match=message):
+        train.check(aligning, aligning.align)
 
 
 def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path, monkeypatch):

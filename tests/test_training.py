@@ -19,7 +19,7 @@ from narrative_jax.core.stop import StopFlag
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.loop import Schedule
 from narrative_jax.training.metrics import Metrics
-from narrative_jax.training.optimizer import Optimizer
+from narrative_jax.training.optimizer import METHODS, Optimizer
 from narrative_jax.training.step import make_step, new_state
 
 SCRIPT = Path(__file__).with_name("linear_training.py")
@@ -257,6 +257,7 @@ def test_metrics_go_on_where_the_checkpoint_is(tmp_path):
         (lambda: Schedule(1, 1, -1), "sample_every -1"),
         (lambda: Optimizer(1e-3, 4, warmup_steps=4), "the warm-up ends before the training"),
         (lambda: Optimizer(1e-3, 4, decay="cosin"), "did you mean 'cosine'"),
+        (lambda: Optimizer(1e-3, 4, method="moun"), "did you mean 'muon'"),
         (lambda: Optimizer(0.0, 4), "learning_rate 0.0: learning_rate is a number > 0"),
         (lambda: Optimizer(1e-3, 4, clip_norm=float("nan")), "clip_norm nan"),
     ],
@@ -273,6 +274,33 @@ def test_the_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 9)], [0, 0.05, 0.1, 0.1], atol=1e-7)
     for decay in ("constant", "cosine"):
         assert Optimizer(0.1, 10, decay=decay).schedule()(0) == pytest.approx(0.1), "without a warm-up"
+
+
+def test_muon_moves_a_matrix_alike_in_all_directions_and_the_rest_as_adam():
+    rng = np.random.default_rng(0)
+    turned = [np.linalg.qr(rng.normal(size=(n, 4)))[0] for n in (6, 4)]
+    gradients = {"kernel": jnp.float32(turned[0] * (8, 4, 2, 1) @ turned[1].T), "bias": jnp.float32([3.0, -0.2])}
+    optimizer = Optimizer(0.1, 10, method="muon", clip_norm=1e9).build()
+    weights = jax.tree.map(jnp.zeros_like, gradients)
+    updates, _ = optimizer.update(gradients, optimizer.init(weights), weights)
+    np.testing.assert_allclose(updates["bias"], [-0.147, 0.147], rtol=0.01)  # Adam's first step, with Nesterov's look
+    singular = np.linalg.svd(updates["kernel"], compute_uv=False)
+    assert singular.max() / singular.min() < 2, "8 in the gradient"
+    assert np.sqrt(np.mean(updates["kernel"] ** 2)) == pytest.approx(0.1 * (4 / 6) ** 0.5 * 0.9, rel=0.25)
+    assert np.vdot(updates["kernel"], gradients["kernel"]) < 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_moments_lie_as_their_weights(method):
+    trainee, optimizer = make_trainee(), Optimizer(0.1, 2, method=method).build()
+    step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=0, ema_decay=0.9)
+    state = jax.device_put(new_state(trainee.params, optimizer), step.state_shardings)
+    weights = step.state_shardings.params["delta"]
+    assert tuple(weights.spec) == ("fsdp", "tensor")
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2]
+    assert moments and all(leaf.sharding == weights for leaf in moments)
+    state, _ = step.run(state, trainee.frozen, make_batch(range(BATCH))[1])
+    assert np.isfinite(state.params["delta"]).all()
 
 
 def test_a_new_state_shares_no_buffer():

@@ -70,6 +70,10 @@ class FlowGenerator:
     def latent_shape(self) -> tuple[int, int]:
         return len(self._positions.noisy), self.preset.transformer.channels
 
+    @property
+    def subject_shape(self) -> tuple[int, int, int]:
+        return *self._positions.subjects.shape[:2], self.preset.transformer.channels
+
     def encode(self, scenes: Sequence[Scene]) -> Conditioning:
         """Text encodings and subject latents of scenes; missing subjects are grey and masked. Raises InputError."""
         text, pooled = self.text.encode([scene.prompt for scene in scenes])

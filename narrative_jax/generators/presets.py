@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import narrative_jax
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.types import Params
+from narrative_jax.core.types import Conditioning, Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
 from narrative_jax.generators.text import ClipTowers, TextSide
@@ -71,14 +72,20 @@ def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
 def adapter_shapes(preset: str, name: str, adapter: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the weights that an adapter of this name has on the preset's network; nothing is computed.
 
-    Raises InputError for one that the network cannot carry.
+    Raises InputError for one that the network cannot carry or run.
     """
+    chosen = PRESETS[preset]
+    sizes = chosen.transformer
 
-    def stack():
-        generator, params = build(PRESETS[preset], None, seed=0)
-        return generator.with_adapter(params, name, **adapter)[1]
+    def run():
+        generator, params = build(chosen, None, seed=0)
+        generator, params = generator.with_adapter(params, name, **adapter)
+        text = jnp.zeros((1, chosen.text_length, sizes.text_dim))
+        subjects = jnp.zeros((1, *generator.subject_shape))
+        asked = Conditioning(text, jnp.zeros((1, sizes.pooled_dim)), subjects, jnp.ones(subjects.shape[:2], bool))
+        return params, generator.denoise(params, jnp.zeros((1, *generator.latent_shape)), jnp.ones(1), asked)
 
-    return {key: shape for key, shape in jax.eval_shape(stack).items() if adapter_of(key) == name}
+    return {key: shape for key, shape in jax.eval_shape(run)[0].items() if adapter_of(key) == name}
 
 
 def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:

@@ -38,8 +38,9 @@ def tables(run: Run) -> list[Table]:
         return []
     note = f"Means over {len(run.results['scenes'])} scenes."
     if not run.arms:
-        rows = [(label, _number(run.numbers, f"{key}/baseline")) for label, key in _measures(run)]
-        return [Table(("", "baseline"), rows, note)]
+        columns = ("baseline", "ceiling") if run.gold else ("baseline",)
+        rows = [(label, *[_number(run.numbers, f"{key}/{c}") for c in columns]) for label, key in _measures(run)]
+        return [Table(("", *columns), rows, note)]
     note += f" Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."

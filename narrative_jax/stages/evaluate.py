@@ -162,7 +162,8 @@ def _compare(values, columns, kind) -> dict[str, float]:
         if closed:
             numbers[f"{prefix}/gap_closed"] = float(np.mean(closed))
     if not arms:
-        numbers |= {f"{kind}/{name}/baseline": get(values["baseline"]).mean() for name, get in _measures(columns)}
+        for name, get in _measures(columns):
+            numbers |= {f"{kind}/{name}/{arm}": get(rows).mean() for arm, rows in values.items()}
     return numbers
 
 

@@ -165,7 +165,7 @@ def _sampler(context: Context, trainee: Trainee) -> Callable[[int, TrainState], 
     generator = trainee.policy
     scenes, _ = some_scenes(config, "tune", _SAMPLES, 0, generator.max_subjects)
     jobs = [(scene, candidate_seed(config.seed, scene.id, place)) for scene in scenes for place in range(2)]
-    sampling = Sampling(**{**config.sampling.to_dict(), "batch_size": len(jobs), "guidance_scale": 1.0})
+    sampling = Sampling(**{**config.sampling.to_dict(), "batch_size": len(jobs)})
     drawer = Drawer(generator, sampling, make_mesh(config.mesh))
 
     def sample(step, state):

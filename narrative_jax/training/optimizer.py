@@ -16,7 +16,7 @@ class Optimizer:
     """The optimiser and its learning rate: linear warm-up, then constant, or a cosine down to 0 at the last step.
 
     AdamW (Loshchilov & Hutter 2019), or Muon (Jordan 2024) for matrices with AdamW for the rest. One learning rate
-    serves both: it is the root mean square of Muon's updates, which Adam's reach at most.
+    serves both: it is the root mean square of Muon's updates, and about that of Adam's first ones.
     """
 
     learning_rate: float
