@@ -167,6 +167,11 @@ def torch_shapes(name, config):
 
 
 WEIGHTS = {"ViT-B/32": 151_277_313, "ViT-L/14": 427_616_513, "ViT-H/14": 986_109_441}
+UNSEEN = {  # in keys and shapes
+    "ViT-B/32": ("quick_gelu", 8, "quick_gelu", 12),
+    "ViT-L/14": ("quick_gelu", 12, "quick_gelu", 16),
+    "ViT-H/14": ("gelu", 16, "gelu", 16),
+}
 
 
 @pytest.mark.parametrize("size", CLIP_SIZES)
@@ -176,6 +181,7 @@ def test_names_cover_the_published_sizes(size):
     towers = shapes_on_disk(build(text, vision), CLIP_NAMES)
     assert towers == torch_shapes("CLIPModel", config)
     assert sum(math.prod(shape) for shape in towers.values()) == WEIGHTS[size]
+    assert (text.activation, text.heads, vision.activation, vision.heads) == UNSEEN[size]
     encoder = shapes_on_disk(lambda: ClipTextEncoder(text, rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
     assert encoder == torch_shapes("CLIPTextModelWithProjection", config.text_config)
     encoder = shapes_on_disk(lambda: ClipVisionEncoder(vision, rngs=nnx.Rngs(0)), CLIP_VISION_NAMES)

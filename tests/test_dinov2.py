@@ -142,6 +142,7 @@ def test_names_cover_the_published_sizes(size, registers):
     ours = published_shapes(structure(config)[1], DINOV2_NAMES)
     assert ours == torch_shapes(config)
     assert sum(math.prod(shape) for shape in ours.values()) == WEIGHTS[size] + registers * config.width
+    assert config.width == 64 * config.heads  # which no shape shows
 
 
 @pytest.mark.parametrize("shape", [(16, 18, 3), (3, 16, 3), (0, 4, 3), (16, 16, 1)])
