@@ -114,6 +114,34 @@ def summary(config: ConfigDict, workdir: str | Path) -> dict[str, float]:
     return numbers
 
 
+def read_config(workdir: str | Path) -> FrozenConfigDict:
+    """The config of a run directory. Raises InputError where it is none."""
+    path = Path(workdir) / CONFIG
+    if not path.is_file():
+        raise InputError(f"run {workdir}", f"it is no run directory (no {CONFIG})", "name one, e.g. runs/adpo")
+    return FrozenConfigDict(ConfigDict(read_json(path)))
+
+
+def train_entries(config: ConfigDict) -> list[str]:
+    """The entries that train the generator, in order."""
+    from narrative_jax.stages.train import ALGORITHMS
+
+    entries = [name for name in config.stages if config[name].stage == "train"]
+    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "captions"]
+
+
+def check_trained(context: Context, otherwise: str) -> None:
+    """Raise InputError unless a train entry left weights; `otherwise` says what else the user can do."""
+    from narrative_jax.stages.common import was_trained
+
+    if was_trained(context, context.name):
+        return
+    skipped = (context.folder / MANIFEST).exists()
+    rule = "it had no pair to train on" if skipped else "it has not finished"
+    remedy = otherwise + ("" if skipped else ", or run the rest of it first")
+    raise InputError(f"entry {context.name!r} of {context.workdir}", rule, remedy)
+
+
 def _run_entry(context: Context, stage: Stage) -> None:
     if _manifest(context.folder):
         _say(f"{context.name}: done before (to do it again, remove {context.folder})")

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from narrative_jax import pipeline
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.files import check_writable, read_json, write_bytes
+from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene, Subject
@@ -35,8 +34,7 @@ from narrative_jax.generators.base import Generator
 from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
 from narrative_jax.generators.presets import load_generator
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, trained, was_trained
-from narrative_jax.stages.train import ALGORITHMS
+from narrative_jax.stages.common import base_generator, trained, with_lora_file
 
 BASELINE = "baseline"  # the generator that a run began with
 _PER_ROW = 8  # pictures side by side in the PNG
@@ -85,22 +83,27 @@ class Painter:
 def load(run: str | Path = "", entry: str = "") -> Painter:
     """The generator of a run as its train entry `entry` (by default the last) left it; run "" is the embedded one.
 
-    Entry "baseline" is what the run began with. Raises InputError where there is no such run, or it did not finish.
+    Entry "baseline" is what the run began with; a LoRA file (.safetensors, as diffusers, PEFT and our export name its
+    arrays) goes on top of that. Raises InputError where there is no such run or file, or the entry did not finish.
     """
+    if Path(entry).suffix:
+        painter = load(run, BASELINE if run else "")
+        return Painter(*with_lora_file(Path(entry), painter.generator, painter.params), painter.sampling)
     if not run:
         if entry:
             raise InputError(f"entry {entry!r}", "it names a train entry of a run", "name the run, too")
         return Painter(*load_generator("storybook", "", "", seed=0), Sampling())
-    context = Context(_config(Path(run)), entry, Path(run))
-    entries = _train_entries(context.config)
+    config = pipeline.read_config(run)
+    entries = pipeline.train_entries(config)
     entry = entry or (entries or [BASELINE])[-1]
     check_name("entry", entry, [BASELINE, *entries])
+    context = Context(config, entry, Path(run))
     if entry != BASELINE:
-        _check_trained(context, entry)
+        pipeline.check_trained(context, f"take entry {BASELINE!r}")
     generator, params = base_generator(context)
     if entry != BASELINE:
         generator, params = trained(context, entry, generator, params)
-    return Painter(generator, params, Sampling(**context.config.sampling))
+    return Painter(generator, params, Sampling(**config.sampling))
 
 
 def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:
@@ -114,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = Parser(prog="narrative_jax.sample", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--run", default="", help="a run directory; by default the embedded generator draws")
-    parser.add_argument("--entry", action="append", help="train entry of the run, or baseline; repeat for more rows")
+    parser.add_argument("--entry", action="append", help="train entry, baseline or a LoRA file; repeat for more rows")
     parser.add_argument("--prompt", default="", help="what to draw")
     parser.add_argument("--subject", action="append", default=[], help="portrait of a character; repeat for the next")
     parser.add_argument("--storybook", default="", metavar="SPLIT:N", help="prompt and portraits of this scene")
@@ -169,28 +172,6 @@ def _storybook_scene(options):
 def _subjects(portraits):
     images = [each if isinstance(each, np.ndarray) else read_photo(each) for each in portraits]
     return tuple(Subject(f"subject {place}", "", image[None]) for place, image in enumerate(images, start=1))
-
-
-def _config(folder):
-    if not (folder / pipeline.CONFIG).is_file():
-        rule = f"it is no run directory (no {pipeline.CONFIG})"
-        raise InputError(f"run {folder}", rule, "name one, e.g. runs/adpo")
-    return FrozenConfigDict(ConfigDict(read_json(folder / pipeline.CONFIG)))
-
-
-def _train_entries(config):
-    """Those that train the generator, in order."""
-    entries = [name for name in config.stages if config[name].stage == "train"]
-    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "captions"]
-
-
-def _check_trained(context, entry):
-    if was_trained(context, entry):
-        return
-    skipped = (context.path(entry) / pipeline.MANIFEST).exists()
-    rule = "it had no pair to train on" if skipped else "it has not finished"
-    remedy = f"take entry {BASELINE!r}" + ("" if skipped else ", or run the rest of it first")
-    raise InputError(f"entry {entry!r} of {context.workdir}", rule, remedy)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ NAMES = {
     "blocks.*.norm": "layers.*.ln",
     "patches": Published("patch.weight", CONV),
     "conv": "conv_in",
+    "norm": "bn",
     "scale": Published("logit_scale"),
 }
 SHAPES = {
@@ -33,6 +34,9 @@ SHAPES = {
     "blocks.0.norm.scale": (2,),
     "patches": (2, 4, 3, 5),
     "conv.kernel": (4, 3, 2, 6),
+    "norm.mean": (3,),
+    "norm.variance": (3,),
+    "norm.slope": (3,),
     "scale": (),
 }
 
@@ -58,6 +62,9 @@ def test_published_names():
         "blocks.0.norm.scale": Published("layers.0.ln.weight"),
         "patches": Published("patch.weight", CONV),
         "conv.kernel": Published("conv_in.weight", CONV),
+        "norm.mean": Published("bn.running_mean"),
+        "norm.variance": Published("bn.running_var"),
+        "norm.slope": Published("bn.weight"),
         "scale": Published("logit_scale"),
     }
     with pytest.raises(KeyError, match="other"):
@@ -146,8 +153,9 @@ def test_a_file_of_another_network(saved):
         load_weights(saved, more, NAMES)
 
 
-def test_buffers_of_older_files_are_no_weights(saved):
-    save_file(load_file(saved) | {"embeddings.position_ids": np.arange(7)}, saved)
+def test_buffers_of_torch_are_no_weights(saved):
+    buffers = {"embeddings.position_ids": np.arange(7), "bn.num_batches_tracked": np.array(9)}
+    save_file(load_file(saved) | buffers, saved)
     assert load_weights(saved, weights(), NAMES).keys() == SHAPES.keys()
 
 

@@ -1,10 +1,14 @@
 """CLIP equals transformers' with random weights, and its name tables cover the published sizes."""
 
+import math
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from parity import published_shapes, relative_error
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.losses.contrastive import MAX_LOGIT_SCALE, clip_contrastive
@@ -13,6 +17,7 @@ from narrative_jax.models.network import abstract
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.vision_encoders import (
     CLIP_NAMES,
+    CLIP_SIZES,
     CLIP_VISION_NAMES,
     Clip,
     ClipVisionConfig,
@@ -80,12 +85,6 @@ def prompts(config, length, seed=0):
     return tokens
 
 
-def relative_error(ours, theirs):
-    theirs = theirs.detach().numpy()
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 @pytest.mark.parametrize("shorter", [0, 4])
 def test_text_tower(towers, shorter):
     import torch
@@ -131,20 +130,33 @@ def test_embeddings_and_loss(towers):
     np.testing.assert_allclose(losses.mean(), expected.loss.item(), rtol=1e-4)
 
 
-B32 = ClipTextConfig(width=512, heads=8, mlp_width=2048, projection=512)
-L14 = ClipTextConfig(projection=768)
-VISION_B32 = ClipVisionConfig(224, 32, 768, 12, 12, 3072, 512)
+def test_prompts_of_openclip():
+    # OpenCLIP pads by 0, and the config of its H/14 keeps a wrong end token, 2: transformers then takes the highest
+    # number of a prompt for its end, which is the end token of CLIP's vocabulary.
+    import torch
 
-
-def published_shapes(module, names):
-    """Keys and shapes that our module would write."""
-    _, shapes = abstract(module)
-    published = published_names(shapes, names)
-    assert len({entry.key for entry in published.values()}) == len(shapes)
-    return {
-        key: tuple(shapes[name].shape if layout is None else (shapes[name].shape[axis] for axis in np.argsort(layout)))
-        for name, (key, layout) in published.items()
+    transformers = pytest.importorskip("transformers")
+    config = replace(SMALL[0], activation="gelu")
+    sizes = clip_config(config, SMALL[1]).text_config
+    sizes.eos_token_id = 2
+    theirs = transformers.CLIPTextModelWithProjection(sizes).eval()
+    network, shapes = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
+    state = theirs.state_dict()
+    params = {
+        name: jnp.asarray(state[key].numpy().transpose(layout or range(state[key].ndim)))
+        for name, (key, layout) in published_names(shapes, CLIP_TEXT_NAMES).items()
     }
+    tokens = prompts(config, config.max_length)
+    tokens[0, 0] = 2  # an ordinary word here
+    tokens = np.where(np.cumsum(tokens == config.end_token, axis=1) > 1, 0, tokens)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).text_embeds
+    assert relative_error(network.bind(params)(tokens).projected, expected) <= 1e-4
+
+
+def shapes_on_disk(module, names):
+    """Keys and shapes that our module would write."""
+    return published_shapes(abstract(module)[1], names)
 
 
 def torch_shapes(name, config):
@@ -154,19 +166,31 @@ def torch_shapes(name, config):
         return {key: tuple(value.shape) for key, value in getattr(transformers, name)(config).state_dict().items()}
 
 
-@pytest.mark.parametrize("text, vision", [(B32, VISION_B32), (L14, ClipVisionConfig())], ids=["B/32", "L/14"])
-def test_names_cover_the_published_sizes(text, vision):
+WEIGHTS = {"ViT-B/32": 151_277_313, "ViT-L/14": 427_616_513, "ViT-H/14": 986_109_441}
+UNSEEN = {  # in keys and shapes
+    "ViT-B/32": ("quick_gelu", 8, "quick_gelu", 12),
+    "ViT-L/14": ("quick_gelu", 12, "quick_gelu", 16),
+    "ViT-H/14": ("gelu", 16, "gelu", 16),
+}
+
+
+@pytest.mark.parametrize("size", CLIP_SIZES)
+def test_names_cover_the_published_sizes(size):
+    text, vision = CLIP_SIZES[size]
     config = clip_config(text, vision)
-    assert published_shapes(build(text, vision), CLIP_NAMES) == torch_shapes("CLIPModel", config)
-    encoder = published_shapes(lambda: ClipTextEncoder(text, rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
+    towers = shapes_on_disk(build(text, vision), CLIP_NAMES)
+    assert towers == torch_shapes("CLIPModel", config)
+    assert sum(math.prod(shape) for shape in towers.values()) == WEIGHTS[size]
+    assert (text.activation, text.heads, vision.activation, vision.heads) == UNSEEN[size]
+    encoder = shapes_on_disk(lambda: ClipTextEncoder(text, rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
     assert encoder == torch_shapes("CLIPTextModelWithProjection", config.text_config)
-    encoder = published_shapes(lambda: ClipVisionEncoder(vision, rngs=nnx.Rngs(0)), CLIP_VISION_NAMES)
+    encoder = shapes_on_disk(lambda: ClipVisionEncoder(vision, rngs=nnx.Rngs(0)), CLIP_VISION_NAMES)
     assert encoder == torch_shapes("CLIPVisionModelWithProjection", config.vision_config)
 
 
 def test_the_default_is_the_text_encoder_of_flux():
-    ours = published_shapes(lambda: ClipTextEncoder(ClipTextConfig(), rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
-    theirs = torch_shapes("CLIPTextModel", clip_config(ClipTextConfig(), VISION_B32).text_config)
+    ours = shapes_on_disk(lambda: ClipTextEncoder(ClipTextConfig(), rngs=nnx.Rngs(0)), CLIP_TEXT_NAMES)
+    theirs = torch_shapes("CLIPTextModel", clip_config(ClipTextConfig(), ClipVisionConfig()).text_config)
     prefix = "text_model."  # published files have it, whether or not the class at hand shows it
     assert ours == {prefix + key.removeprefix(prefix): shape for key, shape in theirs.items()}
 

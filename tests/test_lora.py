@@ -1,5 +1,7 @@
 """Adapters: what they add, to which tokens, and how they are named, stacked and kept."""
 
+import json
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,6 +13,8 @@ from safetensors.numpy import save_file
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.types import Segment
+from narrative_jax.generators.flow import build
+from narrative_jax.generators.presets import TINY
 from narrative_jax.models.flow_transformer import FlowTransformer, FlowTransformerConfig, Positions, Subjects
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import (
@@ -22,6 +26,7 @@ from narrative_jax.models.lora import (
     save_adapter,
 )
 from narrative_jax.models.network import abstract, split
+from narrative_jax.stages.common import with_saved_adapter
 
 CONFIG = FlowTransformerConfig(5, 2, (2, 2, 4), 1, 1, text_dim=6, pooled_dim=3, distilled_guidance=True)
 NETWORK, SHAPES = abstract(lambda: FlowTransformer(CONFIG, rngs=nnx.Rngs(0)))
@@ -239,7 +244,9 @@ def test_wrong_files(base, tmp_path):
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(InputError, match="it is no adapter"):
         read_adapter(path)
-    for metadata in (None, {"format": "pt"}, {"name": "x", "base": "y", "made_with": "{"}):
+    wrong = ("{", "[]", '{"rank": 2}', json.dumps({**PLAIN, "rank": "2"}), json.dumps({**PLAIN, "more": 1}))
+    described = [{"name": "x", "base": "y", "made_with": text} for text in wrong]
+    for metadata in (None, {"format": "pt"}, *described):
         save_file({"a": np.ones(3, np.float32)}, path, metadata=metadata)
         with pytest.raises(InputError, match="it is no adapter"):
             read_adapter(path)
@@ -247,6 +254,64 @@ def test_wrong_files(base, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(InputError, match="it is no adapter"):
         read_adapter(path)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_generator, tmp_path_factory):
+    """An adapter's file, its weights and what it was made with; `write` saves others under its name."""
+    generator, params = tiny_generator
+    made_with = {"rank": 2, "alpha": 3.0, "targets": r"single_blocks.*to_[qk]", "segments": ["noisy"], "seed": 5}
+    _, stacked = generator.with_adapter(params, "mine", **made_with)
+    rng = np.random.default_rng(3)
+    weights = {n: np.float32(rng.normal(size=stacked[n].shape)) for n in stacked if n not in params}
+    path, base = tmp_path_factory.mktemp("adapter") / "adapter.safetensors", fingerprint(params)
+
+    def write(weights=weights, made_with=made_with):
+        save_adapter(path, weights, "mine", made_with, base)
+        return path
+
+    return write, weights, made_with
+
+
+def test_an_adapter_comes_back_onto_its_generator(tiny_generator, saved):
+    write, weights, _ = saved
+    _, stacked = with_saved_adapter(write(), *tiny_generator)
+    assert stacked.keys() == weights.keys() | tiny_generator[1].keys()
+    for name, value in (tiny_generator[1] | weights).items():
+        np.testing.assert_array_equal(stacked[name], value)
+
+
+Q, K = (f"single_blocks.0.attention.to_{x}.adapters.mine" for x in "qk")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda weights: {n: w for n, w in weights.items() if n != f"{Q}.b"}, rf"1 missing \({Q}.b\);"),
+        (lambda weights: weights | {"out.adapters.mine.a": np.ones((1, 1))}, r"1 unexpected \(out.adapters.mine.a\);"),
+        (lambda weights: weights | {f"{K}.a": weights[f"{K}.a"][:-1]}, rf"1 of another shape \({K}.a \[31, 2\] for"),
+        (lambda weights: {n.replace("to_q", "to_v"): w for n, w in weights.items()}, r"2 missing .*, 2 unexpected"),
+    ],
+)
+def test_an_adapter_with_other_arrays(tiny_generator, saved, change, message):
+    write, weights, _ = saved
+    with pytest.raises(InputError, match=r"adapter\.safetensors: its arrays are not this network's: " + message):
+        with_saved_adapter(write(change(weights)), *tiny_generator)
+
+
+def test_an_adapter_of_another_network(tiny_generator, saved):
+    """Its own description and arrays agree; what does not fit is the generator, or only its weights."""
+    write, _, made_with = saved
+    with pytest.raises(InputError, match=r"4 of another shape .* \[32, 2\] for \[32, 3\]"):
+        with_saved_adapter(write(made_with={**made_with, "rank": 3}), *tiny_generator)
+    wide = build(replace(TINY, transformer=replace(TINY.transformer, heads=3)), None, 0)
+    with pytest.raises(InputError, match=r"4 of another shape .* \[32, 2\] for \[48, 2\]"):
+        with_saved_adapter(write(), *wide)
+    shallow = build(replace(TINY, transformer=replace(TINY.transformer, single_blocks=0)), None, 0)
+    with pytest.raises(InputError, match=r"targets .*: they match dotted paths of linear layers"):
+        with_saved_adapter(write(), *shallow)
+    with pytest.raises(InputError, match=r"trained on a base with hash \w{16}, this one has .*; give the generator it"):
+        with_saved_adapter(write(), *build(TINY, None, 0))
 
 
 def test_fingerprint(base):

@@ -17,6 +17,7 @@ from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
 from narrative_jax.generators.text import ClipTowers, TextSide
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
+from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import abstract, split
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
@@ -68,20 +69,23 @@ def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
     )
 
 
-def check_adapter(name: str, adapter: Mapping[str, Any]) -> None:
-    """Raise InputError for an adapter that the preset's network cannot carry or run; nothing is computed."""
-    preset = PRESETS[name]
-    sizes = preset.transformer
+def adapter_shapes(preset: str, name: str, adapter: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the weights that an adapter of this name has on the preset's network; nothing is computed.
+
+    Raises InputError for one that the network cannot carry or run.
+    """
+    chosen = PRESETS[preset]
+    sizes = chosen.transformer
 
     def run():
-        generator, params = build(preset, None, seed=0)
-        generator, params = generator.with_adapter(params, "checked", **adapter)
-        text = jnp.zeros((1, preset.text_length, sizes.text_dim))
+        generator, params = build(chosen, None, seed=0)
+        generator, params = generator.with_adapter(params, name, **adapter)
+        text = jnp.zeros((1, chosen.text_length, sizes.text_dim))
         subjects = jnp.zeros((1, *generator.subject_shape))
         asked = Conditioning(text, jnp.zeros((1, sizes.pooled_dim)), subjects, jnp.ones(subjects.shape[:2], bool))
-        return generator.denoise(params, jnp.zeros((1, *generator.latent_shape)), jnp.ones(1), asked)
+        return params, generator.denoise(params, jnp.zeros((1, *generator.latent_shape)), jnp.ones(1), asked)
 
-    jax.eval_shape(run)
+    return {key: shape for key, shape in jax.eval_shape(run)[0].items() if adapter_of(key) == name}
 
 
 def load_generator(name: str, weights: str, text: str, seed: int) -> tuple[FlowGenerator, Params]:

@@ -1,12 +1,14 @@
 """Weights on disk: safetensors in the published (torch) layouts and names, so that other libraries read them too.
 
-A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the kernel (or scale) and
-bias of a layer, `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array; `*` stands for the
-same index on both sides.
+Published torch files are read as well.
+
+A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the arrays of a layer
+(kernel, bias, scale, statistics), `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array;
+`*` stands for the same index on both sides.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -20,15 +22,23 @@ from safetensors.numpy import save
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params
+from narrative_jax.models.torch_files import SUFFIXES, read_state
 
 # A layout says, for each of our axes, which axis of the published array it is.
 PLAIN = None
 LINEAR = (1, 0)  # [out, in] -> [in, out]
 CONV = (2, 3, 1, 0)  # OIHW -> HWIO
 _KERNELS = {2: LINEAR, 4: CONV}  # by rank
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "slope": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "variance": "running_var",
+}
 _SHOWN = 3  # names in a message
-_BUFFERS = ("position_ids",)  # older files hold these beside the weights
+_BUFFERS = ("position_ids", "num_batches_tracked")  # torch's files may hold these beside the weights
 
 
 class Published(NamedTuple):
@@ -76,18 +86,38 @@ def load_weights(
 ) -> Params:
     """Weights with the names, shapes and shardings of `like`; each device reads only its own part from the disk.
 
-    `path` is a safetensors file, or the index (.json) of several. Raises InputError unless the files are whole and hold
-    exactly these arrays.
+    `path` is a safetensors file, the index (.json) of several, or a torch file, which is read whole. Raises InputError
+    unless the files are whole and hold exactly these arrays.
     """
     published = published_names(like, names)
     with ExitStack() as stack:
-        keys = {}
-        for file in _files(Path(path)):
-            opened = stack.enter_context(_open(file))
-            keys |= {key: opened for key in opened.keys() if not key.endswith(_BUFFERS)}  # noqa: SIM118
-        slices = {key: opened.get_slice(key) for key, opened in keys.items()}
-        _check_same(path, slices, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
+        slices = _slices(path, stack)
+        found = {key: part.get_shape() for key, part in slices.items()}
+        check_arrays(path, found, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
         return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
+
+
+def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of a file that `load_weights` reads, by published name. Raises InputError as that does."""
+    with ExitStack() as stack:
+        return {key: tuple(part.get_shape()) for key, part in _slices(path, stack).items()}
+
+
+class _Whole(np.ndarray):
+    """An array in memory that reads as a slice of safetensors does."""
+
+    def get_shape(self):
+        return list(self.shape)
+
+
+def _slices(path, stack):
+    """Each array of the files by key, not read yet where they are safetensors."""
+    if Path(path).suffix in SUFFIXES:
+        found = {key: value.view(_Whole) for key, value in read_state(path).items()}
+    else:
+        opened = [stack.enter_context(open_weights(file)) for file in _files(Path(path))]
+        found = {key: file.get_slice(key) for file in opened for key in file.keys()}  # noqa: SIM118
+    return {key: part for key, part in found.items() if not key.endswith(_BUFFERS)}
 
 
 def _files(path):
@@ -99,7 +129,8 @@ def _files(path):
         raise _unreadable(path, error) from None
 
 
-def _open(path):
+def open_weights(path: str | Path) -> safe_open:
+    """A safetensors file, to be closed. Raises InputError for an unreadable one."""
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:
@@ -115,9 +146,9 @@ def _shape(shape, published):
     return list(shape) if published.layout is PLAIN else [shape[axis] for axis in np.argsort(published.layout)]
 
 
-def _check_same(path, slices, shapes):
-    """Raise InputError unless the file's keys and shapes are those of `shapes`."""
-    found = {key: part.get_shape() for key, part in slices.items()}
+def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise InputError unless the names and shapes found in a file are those of `shapes`."""
+    found, shapes = ({key: list(shape) for key, shape in each.items()} for each in (found, shapes))
     both = found.keys() & shapes.keys()
     wrong = [f"{key} {found[key]} for {shapes[key]}" for key in both if found[key] != shapes[key]]
     problems = {

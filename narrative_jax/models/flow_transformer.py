@@ -68,6 +68,15 @@ FLUX_NAMES = {
 }
 
 
+def tokens_of(layer: str) -> tuple[str, ...]:
+    """The kinds of tokens that pass a linear layer, named by its dotted path."""
+    if layer == "text_in" or ".text." in layer:
+        return (TEXT,)
+    if layer == "image_in" or ".image." in layer:
+        return NOISY, SUBJECT
+    return (NOISY,) if layer in ("modulation", "out") else SEGMENTS
+
+
 @dataclass(frozen=True)
 class FlowTransformerConfig:
     """Sizes; the width is heads × sum(axes_dim). `text_dim` and `pooled_dim` are the text encoders' sizes."""

@@ -1,4 +1,4 @@
-"""The layers that all networks share: linear maps that carry adapters, norms, attention and rotary positions."""
+"""The layers that networks share: linear maps that carry adapters, convolutions, norms, attention, rotary positions."""
 
 from collections.abc import Sequence
 
@@ -34,6 +34,21 @@ class Linear(nnx.Module):
         return y
 
 
+class Conv(nnx.Module):
+    """`convolve` by a square kernel, plus a bias; `axes` names the kernel's four axes for sharding."""
+
+    def __init__(
+        self, size_in, size_out, size, *, stride=1, padding=0, axes=(None,) * 4, bias=True, kernel_init=LECUN, rngs
+    ):
+        self.stride, self.padding = stride, padding
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, size_in, size_out)), axes=axes)
+        self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[3:]) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = convolve(x, self.kernel[...], self.stride, self.padding)
+        return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+
 class LayerNorm(nnx.Module):
     """Zero mean and unit variance over the last axis in float32, with scale and bias where `affine`."""
 
@@ -62,6 +77,17 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * self.scale).astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+    """`kernel` f32[k, k, in, out] slid over x f32[b, h, w, in] with `padding` zeros on all four sides."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:

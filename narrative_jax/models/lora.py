@@ -19,6 +19,8 @@ from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params, Segment
 from narrative_jax.models.layers import Linear
 
+_MADE_WITH = {"rank": int, "alpha": int | float, "targets": str, "segments": list, "seed": int}
+
 
 class Lora(nnx.Module):
     """Adds (alpha / rank) · x · a · b on the tokens of its `segments` (all tokens where it names none)."""
@@ -126,8 +128,14 @@ def read_adapter(path: str | Path) -> tuple[str, dict[str, Any], str, Params]:
         with safe_open(path, framework="numpy") as file:
             description = file.metadata()
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return description["name"], json.loads(description["made_with"]), description["base"], weights
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        made_with = json.loads(description["made_with"])
+        if made_with.keys() != _MADE_WITH.keys():
+            raise ValueError(f"it was made with {', '.join(made_with)}")
+        for key, kind in _MADE_WITH.items():
+            if not isinstance(made_with[key], kind):
+                raise ValueError(f"its {key} is {made_with[key]!r}")
+        return description["name"], made_with, description["base"], weights
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         rule = f"it is no adapter ({error or type(error).__name__})"
         raise InputError(f"{path}", rule, "train or copy it again") from None
 

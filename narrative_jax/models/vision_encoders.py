@@ -10,7 +10,7 @@ from flax import nnx
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.models.checkpoints import CONV, Published
 from narrative_jax.models.clip_blocks import ACTIVATIONS, EPSILON, block_names, blocks, normal, projection
-from narrative_jax.models.layers import LayerNorm
+from narrative_jax.models.layers import LayerNorm, convolve
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
@@ -48,6 +48,20 @@ class ClipVisionConfig:
         check_name("activation", self.activation, ACTIVATIONS)
 
 
+# The published pairs of towers: OpenAI's B/32 and L/14, and OpenCLIP's H/14 (laion2B-s32B-b79K).
+CLIP_SIZES = {
+    "ViT-B/32": (
+        ClipTextConfig(width=512, heads=8, mlp_width=2048, projection=512),
+        ClipVisionConfig(patch_size=32, width=768, heads=12, blocks=12, mlp_width=3072, projection=512),
+    ),
+    "ViT-L/14": (ClipTextConfig(projection=768), ClipVisionConfig()),
+    "ViT-H/14": (
+        ClipTextConfig(width=1024, heads=16, blocks=24, mlp_width=4096, projection=1024, activation="gelu"),
+        ClipVisionConfig(width=1280, blocks=32, mlp_width=5120, projection=1024, activation="gelu"),
+    ),
+}
+
+
 class VisionEncoding(NamedTuple):
     """`tokens` f32[b, 1 + patches, width] of the last block (class token first), `pooled` f32[b, width], normalised,
     and `projected` f32[b, projection].
@@ -80,11 +94,7 @@ class ClipVisionEncoder(nnx.Module):
         if images.shape[1:] != (size, size, 3):
             given = f"images of shape {list(images.shape[1:])}"
             raise InputError(given, f"this vision encoder sees [{size}, {size}, 3]", "resize them")
-        strides = (self.config.patch_size, self.config.patch_size)
-        kernel = self.patch_embedding[...].astype(images.dtype)
-        patches = jax.lax.conv_general_dilated(
-            images, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        patches = convolve(images, self.patch_embedding[...], self.config.patch_size)
         patches = patches.reshape(len(images), -1, self.config.width)
         first = jnp.broadcast_to(self.class_embedding[...], (len(images), 1, self.config.width))
         x = self.norm_in(jnp.concatenate([first, patches], axis=1) + self.position_embedding[...])

@@ -13,9 +13,10 @@ from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_sub
 from narrative_jax.generators.drawing import Sampling
 from narrative_jax.generators.flow import FlowGenerator
 from narrative_jax.generators.presets import PRESETS, load_generator
-from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.checkpoints import check_arrays, load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import fingerprint, read_adapter
+from narrative_jax.models.lora_files import read_lora
 from narrative_jax.stages.base import Context
 
 WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves
@@ -58,13 +59,26 @@ def trained(context: Context, entry: str, generator: FlowGenerator, params: Para
 
 
 def with_saved_adapter(path: Path, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
-    """The generator with an adapter from disk on its stack. Raises InputError where it was trained on another base."""
-    name, made_with, base, weights = read_adapter(path)
-    if base != fingerprint(params):
+    """The generator with an adapter from disk on its stack.
+
+    Raises InputError for an adapter of another network, rank or targets, and for one trained on another base.
+    """
+    return _stacked(path, generator, params, *read_adapter(path))
+
+
+def with_lora_file(path: Path, generator: FlowGenerator, params: Params) -> tuple[FlowGenerator, Params]:
+    """`with_saved_adapter` of a LoRA file in the names of diffusers and PEFT; see `lora_files.read_lora`."""
+    return _stacked(path, generator, params, *read_lora(path, params, FLUX_NAMES))
+
+
+def _stacked(path, generator, params, name, made_with, base, weights):
+    adapted, stacked = generator.with_adapter(params, name, **made_with)
+    fresh = {key: value.shape for key, value in stacked.items() if key not in params}
+    check_arrays(path, {key: value.shape for key, value in weights.items()}, fresh)
+    if base and base != fingerprint(params):
         rule = f"it was trained on a base with hash {base}, this one has {fingerprint(params)}"
         raise InputError(f"{path}", rule, "give the generator it was trained on")
-    generator, stacked = generator.with_adapter(params, name, **made_with)
-    return generator, stacked | {key: jnp.asarray(value) for key, value in weights.items()}
+    return adapted, stacked | {key: jnp.asarray(value) for key, value in weights.items()}
 
 
 def was_trained(context: Context, entry: str) -> bool:

@@ -20,7 +20,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
-from narrative_jax.generators.presets import check_adapter
+from narrative_jax.generators.presets import adapter_shapes
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter
@@ -47,7 +47,7 @@ def check(config, entry) -> None:
     if not entry.source:
         storybook_training_set(**entry.training_set)
     if entry.adapter.rank:
-        check_adapter(config.generator.preset, entry.adapter.to_dict())
+        adapter_shapes(config.generator.preset, "checked", entry.adapter.to_dict())
     check_share("ema_decay", entry.ema_decay)
     check_batch("batch_size", entry.batch_size, make_mesh(config.mesh), entry.accumulate)
     if algorithm.needs_reference and not entry.adapter.rank:

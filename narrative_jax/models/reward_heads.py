@@ -1,0 +1,71 @@
+"""Small networks that turn an encoder's embedding into a score."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import LINEAR, Names, Published, load_weights, published_names, stored_shapes
+from narrative_jax.models.layers import Linear
+from narrative_jax.models.network import Network, abstract
+
+
+class HeadConfig(NamedTuple):
+    """Widths from the embedding to the score; published names of the layers and their `positions` among dropouts."""
+
+    widths: tuple[int, ...]
+    positions: tuple[int, ...]
+    names: Names
+
+
+AESTHETIC_HEADS = {
+    "v1": HeadConfig(
+        (768, 1), (0,), {"layers.*.kernel": Published("weight", LINEAR), "layers.*.bias": Published("bias")}
+    ),
+    "v2": HeadConfig((768, 1024, 128, 64, 16, 1), (0, 2, 4, 6, 7), {"layers.*": "layers.*"}),
+}
+
+
+class LinearHead(nnx.Module):
+    """Linear layers with nothing between them but dropout, the identity once trained, as LAION's aesthetic heads."""
+
+    def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
+        sizes = zip(config.widths, config.widths[1:], strict=False)
+        self.layers = nnx.Dict(
+            {str(at): Linear(*size, rngs=rngs) for at, size in zip(config.positions, sizes, strict=True)}
+        )
+
+    def __call__(self, embeddings: jax.Array) -> jax.Array:
+        """Scores f32[b] of image embeddings f32[b, width] of unit length."""
+        for layer in self.layers.values():
+            embeddings = layer(embeddings)
+        return embeddings[:, 0]
+
+
+def load_aesthetic_head(path: str | Path, version: str) -> tuple[Network, Params]:
+    """LAION's aesthetic head "v1" or "v2" on embeddings of CLIP ViT-L/14, from its published file.
+
+    Raises InputError for an unknown version, an unreadable file, and one of another architecture.
+    """
+    check_name("aesthetic head", version, AESTHETIC_HEADS)
+    heads = {name: _abstract_head(config) for name, config in AESTHETIC_HEADS.items()}
+    found = stored_shapes(path)
+    like = [name for name, (_, shapes) in heads.items() if _published_shapes(shapes, name) == found]
+    if like != [version]:
+        rule = f"by its arrays it is {like[0] if like else 'none of ' + ', '.join(AESTHETIC_HEADS)}"
+        raise InputError(f"{path} as aesthetic head {version}", rule, "give the file of this head, or name its version")
+    network, shapes = heads[version]
+    return network, load_weights(path, shapes, AESTHETIC_HEADS[version].names)
+
+
+def _abstract_head(config):
+    return abstract(lambda: LinearHead(config, rngs=nnx.Rngs(0)))
+
+
+def _published_shapes(shapes, version):
+    """By published key, as the file has them."""
+    published = published_names(shapes, AESTHETIC_HEADS[version].names)
+    return {entry.key: shapes[name].shape[:: -1 if entry.layout else 1] for name, entry in published.items()}

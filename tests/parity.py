@@ -1,0 +1,35 @@
+"""What tests against torch's networks share."""
+
+import copy
+
+import numpy as np
+
+from narrative_jax.models.checkpoints import published_names
+
+
+def relative_error(ours, theirs):
+    """max|ours - theirs| / max|theirs| of an array and a torch tensor of the same shape."""
+    theirs = theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def published_shapes(shapes, names):
+    """Keys and shapes that weights of these shapes have on disk."""
+    published = published_names(shapes, names)
+    assert len({entry.key for entry in published.values()}) == len(shapes)
+    return {
+        key: tuple(shapes[name].shape if layout is None else (shapes[name].shape[axis] for axis in np.argsort(layout)))
+        for name, (key, layout) in published.items()
+    }
+
+
+def slope(model, output, images, step):
+    """How fast `output(model(images))` changes as `images`, f32[b, h, w, 3], move along `step`; by differences."""
+    import torch
+
+    model = copy.deepcopy(model).double()  # so small a difference needs the digits
+    images, step = (torch.tensor(array, dtype=torch.float64).permute(0, 3, 1, 2) for array in (images, step))
+    with torch.no_grad():
+        ahead, behind = (output(model(images + side * step)) for side in (1e-7, -1e-7))
+    return (ahead - behind) / 2e-7
