@@ -123,4 +123,19 @@ def check_differentiable(reward: Reward) -> None:
     """Raise InputError for a reward that a loss cannot go through."""
     if not reward.differentiable:
         rule = "a loss follows its reward's gradient, and this one only scores finished pictures"
-        raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on preferences")
+        raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on pairs")
+
+
+def under(prefix: str, params: Params) -> Params:
+    """The weights of a part of a reward, as the whole names them: "prefix.name"."""
+    return {f"{prefix}.{name}": value for name, value in params.items()}
+
+
+def below(prefix: str, params: Params) -> Params:
+    """The weights of the part of this name, as the part itself names them."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in params.items() if name.startswith(f"{prefix}.")}
+
+
+def size_name(size: str) -> str:
+    """A published size, such as "ViT-L/14", as part of a score's name: "vit_l_14"."""
+    return size.lower().replace("/", "_").replace("-", "_")
