@@ -1,5 +1,7 @@
 """What rewards go through on their way into a loss: z-scores over the batch, a limit to the pull on each picture."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -48,3 +50,25 @@ def _clip(max_norm, gradient):
 
 
 clip_gradient.defvjp(_keep_limit, _clip)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def with_clipped_gradient(reward, max_norm, params, images, context):
+    """`reward(params, images, context)` f32[b]; where it is differentiated, each ∂R_i/∂image_i has at most this norm.
+
+    UPER's clip at τ, whatever the loss then does with the rewards: the factor c_i with which R_i enters it scales the
+    clipped gradient. Gradients for all but the images stay as they are.
+    """
+    return reward(params, images, context)
+
+
+def _keep_pull(reward, max_norm, params, images, context):
+    return jax.vjp(reward, params, images, context)
+
+
+def _clip_pull(reward, max_norm, pull, factors):
+    params, images, context = pull(factors)
+    return params, _clip(max_norm * jnp.abs(factors), images)[0], context
+
+
+with_clipped_gradient.defvjp(_keep_pull, _clip_pull)

@@ -82,16 +82,21 @@ def save_weights(
 
 
 def load_weights(
-    path: str | Path, like: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names, dtype=jnp.float32
+    path: str | Path,
+    like: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
+    names: Names,
+    dtype=jnp.float32,
+    fused: Mapping[str, Sequence[str]] | None = None,
 ) -> Params:
     """Weights with the names, shapes and shardings of `like`; each device reads only its own part from the disk.
 
-    `path` is a safetensors file, the index (.json) of several, or a torch file, which is read whole. Raises InputError
+    `path` is a safetensors file, the index (.json) of several, or a torch file, which is read whole. `fused` maps the
+    end of a key to those of its equal parts along the first axis, which `names` then speaks of. Raises InputError
     unless the files are whole and hold exactly these arrays.
     """
     published = published_names(like, names)
     with ExitStack() as stack:
-        slices = _slices(path, stack)
+        slices = _apart(_slices(path, stack), fused or {})
         found = {key: part.get_shape() for key, part in slices.items()}
         check_arrays(path, found, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
         return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
@@ -108,6 +113,32 @@ class _Whole(np.ndarray):
 
     def get_shape(self):
         return list(self.shape)
+
+
+class _Part:
+    """One of `count` equal parts of a slice along its first axis."""
+
+    def __init__(self, whole, place, count):
+        size, *self._rest = whole.get_shape()
+        self._whole, self._size = whole, size // count
+        self._start = place * self._size
+
+    def get_shape(self):
+        return [self._size, *self._rest]
+
+    def __getitem__(self, index):
+        start, stop, _ = index[0].indices(self._size)
+        return self._whole[(slice(self._start + start, self._start + stop), *index[1:])]
+
+
+def _apart(slices, fused):
+    found = {}
+    for key, part in slices.items():
+        end = next((end for end in fused if key.endswith(end)), None)
+        names = fused.get(end, ())
+        found |= {key.removesuffix(end) + name: _Part(part, i, len(names)) for i, name in enumerate(names)}
+        found |= {} if names else {key: part}
+    return found
 
 
 def _slices(path, stack):

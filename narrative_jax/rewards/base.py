@@ -1,11 +1,19 @@
 """What everything that scores pictures has in common."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float
+from narrative_jax.core.mesh import batch_sharding, check_batch, replicated
 from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
 
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality")  # the papers'; a reward may have others
 
@@ -29,3 +37,105 @@ class HostReward(Reward, Protocol):
     def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, aspects] of pictures u8[b, h, w, 3], each of its scene. Raises InputError."""
         ...
+
+
+class PureReward(Reward, Protocol):
+    """A reward in two halves: reading scenes on the host, and a pure function of weights and arrays.
+
+    A row of `score` depends on its own picture and context only. `params` may be read from disk when first asked for.
+    """
+
+    params: Params
+
+    def encode(self, scenes: Sequence[Scene]) -> Any:
+        """What the scenes ask for, as a pytree of arrays with leading axis b (host, cached). Raises InputError.
+
+        The shapes behind b are the reward's, whatever the scenes, so that `score` compiles once.
+        """
+        ...
+
+    def score(self, params: Params, images: jax.Array, context: Any) -> jax.Array:
+        """Scores f32[b, aspects] of pictures f32[b, h, w, 3] in [-1, 1]; can be jitted and sharded."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """A pure reward where a `HostReward` is asked for; its batches are spread over a mesh.
+
+    Each batch is filled up to `batch_size`, so that each size of pictures compiles once. Raises InputError for a batch
+    size that does not divide over the mesh.
+    """
+
+    reward: PureReward
+    batch_size: int
+    mesh: Mesh
+
+    def __post_init__(self):
+        check_batch(f"batch_size of reward {self.name!r}", self.batch_size, self.mesh)
+
+    @property
+    def name(self) -> str:
+        """The reward's."""
+        return self.reward.name
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """The reward's."""
+        return self.reward.aspects
+
+    @property
+    def needs_facts(self) -> bool:
+        """The reward's."""
+        return self.reward.needs_facts
+
+    @property
+    def differentiable(self) -> bool:
+        """False: bytes have no gradient."""
+        return False
+
+    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+        """Scores f32[b, aspects]; see `HostReward`. Raises InputError as the reward's `encode` does."""
+        size = self.batch_size
+        starts = range(0, len(images), size)
+        return np.concatenate([self._batch(images[i : i + size], scenes[i : i + size]) for i in starts])
+
+    def _batch(self, images, scenes):
+        filled = jax.tree.map(self._fill, (to_float(images), self.reward.encode(scenes)))
+        return np.asarray(self._run(self._params, *filled))[: len(images)]
+
+    def _fill(self, rows):
+        """Repeats the last row up to the size of a batch."""
+        rows = np.asarray(rows)
+        rows = np.concatenate([rows, rows[-1:].repeat(self.batch_size - len(rows), 0)])
+        return jax.device_put(rows, batch_sharding(self.mesh))
+
+    @cached_property
+    def _params(self):
+        return jax.device_put(self.reward.params, replicated(self.mesh))
+
+    @cached_property
+    def _run(self):
+        return jax.jit(self.reward.score)
+
+
+def check_differentiable(reward: Reward) -> None:
+    """Raise InputError for a reward that a loss cannot go through."""
+    if not reward.differentiable:
+        rule = "a loss follows its reward's gradient, and this one only scores finished pictures"
+        raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on pairs")
+
+
+def under(prefix: str, params: Params) -> Params:
+    """The weights of a part of a reward, as the whole names them: "prefix.name"."""
+    return {f"{prefix}.{name}": value for name, value in params.items()}
+
+
+def below(prefix: str, params: Params) -> Params:
+    """The weights of the part of this name, as the part itself names them."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in params.items() if name.startswith(f"{prefix}.")}
+
+
+def size_name(size: str) -> str:
+    """A published size, such as "ViT-L/14", as part of a score's name: "vit_l_14"."""
+    return size.lower().replace("/", "_").replace("-", "_")

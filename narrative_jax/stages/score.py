@@ -9,10 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, Stopped, check_name
-from narrative_jax.core.files import read_json, write_json
+from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Scene, Score
 from narrative_jax.data.datasets import finished_chunks, open_records, pack_chunks, write_chunk
 from narrative_jax.rewards.base import HostReward
+from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
@@ -22,7 +23,6 @@ INPUTS = ("source",)
 REWARDS = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
 
 _CHUNK = 256  # candidates between two looks at the stop flag
-_LEAST_STD = 1e-3  # a reward that hardly varies is not blown up
 
 
 def check(config, entry) -> None:
@@ -51,7 +51,8 @@ def run(context: Context) -> dict[str, float]:
     if not calibration.exists():  # written last: from then on the chunks are not needed
         _score_all(context, chunks)
         pack_chunks(chunks, context.folder / "scores", Score)
-        write_json(calibration, _calibrate(context.folder / "scores", make_reward(context.entry)))
+        scores = [score.scores for score in open_records(context.folder / "scores", Score)]
+        Calibration.of(make_reward(context.entry), scores, context.entry.source).save(calibration)
     shutil.rmtree(chunks, ignore_errors=True)
     saved = read_json(calibration)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
@@ -73,12 +74,6 @@ def _score_all(context: Context, chunks: Path) -> None:
             part = [candidates[row] for row in range(start, min(start + _CHUNK, len(candidates)))]
             write_chunk(chunks, number, _score(reward, part, scenes))
             progress.update(len(part))
-
-
-def _calibrate(folder: Path, reward: HostReward) -> dict:
-    scores = np.array([score.scores for score in open_records(folder, Score)])
-    mean, std = scores.mean(0), np.maximum(scores.std(0), _LEAST_STD)
-    return {"reward": reward.name, "aspects": reward.aspects, "mean": mean.tolist(), "std": std.tolist()}
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: "_Scenes") -> list[Score]:

@@ -1,0 +1,184 @@
+"""Rewards made of rewards: a weighted sum of what each says in its own deviations, or one for each aspect."""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.losses.rewards import with_clipped_gradient, z_score, z_score_statistics
+from narrative_jax.rewards.base import ASPECTS, PureReward, below, under
+from narrative_jax.rewards.calibration import Calibration
+
+_CONSTANT = 1e-5  # of the calibration deviation: what rounding makes of a reward that does not vary
+
+
+class Term(NamedTuple):
+    """A reward of one aspect, its weight, and how long its gradient on a picture may be (None: any)."""
+
+    reward: PureReward
+    calibration: Calibration
+    weight: float
+    max_norm: float | None = None
+
+
+class EnsembleContext(NamedTuple):
+    """Each term's own context, and what its reward is measured against: `mean` and `deviation` f32[b, terms]."""
+
+    parts: dict[str, Any]
+    mean: jax.Array
+    deviation: jax.Array
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Σ weight · z, z the term's reward less its mean, over its deviation: UPER's composite reward.
+
+    Means and deviations are those of the calibration until `with_statistics` puts a batch's in their place. Raises
+    InputError for weights that sum to zero and for a term of several aspects.
+    """
+
+    name: ClassVar[str] = "ensemble"
+    aspects: ClassVar[tuple[str, ...]] = ("ensemble",)
+
+    terms: Mapping[str, Term]
+    _told: set = field(default_factory=set, compare=False)
+
+    def __post_init__(self):
+        weights = [term.weight for term in self.terms.values()]
+        if not all(map(math.isfinite, weights)) or abs(sum(weights)) < 1e-9:
+            given = ", ".join(f"{name} {term.weight}" for name, term in self.terms.items()) or "none"
+            raise InputError(f"weights {given}", "they are numbers that do not sum to zero", "raise one of them")
+        for name, term in self.terms.items():
+            _check_single(name, term.reward)
+            if term.max_norm is not None and not term.max_norm > 0:
+                raise InputError(f"max_norm {term.max_norm} of {name}", "it is positive", "None clips nothing")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether all terms are."""
+        return all(term.reward.differentiable for term in self.terms.values())
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether any term does."""
+        return any(term.reward.needs_facts for term in self.terms.values())
+
+    @property
+    def params(self) -> Params:
+        """Those of all terms, each under its name."""
+        return _joined({name: term.reward for name, term in self.terms.items()})
+
+    def encode(self, scenes: Sequence[Scene]) -> EnsembleContext:
+        """What each term reads in the scenes, and its calibration. Raises InputError as they do."""
+        parts = {name: term.reward.encode(scenes) for name, term in self.terms.items()}
+        means, deviations = self._calibrated()
+        return EnsembleContext(parts, *(np.tile(row, (len(scenes), 1)) for row in (means, deviations)))
+
+    def raw(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
+        """The terms' rewards as they are, f32[b, terms]; gradients on the pictures clipped term by term."""
+        columns = []
+        for name, (reward, _, _, max_norm) in self.terms.items():
+            run = partial(_column, reward)
+            run = run if max_norm is None else partial(with_clipped_gradient, run, max_norm)
+            columns.append(run(below(name, params), images, context.parts[name]))
+        return jnp.stack(columns, 1)
+
+    def with_statistics(self, context: EnsembleContext, raw: jax.Array) -> EnsembleContext:
+        """The context with the mean and deviation of `raw` f32[b, terms], the whole global batch's, for each row.
+
+        A deviation is at least 0.1 × the calibration's; a term that does not vary at all is said once.
+        """
+        _, calibrated = self._calibrated()
+        jax.debug.callback(self._tell, jnp.ptp(raw, 0) <= _CONSTANT * calibrated)
+        mean, deviation = z_score_statistics(raw, calibrated)
+        return context._replace(mean=jnp.tile(mean, (len(raw), 1)), deviation=jnp.tile(deviation, (len(raw), 1)))
+
+    def score(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
+        """f32[b, 1]; see `PureReward`."""
+        weights = np.float32([term.weight for term in self.terms.values()])
+        standard = z_score(self.raw(params, images, context), context.mean, context.deviation)
+        return (standard * weights).sum(1, keepdims=True)
+
+    def _calibrated(self):
+        """Means and deviations f32[terms]."""
+        calibrations = [term.calibration for term in self.terms.values()]
+        return np.float32([each.mean[0] for each in calibrations]), np.float32([each.std[0] for each in calibrations])
+
+    def _tell(self, constant):
+        names = [name for name, found in zip(self.terms, constant, strict=True) if found and name not in self._told]
+        self._told.update(names)
+        for name in names:
+            print(f"ensemble: term {name!r} is the same for every picture of a batch: it cannot guide", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class PerAspect:
+    """Each aspect by a reward of its own, as it is. Raises InputError for a reward of several aspects."""
+
+    name: ClassVar[str] = "per_aspect"
+
+    rewards: Mapping[str, PureReward]
+
+    def __post_init__(self):
+        for aspect, reward in self.rewards.items():
+            _check_single(aspect, reward)
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """In the order given."""
+        return tuple(self.rewards)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether all rewards are."""
+        return all(reward.differentiable for reward in self.rewards.values())
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether any reward does."""
+        return any(reward.needs_facts for reward in self.rewards.values())
+
+    @property
+    def params(self) -> Params:
+        """Those of all rewards, each under its aspect."""
+        return _joined(self.rewards)
+
+    def encode(self, scenes: Sequence[Scene]) -> dict[str, Any]:
+        """What each reward reads in the scenes. Raises InputError as they do."""
+        return {aspect: reward.encode(scenes) for aspect, reward in self.rewards.items()}
+
+    def score(self, params: Params, images: jax.Array, context: dict[str, Any]) -> jax.Array:
+        """f32[b, aspects]; see `PureReward`."""
+        columns = [reward.score(below(a, params), images, context[a]) for a, reward in self.rewards.items()]
+        return jnp.concatenate(columns, 1)
+
+
+def per_aspect(
+    *, prompt_following: PureReward, identity_consistency: PureReward, visual_quality: PureReward
+) -> PerAspect:
+    """The papers' three aspects, each by the reward given. Raises InputError for a reward of several aspects."""
+    given = (prompt_following, identity_consistency, visual_quality)
+    return PerAspect(dict(zip(ASPECTS, given, strict=True)))
+
+
+def _column(reward, params, images, context):
+    return reward.score(params, images, context)[:, 0]
+
+
+def _check_single(name, reward):
+    if len(reward.aspects) != 1:
+        rule = f"reward {reward.name!r} has the aspects {', '.join(reward.aspects)}"
+        raise InputError(f"{name} by a reward of {len(reward.aspects)} aspects", rule, "give one of a single aspect")
+
+
+def _joined(rewards):
+    return {key: value for name, reward in rewards.items() for key, value in under(name, reward.params).items()}

@@ -1,0 +1,190 @@
+"""UPER's subject reward: does a picture show the subject of its subject images, without being a copy of them?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Protocol
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.models.preprocessing import grid_corners, patches, random_corners, shortest_side_crop
+from narrative_jax.rewards.subjects import (
+    Box,
+    PictureEncoder,
+    check_regions,
+    check_subjects,
+    content_key,
+    masked_mean,
+    reference_pictures,
+    views,
+)
+
+_KEPT = 4096  # embeddings of subject images kept in memory
+
+
+class Patches(Protocol):
+    """Which places of two pictures are compared."""
+
+    def corners(self, scene_id: str, side: int) -> np.ndarray:
+        """Where they are in square pictures of this side, i32[n, 2]. Raises InputError where they do not fit."""
+        ...
+
+    def embed(self, encoder: PictureEncoder, params: Params, pictures: jax.Array, corners: jax.Array) -> jax.Array:
+        """Unit embeddings f32[b, m, d] of pictures f32[b, side, side, 3] with `corners` i32[b, n, 2]."""
+        ...
+
+    def weights(self, count: int) -> np.ndarray:
+        """What each of `count` embeddings counts, f32[count], 1 in all."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All patches of this size and stride; the first published form (UPER)."""
+
+    size: int = 224
+    stride: int = 112
+
+    def corners(self, scene_id: str, side: int) -> np.ndarray:
+        """See `Patches`."""
+        return grid_corners(side, side, self.size, self.stride)
+
+    def embed(self, encoder: PictureEncoder, params: Params, pictures: jax.Array, corners: jax.Array) -> jax.Array:
+        """See `Patches`."""
+        return encoder.embed(params, _patches(pictures, corners, self.size))
+
+    def weights(self, count: int) -> np.ndarray:
+        """See `Patches`."""
+        return np.full(count, 1 / count, np.float32)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The whole picture at side `whole`, and as much weight on `count` random crops; the second form.
+
+    The crops are a scene's own, the same each time. The paper's 384 is no multiple of DINOv2's patch, 14.
+    """
+
+    size: int = 378
+    count: int = 4
+    whole: int = 224
+
+    def corners(self, scene_id: str, side: int) -> np.ndarray:
+        """See `Patches`."""
+        key = jax.random.key(crc32(scene_id.encode()))
+        return np.asarray(random_corners(key, self.count, side, side, self.size))
+
+    def embed(self, encoder: PictureEncoder, params: Params, pictures: jax.Array, corners: jax.Array) -> jax.Array:
+        """See `Patches`."""
+        whole = encoder.embed(params, shortest_side_crop(pictures, self.whole, self.whole))
+        crops = encoder.embed(params, _patches(pictures, corners, self.size))
+        return jnp.concatenate([whole[:, None], crops], 1)
+
+    def weights(self, count: int) -> np.ndarray:
+        """See `Patches`."""
+        return np.float32([0.5] + [0.5 / (count - 1)] * (count - 1))
+
+
+class SubjectContext(NamedTuple):
+    """`references` f32[b, s, m, d], the mean unit embeddings of each subject's images, `mask` bool[b, s] (False:
+    padding), and `corners` i32[b, n, 2].
+    """
+
+    references: np.ndarray
+    mask: np.ndarray
+    corners: np.ndarray
+
+
+@dataclass(frozen=True)
+class SubjectConsistency:
+    """similarity - penalty · relu(similarity - threshold), mean over the subjects (UPER; MATHS of `Grid` and `Crops`).
+
+    `similarity` is the mean cosine of corresponding patches of picture and subject images, both in squares of `side`.
+    Of several subjects each has its own of `regions`, in their order; without regions all share the whole picture.
+    Raises InputError for patches that do not fit into `side`, and for regions that are not as many as subjects.
+    """
+
+    differentiable: ClassVar[bool] = True
+    needs_facts: ClassVar[bool] = False
+
+    encoder: PictureEncoder
+    patches: Patches
+    side: int = 512
+    penalty: float = 0.0
+    threshold: float = 1.0
+    max_subjects: int = 1
+    regions: tuple[Box, ...] = ()
+    _known: dict = field(default_factory=dict, compare=False)
+
+    def __post_init__(self):
+        self.patches.corners("", self.side)
+        check_regions(self.regions)
+        if self.regions and len(self.regions) != self.max_subjects:
+            given = f"{len(self.regions)} regions for {self.max_subjects} subjects"
+            raise InputError(given, "each subject has one, or all share the picture", "give as many, or none")
+
+    @property
+    def name(self) -> str:
+        """With the encoder's."""
+        return f"subject_consistency_{self.encoder.name}"
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """One, the name."""
+        return (self.name,)
+
+    @property
+    def params(self) -> Params:
+        """The encoder's."""
+        return self.encoder.params
+
+    def encode(self, scenes: Sequence[Scene]) -> SubjectContext:
+        """Embeddings of the subject images, each image worked out once. Raises InputError for a scene without."""
+        mask = check_subjects(scenes, self.max_subjects)
+        corners = np.stack([self.patches.corners(scene.id, self.side) for scene in scenes])
+        found = [
+            [self._reference(subject, where) for subject in scene.subjects]
+            for scene, where in zip(scenes, corners, strict=True)
+        ]
+        references = np.zeros((*mask.shape, *found[0][0].shape), np.float32)
+        for row, subjects in zip(references, found, strict=True):
+            row[: len(subjects)] = subjects
+        return SubjectContext(references, mask, corners)
+
+    def score(self, params: Params, images: jax.Array, context: SubjectContext) -> jax.Array:
+        """f32[b, 1]; see `PureReward`."""
+        seen = views(images, self.regions, context.mask.sum(1) == 1, self.side)
+        flat = seen.reshape(-1, *seen.shape[2:])
+        corners = jnp.repeat(context.corners, seen.shape[1], 0)
+        embeddings = self.patches.embed(self.encoder, params, flat, corners)
+        embeddings = embeddings.reshape(*seen.shape[:2], *embeddings.shape[1:])
+        cosines = (embeddings * context.references).sum(-1)
+        similarity = (cosines * self.patches.weights(cosines.shape[-1])).sum(-1)
+        values = similarity - self.penalty * jax.nn.relu(similarity - self.threshold)
+        return masked_mean(values, context.mask)[:, None]
+
+    def _reference(self, subject, corners):
+        """f32[m, d]: a cosine with a mean embedding is the mean of the cosines."""
+        key = content_key(subject.images, corners)
+        if key not in self._known:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            pictures = reference_pictures(subject, self.side)
+            each = [self._embed(self.params, picture[None], corners[None])[0] for picture in pictures]
+            self._known[key] = np.mean(each, 0)
+        return self._known[key]
+
+    @cached_property
+    def _embed(self):
+        return jax.jit(lambda params, pictures, corners: self.patches.embed(self.encoder, params, pictures, corners))
+
+
+def _patches(pictures, corners, size):
+    """f32[b, n, size, size, 3], each picture at its own corners."""
+    return jax.vmap(lambda picture, where: patches(picture[None], where, size)[0])(pictures, corners)

@@ -1,0 +1,124 @@
+"""The characters of a picture beside their subject images, as encoders see both."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.images import fit_image, to_float
+from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
+from narrative_jax.models.network import Network, abstract
+from narrative_jax.models.preprocessing import IMAGENET, Normalisation, normalise, resize
+from narrative_jax.models.vision_encoders import unit
+from narrative_jax.rewards.base import size_name
+
+WHITE = 1.0
+Box = tuple[float, float, float, float]  # top, left, bottom, right, in shares of the picture's height and width
+
+
+@dataclass(frozen=True)
+class PictureEncoder:
+    """A network that sees what a picture is of; scores that may come from several bear its `name`.
+
+    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected". `read` gives its weights,
+    once they are needed.
+    """
+
+    name: str
+    network: Network
+    normalisation: Normalisation
+    output: str
+    read: Callable[[], Params]
+
+    @cached_property
+    def params(self) -> Params:
+        """The network's weights."""
+        return self.read()
+
+    def embed(self, params: Params, images: jax.Array) -> jax.Array:
+        """Unit embeddings f32[..., d] of pictures f32[..., h, w, 3] in [-1, 1]; pure."""
+        flat = images.reshape(-1, *images.shape[-3:])
+        encoding = self.network.bind(params)(normalise(flat, self.normalisation))
+        return unit(getattr(encoding, self.output)).reshape(*images.shape[:-3], -1)
+
+
+def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
+    """A published DINOv2 without registers.
+
+    Raises InputError for an unknown size, and on first use for unfit weights.
+    """
+    check_name("size of DINOv2", size, DINOV2_SIZES)
+    network, like = abstract(lambda: Dinov2Encoder(DINOV2_SIZES[size], rngs=nnx.Rngs(0)))
+    name = f"dinov2_{size_name(size)}"
+    return PictureEncoder(name, network, IMAGENET, "pooled", lambda: load_weights(weights, like, DINOV2_NAMES))
+
+
+def views(images: jax.Array, regions: Sequence[Box], alone: jax.Array, size: int) -> jax.Array:
+    """Each region of pictures f32[b, h, w, 3] in a white square, f32[b, regions, size, size, 3].
+
+    Where a character is `alone` bool[b], the first view is the whole picture; without regions it is the only one.
+    """
+    whole = _fit(images, size)
+    if not regions:
+        return whole[:, None]
+    first, *others = (_fit(_cut(images, box), size) for box in regions)
+    return jnp.stack([jnp.where(alone[:, None, None, None], whole, first), *others], 1)
+
+
+def check_regions(regions: Sequence[Box]) -> None:
+    """Raise InputError unless each is a part of the picture, in shares of its sides."""
+    for top, left, bottom, right in regions:
+        if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+            rule = "a region is (top, left, bottom, right) in shares of the picture's sides"
+            raise InputError(f"region {(top, left, bottom, right)}", rule, "e.g. (0, 0, 1, 0.5) for the left half")
+
+
+def check_subjects(scenes: Sequence[Scene], max_subjects: int) -> np.ndarray:
+    """Which of the slots hold a subject, bool[b, max_subjects]. Raises InputError for none, and for too many."""
+    for scene in scenes:
+        if not 1 <= len(scene.subjects) <= max_subjects:
+            given = f"scene {scene.id!r} with {len(scene.subjects)} subjects"
+            raise InputError(given, f"characters are compared with theirs, 1 to {max_subjects}", "change the scene")
+    return np.arange(max_subjects) < np.array([len(scene.subjects) for scene in scenes])[:, None]
+
+
+def reference_pictures(subject: Subject, size: int) -> np.ndarray:
+    """The subject's images in white squares, f32[n, size, size, 3] in [-1, 1]."""
+    return to_float(np.stack([fit_image(image, size) for image in subject.images]))
+
+
+def content_key(*arrays: np.ndarray) -> bytes:
+    """The same for the same arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).data)
+    return digest.digest()
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean [b] of values [b, n] where `mask` bool[b, n]."""
+    return jnp.where(mask, values, 0).sum(1) / jnp.maximum(mask.sum(1), 1)
+
+
+def _cut(images, box):
+    height, width = images.shape[1:3]
+    top, left, bottom, right = (round(share * side) for share, side in zip(box, (height, width) * 2, strict=True))
+    return images[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def _fit(images, size):
+    """As `fit_image`, but differentiable, and with CLIP's filter."""
+    height, width = (max(1, round(side * size / max(images.shape[1:3]))) for side in images.shape[1:3])
+    top, left = (size - height) // 2, (size - width) // 2
+    around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
+    return jnp.pad(resize(images, height, width), around, constant_values=WHITE)

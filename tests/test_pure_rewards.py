@@ -1,0 +1,84 @@
+"""The pure half of rewards: the adapter to the host, and what a loss refuses."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.records import Scene
+from narrative_jax.rewards.base import OnHost, check_differentiable
+from narrative_jax.rewards.oracle import Oracle
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Mean of a picture times the length of its prompt, and their sum; notes what it traces and encodes."""
+
+    name = "brightness"
+    aspects = ("product", "sum")
+    differentiable = True
+    needs_facts = False
+    traced: list = field(default_factory=list)
+    encoded: list = field(default_factory=list)
+    params = {"scale": jnp.float32(2)}  # noqa: RUF012 (a constant of the test)
+
+    def encode(self, scenes):
+        self.encoded.append(len(scenes))
+        return {"length": np.float32([len(scene.prompt) for scene in scenes])}
+
+    def score(self, params, images, context):
+        self.traced.append(images.shape)
+        bright = params["scale"] * images.mean((1, 2, 3))
+        return jnp.stack([bright * context["length"], bright + context["length"]], -1)
+
+
+def sample(count, height, width):
+    images = np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+    return images, [Scene(str(i), "x" * (i + 1), (), "user") for i in range(count)]
+
+
+def on_host(reward, batch_size=4):
+    return OnHost(reward, batch_size, make_mesh({"data": -1}))
+
+
+def test_a_pure_reward_on_the_host():
+    images, scenes = sample(10, 6, 5)
+    reward = Brightness()
+    scores = on_host(reward).score_images(images, scenes, None)
+    bright, length = 2 * (images / 127.5 - 1).mean((1, 2, 3)), np.arange(1, 11)
+    np.testing.assert_allclose(scores, np.stack([bright * length, bright + length], 1), rtol=1e-4, atol=1e-4)
+    assert scores.dtype == np.float32
+    assert reward.encoded == [4, 4, 2], "what fills a batch up is not encoded"
+
+
+def test_each_size_of_pictures_compiles_once():
+    reward = Brightness()
+    host = on_host(reward)
+    for count, height, width in [(10, 6, 5), (3, 6, 5), (1, 8, 8), (9, 8, 8), (4, 6, 5)]:
+        images, scenes = sample(count, height, width)
+        assert host.score_images(images, scenes, None).shape == (count, 2)
+    assert reward.traced == [(4, 6, 5, 3), (4, 8, 8, 3)]
+
+
+def test_the_adapter_is_the_reward():
+    host = on_host(Brightness())
+    assert (host.name, host.aspects, host.needs_facts) == ("brightness", ("product", "sum"), False)
+
+
+def test_a_batch_that_the_mesh_cannot_share():
+    with pytest.raises(InputError, match="batch_size of reward 'brightness' 0"):
+        on_host(Brightness(), 0)
+    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2})
+    with pytest.raises(InputError, match="a multiple of 4"):
+        OnHost(Brightness(), 6, mesh)
+
+
+@pytest.mark.parametrize("reward", [Oracle(), on_host(Brightness())])
+def test_a_loss_refuses_what_has_no_gradient(reward):
+    check_differentiable(Brightness())
+    with pytest.raises(InputError, match=f"reward '{reward.name}' in a loss: .*only scores finished pictures"):
+        check_differentiable(reward)

@@ -1,0 +1,72 @@
+"""The gradient of every differentiable reward is what finite differences in float64 give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_rewards import pictures, scenes, small_aesthetic, small_clip, small_dino
+
+from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore
+from narrative_jax.rewards.ensemble import Ensemble, Term, per_aspect
+from narrative_jax.rewards.identity import Identity
+from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
+
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
+
+
+def rewards(random_weights):
+    clip, dino = small_clip(random_weights), small_dino(random_weights)
+    two = {"max_subjects": 2, "regions": HALVES}
+    single = {
+        "clip_cosine": ClipCosine(clip),
+        "clip_score": ClipScore(clip),
+        "hps_v2": HpsV2(clip),
+        "pick_score": PickScore(clip),
+        "aesthetic": small_aesthetic(random_weights),
+        "grid": SubjectConsistency(dino, Grid(12, 6), side=24, **two),
+        "crops": SubjectConsistency(dino, Crops(16, 2, 8), side=24, **two),
+        "penalised": SubjectConsistency(dino, Grid(12, 6), side=24, penalty=3.0, threshold=-0.5, **two),
+        "identity": Identity(dino, 16, **two),
+    }
+    parts = single["clip_cosine"], single["identity"], single["aesthetic"]
+    terms = {r.name: Term(r, Calibration(r.name, r.aspects, (0.1,), (0.2,), "x"), 0.5) for r in parts}
+    whole = per_aspect(prompt_following=parts[0], identity_consistency=parts[1], visual_quality=parts[2])
+    return single | {"ensemble": Ensemble(terms), "per_aspect": whole}
+
+
+NAMES = ["clip_cosine", "clip_score", "hps_v2", "pick_score", "aesthetic", "grid", "crops", "penalised", "identity"]
+
+
+@pytest.fixture(scope="module")
+def every(random_weights):
+    return rewards(random_weights)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ensemble", "per_aspect"])
+def test_gradient(every, name):
+    """Along a random direction of pictures and aspects, relative to the pictures' own slopes; all of them count."""
+    assert list(every) == [*NAMES, "ensemble", "per_aspect"]
+    reward, rng = every[name], np.random.default_rng(1)
+    assert reward.differentiable
+    asked = scenes(1, 2)
+    context = reward.encode(asked)
+    with jax.enable_x64(True):
+        params, context = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), (reward.params, context))
+        images = 0.9 * np.float64(pictures(2, 18, 27, seed=2))
+        factors = rng.normal(size=(2, len(reward.aspects)))
+
+        @jax.jit
+        def value(images):
+            return (factors * reward.score(params, images, context)).sum()
+
+        slope = np.asarray(jax.grad(value)(images))
+        step = rng.normal(size=images.shape)
+        step /= np.linalg.norm(step)
+        step += slope / np.linalg.norm(slope)  # so that the difference does not drown in rounding
+        size = 1e-3
+        difference = (value(images + size * step) - value(images - size * step)) / (2 * size)
+        felt = np.asarray(reward.score(params, images, context)).any(1)  # all but a CLIPScore cut off at 0
+    assert felt.any()
+    np.testing.assert_array_equal(np.abs(slope).max((1, 2, 3)) > 1e-6, felt)
+    np.testing.assert_allclose((slope * step).sum(), difference, rtol=1e-3)

@@ -1,0 +1,237 @@
+"""Subject consistency and identity against embeddings put together by hand."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_rewards import pictures, scenes, small_dino, subject
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import fit_image, to_float, to_uint8
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.records import Scene, Subject
+from narrative_jax.rewards.base import OnHost
+from narrative_jax.rewards.identity import Identity
+from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
+from narrative_jax.rewards.subjects import views
+
+SIDE = 24
+LEFT, RIGHT = (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)
+GRID, CROPS = Grid(12, 6), Crops(16, 3, 8)
+COMPILED = {}
+
+
+@pytest.fixture(scope="module")
+def dino(random_weights):
+    return small_dino(random_weights)
+
+
+def consistency(dino, patches, **options):
+    return SubjectConsistency(dino, patches, **{"side": SIDE, **options})
+
+
+def scored(reward, images, asked):
+    return np.asarray(reward.score(reward.params, images, reward.encode(asked)))[:, 0]
+
+
+def embed(dino, image):
+    """Unit embedding f32[d] of one picture."""
+    return np.asarray(COMPILED.setdefault(id(dino), jax.jit(dino.embed))(dino.params, image[None])[0])
+
+
+def photo(scene, number=0, side=SIDE):
+    return to_float(fit_image(scene.subjects[number].images[0], side))
+
+
+def shows(images):
+    """Scenes whose one subject image is that very picture."""
+    return [Scene(str(i), "", [Subject("s", "s", to_uint8(image)[None])], "user") for i, image in enumerate(images)]
+
+
+# Subject consistency
+
+
+def test_grid_by_hand(dino):
+    images, asked = pictures(2, SIDE, SIDE), scenes(1, 1)
+    expected = []
+    for image, scene in zip(images, asked, strict=True):
+        corners = [(y, x) for y in (0, 6, 12) for x in (0, 6, 12)]
+        cut = [[embed(dino, p[y : y + 12, x : x + 12]) for y, x in corners] for p in (image, photo(scene))]
+        expected.append((np.array(cut[0]) * np.array(cut[1])).sum(1).mean())
+    np.testing.assert_allclose(scored(consistency(dino, GRID), images, asked), expected, atol=1e-5)
+
+
+def test_crops_by_hand(dino):
+    reward = consistency(dino, CROPS)
+    images, asked = pictures(2, SIDE, SIDE), scenes(1, 1)
+    context = reward.encode(asked)
+    assert context.corners.shape == (2, 3, 2) and (context.corners[0] != context.corners[1]).any()
+    assert context.corners.min() >= 0 and context.corners.max() <= SIDE - 16
+    expected = []
+    for image, scene, corners in zip(images, asked, context.corners, strict=True):
+        cut = [[embed(dino, p[y : y + 16, x : x + 16]) for y, x in corners] for p in (image, photo(scene))]
+        crops = (np.array(cut[0]) * np.array(cut[1])).sum(1).mean()
+        small = [np.asarray(views(p[None], (), np.array([True]), 8))[0, 0] for p in (image, photo(scene))]
+        expected.append((embed(dino, small[0]) @ embed(dino, small[1]) + crops) / 2)
+    np.testing.assert_allclose(scored(reward, images, asked), expected, atol=1e-5)
+    np.testing.assert_array_equal(reward.encode(asked).corners, context.corners)
+
+
+@pytest.mark.parametrize("patches", [GRID, CROPS])
+def test_a_pasted_copy_is_most_similar_and_pays_the_penalty(dino, patches):
+    images = to_float(to_uint8(pictures(2, SIDE, SIDE)))
+    reward = consistency(dino, patches)
+    np.testing.assert_allclose(scored(reward, images, shows(images)), 1, atol=1e-5)
+    others = scored(reward, images, shows(images[::-1]))
+    assert (others < 0.98).all()
+    penalised = replace(reward, penalty=3.0, threshold=0.9)
+    np.testing.assert_allclose(scored(penalised, images, shows(images)), 1 - 3 * 0.1, atol=1e-4)
+    paid = np.where(others > 0.9, others - 3 * (others - 0.9), others)
+    np.testing.assert_allclose(scored(penalised, images, shows(images[::-1])), paid, atol=1e-5)
+
+
+def test_several_photos_and_several_subjects_are_means(dino):
+    images = pictures(1, SIDE, SIDE)
+    two = [subject(3), subject(4)]
+    both = Subject("s", "s", np.concatenate([each.images for each in two]))
+    reward = consistency(dino, GRID)
+    alone = [scored(reward, images, [Scene("0", "", [each], "user")])[0] for each in two]
+    np.testing.assert_allclose(scored(reward, images, [Scene("0", "", [both], "user")]), np.mean(alone), atol=1e-5)
+    shared = consistency(dino, GRID, max_subjects=3)
+    np.testing.assert_allclose(scored(shared, images, [Scene("0", "", two, "user")]), np.mean(alone), atol=1e-5)
+
+
+def test_each_subject_in_its_region(dino):
+    left, right = to_float(to_uint8(pictures(2, SIDE, SIDE // 2)))
+    picture = np.concatenate([left, right], 1)[None]
+    (first,), (second,) = ([shown.subjects[0]] for shown in shows([left, right]))
+    reward = consistency(dino, GRID, max_subjects=2, regions=(LEFT, RIGHT))
+    ordered = scored(reward, picture, [Scene("0", "", [first, second], "user")])
+    np.testing.assert_allclose(ordered, 1, atol=1e-5)
+    assert scored(reward, picture, [Scene("0", "", [second, first], "user")]) < 0.99
+    single = [Scene("0", "", [first], "user")]
+    np.testing.assert_allclose(
+        scored(reward, picture, single), scored(consistency(dino, GRID), picture, single), atol=1e-6
+    )
+
+
+def test_padding_and_company_change_nothing(dino):
+    asked, images = scenes(1, 2), pictures(2, SIDE, SIDE)
+    reward = consistency(dino, CROPS, max_subjects=2, regions=(LEFT, RIGHT))
+    together = scored(reward, images, asked)
+    apart = [scored(reward, images[i : i + 1], asked[i : i + 1])[0] for i in range(2)]
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    drawn = to_uint8(images)
+    on_host = OnHost(reward, 3, make_mesh({"data": -1})).score_images(drawn, asked, None)[:, 0]
+    np.testing.assert_allclose(on_host, scored(reward, to_float(drawn), asked), atol=1e-5)
+
+
+def test_subject_images_are_encoded_once(dino):
+    reward = consistency(dino, GRID)
+    asked = scenes(1, 1)
+    context = reward.encode(asked)
+    reward.__dict__["_embed"] = None
+    np.testing.assert_array_equal(reward.encode(asked[::-1]).references, context.references[::-1])
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"side": 10}, "patches of 12 from pictures of 10 × 10"),
+        ({"max_subjects": 2, "regions": (LEFT,)}, "1 regions for 2 subjects: each subject has one"),
+        ({"regions": ((0, 0.5, 1, 0.5),)}, r"region \(0, 0.5, 1, 0.5\): .*shares of the picture"),
+    ],
+)
+def test_bad_options(dino, options, said):
+    with pytest.raises(InputError, match=said):
+        consistency(dino, GRID, **options)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_scenes_that_cannot_be_compared(dino, count):
+    for reward in (consistency(dino, GRID), Identity(dino, SIDE)):
+        with pytest.raises(InputError, match=f"scene '0' with {count} subjects: .*1 to 1"):
+            reward.encode(scenes(count))
+
+
+# Identity
+
+
+@pytest.fixture(scope="module")
+def duo(dino):
+    """A picture of two, and both of them as they look there."""
+    left, right = to_float(to_uint8(pictures(2, SIDE, SIDE // 2)))
+    who = [shown.subjects[0] for shown in shows([left, right])]
+    reward = Identity(dino, SIDE, 2, (LEFT, RIGHT))
+    return reward, np.concatenate([left, right], 1)[None], who
+
+
+def test_identity_does_not_mind_who_stands_where(duo):
+    reward, picture, who = duo
+    for order in (who, who[::-1]):
+        np.testing.assert_allclose(scored(reward, picture, [Scene("0", "", order, "user")]), 1, atol=1e-5)
+    twins = scored(reward, picture, [Scene("0", "", [who[0], who[0]], "user")])
+    assert twins < 0.995, "one of them is somebody else"
+
+
+def test_blending_is_the_similarity_to_the_other(duo, dino):
+    reward, picture, who = duo
+    measured = reward.measures(reward.params, picture, reward.encode([Scene("0", "", who, "user")]))
+    a, b = (embed(dino, to_float(fit_image(each.images[0], SIDE))) for each in who)
+    np.testing.assert_allclose(measured["identity"], 1, atol=1e-5)
+    np.testing.assert_allclose(measured["blending"], a @ b, atol=1e-5)
+    assert set(measured) == {"identity", "blending"}
+
+
+def test_copy_paste_is_between_the_truth_and_the_photo(duo):
+    reward, picture, who = duo
+    pose = pictures(1, SIDE, SIDE, seed=9)
+    context = reward.encode([Scene("0", "", who, "user")])
+
+    def pasted(drawn, truth):
+        return float(reward.measures(reward.params, drawn, context, truth)["copy_paste"][0])
+
+    assert pasted(picture, pose) == pytest.approx(1, abs=1e-3)
+    assert pasted(pose, pose) == pytest.approx(-1, abs=1e-3)
+    assert abs(pasted(pictures(1, SIDE, SIDE, seed=5), pose)) < 0.9
+
+
+def test_one_subject_is_looked_for_in_the_whole_picture(duo, dino):
+    reward, picture, who = duo
+    asked = [Scene("0", "", who[:1], "user")]
+    expected = embed(dino, picture[0]) @ embed(dino, to_float(fit_image(who[0].images[0], SIDE)))
+    np.testing.assert_allclose(scored(reward, picture, asked), expected, atol=1e-5)
+    np.testing.assert_allclose(scored(Identity(dino, SIDE), picture, asked), expected, atol=1e-5)
+    measured = reward.measures(reward.params, picture, reward.encode(asked))
+    np.testing.assert_array_equal(measured["blending"], 0)
+
+
+def test_a_batch_of_scenes_with_one_and_two(duo):
+    reward, picture, who = duo
+    asked = [Scene("0", "", who[:1], "user"), Scene("1", "", who, "user")]
+    together = scored(reward, np.repeat(picture, 2, 0), asked)
+    apart = [scored(reward, picture, [scene])[0] for scene in asked]
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("count, regions", [(2, ()), (3, (LEFT, RIGHT)), (5, (LEFT,) * 5)])
+def test_characters_have_places(dino, count, regions):
+    with pytest.raises(InputError, match=f"{len(regions)} regions for {count} subjects"):
+        Identity(dino, SIDE, count, regions)
+
+
+# Views
+
+
+def test_views_are_the_regions_on_white():
+    images = pictures(2, 8, 12)
+    seen = np.asarray(views(images, (LEFT, RIGHT), jnp.array([False, True]), 12))
+    assert seen.shape == (2, 2, 12, 12, 3)
+    whole = np.ones((12, 12, 3), np.float32)
+    whole[2:10] = images[1]
+    np.testing.assert_allclose(seen[1, 0], whole, atol=1e-6)
+    assert (seen[0, 0, :, :1] == 1).all() and (seen[0, 0, :, -1:] == 1).all(), "6 of 8 wide: white beside it"
+    tall = np.asarray(views(images[:, :, 6:], (), jnp.array([True, True]), 12))[:, 0]
+    np.testing.assert_allclose(seen[:, 1], tall, atol=1e-6)
