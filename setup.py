@@ -27,6 +27,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12",
         "pillow>=11",
+        "pyarrow>=18",
         "safetensors>=0.5",
         "scipy>=1.15",
         "tensorboardX>=2.6",

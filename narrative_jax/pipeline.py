@@ -34,9 +34,17 @@ ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
 
 def known_stages() -> dict[str, Stage]:
     """The stages by the names that entries give them; imported here, since most of them are slow to import."""
-    from narrative_jax.stages import evaluate, generate, score, screen, train
+    from narrative_jax.stages import collect, evaluate, generate, score, screen, tabulate, train
 
-    return {"generate": generate, "score": score, "screen": screen, "train": train, "evaluate": evaluate}
+    return {
+        "collect": collect,
+        "generate": generate,
+        "score": score,
+        "screen": screen,
+        "train": train,
+        "evaluate": evaluate,
+        "tabulate": tabulate,
+    }
 
 
 def run(

@@ -58,8 +58,9 @@ def term(reward, weight, max_norm=None, **stated):
 
 @pytest.fixture
 def ensemble():
-    subject = term(GREEN, 0.4, MAX_NORM, mean=2.0, std=1.5)
-    return Ensemble({"text": term(RED, 0.2, mean=1.5, std=0.5), "subject": subject})
+    return Ensemble(
+        {"text": term(RED, 0.2, mean=1.5, std=0.5), "subject": term(GREEN, 0.4, MAX_NORM, mean=2.0, std=1.5)}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,10 @@
 """The pure half of rewards: the adapter to the host, and what a loss refuses."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -82,3 +86,16 @@ def test_a_loss_refuses_what_has_no_gradient(reward):
     check_differentiable(Brightness())
     with pytest.raises(InputError, match=f"reward '{reward.name}' in a loss: .*only scores finished pictures"):
         check_differentiable(reward)
+
+
+def test_eight_devices_score_as_one(tmp_path):
+    """Also z-scores: a batch's statistics are those of all its devices."""
+    script, out = Path(__file__).with_name("rewards_on_meshes.py"), tmp_path / "scores.npz"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, script, out], env={**os.environ, **flags}, check=True)
+    found = np.load(out)
+    assert found["devices"] == 8
+    assert np.ptp(found["alone"], 0).min() > 0.1
+    np.testing.assert_allclose(found["spread"], found["alone"], atol=1e-5)
+    np.testing.assert_allclose(found["spread_z"], found["alone_z"], atol=1e-4)
+    np.testing.assert_allclose(found["alone_z"].mean(), 0, atol=1e-5)

@@ -15,6 +15,7 @@ from narrative_jax.storybook import datasets
 
 PHOTO_SIDE = 1024  # longest side in pixels that is kept of a photo: no encoder looks closer
 SUBJECT_POLICIES = ("stop", "drop")
+PICTURES = (".png", ".jpg", ".jpeg")
 NAMED_IDS = 5  # how many scene ids a message names
 
 
@@ -47,12 +48,42 @@ def count_scenes(path: str | Path, max_subjects: int, policy: str) -> int:
     return len(limit_subjects(_read_lines(Path(path), _recognise), max_subjects, policy)[0])
 
 
+def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
+    """Finished pictures and the scenes that they should show, of a folder or of a JSONL file.
+
+    In a folder each PNG or JPEG stands beside a text file of its name, which holds the prompt. A line of a file is that
+    of `read_scenes` with the path of a "picture", and subjects only where there are some. Raises InputError for
+    whatever is missing, misspelt, no picture, or there twice; the pictures themselves are recognised but not decoded.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _pictures_in(path)
+    return _read_lines(path, _read_photo, finished=True)
+
+
+def _pictures_in(folder):
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise InputError(f"{folder}", f"it holds no picture ({', '.join(PICTURES)})", "name a folder with pictures")
+    found = {}
+    for file in files:
+        text = file.with_suffix(".txt")
+        if not text.is_file():
+            raise InputError(f"{file}", f"its prompt is missing: there is no {text.name}", "write it there")
+        if file.stem in found:
+            raise InputError(f"{file}", f"{found[file.stem][1].name} has that name too", "rename one")
+        _picture(file, f"{file}", _recognise)
+        found[file.stem] = Scene(file.stem, text.read_text(encoding="utf-8-sig").strip(), (), "user"), file
+    return list(found.values())
+
+
 def read_photo(path: str | Path) -> np.ndarray:
     """One photo u8[h, w, 3], as `read_scenes` reads it. Raises InputError where it is no picture."""
     return _picture(Path(path), f"image {path}", _read_photo)
 
 
-def _read_lines(path, read):
+def _read_lines(path, read, finished=False):
+    """The scene of each line; where they are `finished`, with the path of its picture."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,11 +95,13 @@ def _read_lines(path, read):
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        scene = _parse_scene(line, where, path.parent, read)
+        fields = _fields(line, where)
+        picture = _find_picture(fields, where, path.parent) if finished else None
+        scene = _parse_scene(fields, where, path.parent, read, finished)
         if scene.id in line_of:
             raise InputError(f"{where}: id {scene.id!r}", f"line {line_of[scene.id]} has it too", "give it another id")
         line_of[scene.id] = number
-        scenes.append(scene)
+        scenes.append((scene, picture) if finished else scene)
     if not scenes:
         raise InputError(f"{path}", "it holds no scene", "write one scene a line, as JSON")
     return scenes
@@ -91,17 +124,27 @@ def limit_subjects(scenes: Sequence[Scene], max_subjects: int, policy: str) -> t
     return kept, dropped
 
 
-def _parse_scene(line, where, folder, read):
+def _fields(line, where):
     try:
         fields = json.loads(line)
     except ValueError as error:
         raise InputError(where, f"it is no JSON ({error})", "write one scene a line, as JSON") from error
     if not isinstance(fields, dict):
         raise InputError(where, "a scene is a JSON object", 'write {"id": ..., "prompt": ..., "subjects": [...]}')
+    return fields
+
+
+def _parse_scene(fields, where, folder, read, finished):
     identity = _field(fields, "id", str, where)
     prompt = _field(fields, "prompt", str, where)
-    subjects = [_parse_subject(each, where, folder, read) for each in _field(fields, "subjects", list, where)]
-    return Scene(identity, prompt, tuple(subjects), "user")
+    subjects = () if finished and "subjects" not in fields else _field(fields, "subjects", list, where)
+    return Scene(identity, prompt, tuple(_parse_subject(each, where, folder, read) for each in subjects), "user")
+
+
+def _find_picture(fields, where, folder):
+    picture = folder / _field(fields, "picture", str, where)
+    _picture(picture, f"{where}: picture {fields['picture']!r}", _recognise)
+    return picture
 
 
 def _parse_subject(fields, where, folder, read):

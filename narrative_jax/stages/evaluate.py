@@ -29,8 +29,8 @@ from narrative_jax.stages.common import (
     was_trained,
 )
 from narrative_jax.stages.drawing import draw_candidates
+from narrative_jax.stages.rewards import make_reward
 from narrative_jax.stages.score import check as check_reward
-from narrative_jax.stages.score import make_reward
 from narrative_jax.storybook import ASPECTS, drawings, render
 
 INPUTS = ("trained",)
@@ -86,7 +86,7 @@ class _Judge:
 
     def __init__(self, context: Context):
         self.context, self.entry = context, context.entry
-        self.reward = make_reward(context.entry)
+        self.reward = make_reward(context.config, context.entry)
         self.kind = "reward" if context.config.scenes else "gold"
         self.columns = {aspect: () for aspect in self.reward.aspects} if context.config.scenes else ASPECTS
 

@@ -2,44 +2,31 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from narrative_jax.core.errors import InputError, Stopped, check_name
+from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Scene, Score
 from narrative_jax.data.datasets import finished_chunks, open_records, pack_chunks, write_chunk
 from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
-from narrative_jax.rewards.oracle import Oracle
-from narrative_jax.rewards.picture_statistics import PictureStatistics
-from narrative_jax.rewards.raters import Raters
 from narrative_jax.stages.base import Context
+from narrative_jax.stages.rewards import make_reward
 
 INPUTS = ("source",)
-REWARDS = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
 
 _CHUNK = 256  # candidates between two looks at the stop flag
 
 
 def check(config, entry) -> None:
     """Raise InputError for an unknown reward or option, and for a reward that cannot judge the config's scenes."""
-    reward = make_reward(entry)
+    reward = make_reward(config, entry)
     if config.scenes and reward.needs_facts:
         rule = f"it judges Storybook's own scenes only, not {config.scenes}"
         raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
-
-
-def make_reward(entry) -> HostReward:
-    """The reward that an entry names; its options are the entry's section of that name, if any. Raises InputError."""
-    check_name("reward", entry.reward, REWARDS)
-    options = entry.get(entry.reward, {})
-    for option in options:
-        check_name(f"option of reward {entry.reward}", option, [field.name for field in fields(REWARDS[entry.reward])])
-    return REWARDS[entry.reward](**options)
 
 
 def run(context: Context) -> dict[str, float]:
@@ -52,7 +39,7 @@ def run(context: Context) -> dict[str, float]:
         _score_all(context, chunks)
         pack_chunks(chunks, context.folder / "scores", Score)
         scores = [score.scores for score in open_records(context.folder / "scores", Score)]
-        Calibration.of(make_reward(context.entry), scores, context.entry.source).save(calibration)
+        Calibration.of(make_reward(context.config, context.entry), scores, context.entry.source).save(calibration)
     shutil.rmtree(chunks, ignore_errors=True)
     saved = read_json(calibration)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
@@ -61,7 +48,7 @@ def run(context: Context) -> dict[str, float]:
 
 def _score_all(context: Context, chunks: Path) -> None:
     """Score the candidates, a chunk at a time; raises Stopped between two."""
-    reward, source = make_reward(context.entry), context.path(context.entry.source)
+    reward, source = make_reward(context.config, context.entry), context.path(context.entry.source)
     candidates, scenes = open_records(source / "candidates", Candidate), _Scenes(source / "scenes")
     done = finished_chunks(chunks)
     begun = min(len(done) * _CHUNK, len(candidates))
@@ -77,9 +64,15 @@ def _score_all(context: Context, chunks: Path) -> None:
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: "_Scenes") -> list[Score]:
-    images, ids = np.stack([candidate.image for candidate in candidates]), [candidate.id for candidate in candidates]
-    rows = reward.score_images(images, scenes.of(candidates), ids)
-    return [Score(id, reward.name, tuple(row)) for id, row in zip(ids, rows.tolist(), strict=True)]
+    """In order, pictures of one size at a time."""
+    asked = scenes.of(candidates)
+    rows = np.empty((len(candidates), len(reward.aspects)), np.float32)
+    for shape in dict.fromkeys(candidate.image.shape for candidate in candidates):
+        places = [place for place, candidate in enumerate(candidates) if candidate.image.shape == shape]
+        images, ids = np.stack([candidates[i].image for i in places]), [candidates[i].id for i in places]
+        rows[places] = reward.score_images(images, [asked[i] for i in places], ids)
+    pairs = zip(candidates, rows.tolist(), strict=True)
+    return [Score(candidate.id, reward.name, tuple(row)) for candidate, row in pairs]
 
 
 class _Scenes:

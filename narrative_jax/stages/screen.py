@@ -10,7 +10,7 @@ from narrative_jax.core.records import Candidate, Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.screening import RULES, Pairs, select_pairs, shuffle_labels, standardise
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.score import make_reward
+from narrative_jax.stages.rewards import make_reward
 
 INPUTS = ("source",)
 ON_NO_PAIRS = ("stop", "skip")
@@ -21,7 +21,7 @@ def check(config, entry) -> None:
     check_name("screening rule", entry.rule, RULES)
     check_name("on_no_pairs", config.on_no_pairs, ON_NO_PAIRS)
     check_count("max_pairs_per_prompt", entry.max_pairs_per_prompt)
-    aspects = make_reward(config[entry.source]).aspects
+    aspects = make_reward(config, config[entry.source]).aspects
     if entry.rejection and len(entry.thresholds) != len(aspects):
         raise InputError(
             f"thresholds {tuple(entry.thresholds)}", f"aspects are {', '.join(aspects)}", "give one for each"

@@ -1,0 +1,43 @@
+"""Scores of finished pictures, whoever drew them: a table, and a Parquet file with a row for each picture.
+
+    python -m narrative_jax.launch --config=configs/score.py --config.collect.pictures=FOLDER \
+        --config.clip.clip_cosine.weights=clip-vit-large-patch14/model.safetensors
+
+FOLDER holds pictures, each beside a text file of its name with the prompt; or name a JSONL file whose lines have id,
+prompt, picture, and subjects with photos. tokenizer.json lies beside CLIP's weights. More scores are other entries:
+`:all` has them all, each with its own weights.
+"""
+
+from ml_collections import ConfigDict
+
+from narrative_jax.core.errors import check_name
+
+LARGE, HUGE = "ViT-L/14", "ViT-H/14"
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """CLIP's cosine alone, or `all` scores."""
+    check_name("variant", variant, ("", "all"))
+    config = ConfigDict()
+    config.seed = 0
+    config.scenes = ""
+    config.report = False
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.collect = {"stage": "collect", "pictures": ""}
+    score = {"stage": "score", "source": "collect", "batch_size": 32}
+    config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
+    scores = ("clip",)
+    if variant == "all":
+        config.clip_score = {**score, "reward": "clip_score", "clip_score": {"weights": "", "size": LARGE}}
+        config.hps = {**score, "reward": "hps_v2", "hps_v2": {"weights": "", "size": HUGE}}
+        config.pick = {**score, "reward": "pick_score", "pick_score": {"weights": "", "size": HUGE}}
+        aesthetic = {"clip": "", "head": "", "version": "v2"}
+        config.aesthetic = {**score, "reward": "aesthetic", "aesthetic": aesthetic}
+        subject = {"weights": "", "size": "ViT-B/14", "form": "crops", "side": 512, "max_subjects": 1}
+        config.subject = {**score, "reward": "subject_consistency", "subject_consistency": subject}
+        identity = {"weights": "", "size": "ViT-B/14", "side": 224, "max_subjects": 1, "regions": ()}
+        config.identity = {**score, "reward": "identity", "identity": identity}
+        scores = ("clip", "clip_score", "hps", "pick", "aesthetic", "subject", "identity")
+    config.table = {"stage": "tabulate", "sources": scores}
+    config.stages = ("collect", *scores, "table")
+    return config

@@ -1,0 +1,116 @@
+"""The rewards that an entry may name; their options are the entry's section of that name."""
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from pathlib import Path
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.rewards.aesthetic import load_aesthetic
+from narrative_jax.rewards.base import HostReward, OnHost, PureReward
+from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
+from narrative_jax.rewards.ensemble import per_aspect
+from narrative_jax.rewards.identity import Identity
+from narrative_jax.rewards.oracle import Oracle
+from narrative_jax.rewards.picture_statistics import PictureStatistics
+from narrative_jax.rewards.raters import Raters
+from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
+from narrative_jax.rewards.subjects import load_dinov2
+
+FORMS = {"grid": Grid, "crops": Crops}
+
+
+def _clip_cosine(weights, size="ViT-L/14"):
+    return ClipCosine(load_clip(_file(weights), size))
+
+
+def _clip_score(weights, size="ViT-L/14"):
+    return ClipScore(load_clip(_file(weights), size))
+
+
+def _hps_v2(weights, size="ViT-H/14"):
+    return HpsV2(load_clip(_file(weights), size))
+
+
+def _pick_score(weights, size="ViT-H/14"):
+    return PickScore(load_clip(_file(weights), size))
+
+
+def _aesthetic(clip, head, version="v2"):
+    return load_aesthetic(_file(clip), _file(head), version)
+
+
+def _subject_consistency(
+    weights,
+    size="ViT-B/14",
+    form="crops",
+    patches=None,
+    side=512,
+    penalty=0.0,
+    threshold=1.0,
+    max_subjects=1,
+    regions=(),
+):
+    check_name("form of subject_consistency", form, FORMS)
+    patches = _call(f"form {form}", FORMS[form], patches or {})
+    encoder, regions = load_dinov2(_file(weights), size), tuple(map(tuple, regions))
+    return SubjectConsistency(encoder, patches, side, penalty, threshold, max_subjects, regions)
+
+
+def _identity(weights, size="ViT-B/14", side=224, max_subjects=1, regions=()):
+    return Identity(load_dinov2(_file(weights), size), side, max_subjects, tuple(map(tuple, regions)))
+
+
+HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
+PURE: dict[str, Callable[..., PureReward]] = {
+    "clip_cosine": _clip_cosine,
+    "clip_score": _clip_score,
+    "hps_v2": _hps_v2,
+    "pick_score": _pick_score,
+    "aesthetic": _aesthetic,
+    "subject_consistency": _subject_consistency,
+    "identity": _identity,
+}
+PER_ASPECT = "per_aspect"  # its section names a pure reward for each aspect
+
+
+def make_reward(config, entry) -> HostReward:
+    """The reward that an entry names; a pure one scores `entry.batch_size` pictures at a time, over the config's mesh.
+
+    Weights are read when they are first needed. Raises InputError.
+    """
+    check_name("reward", entry.reward, [*HOST, *PURE, PER_ASPECT])
+    if entry.reward in HOST:
+        return _call(f"reward {entry.reward}", HOST[entry.reward], entry.get(entry.reward, {}))
+    return OnHost(pure_reward(entry), entry.get("batch_size", None), make_mesh(config.mesh))
+
+
+def pure_reward(entry) -> PureReward:
+    """The pure reward that an entry names. Raises InputError, also for one that only works on the host."""
+    if entry.reward != PER_ASPECT:
+        return _named(entry, entry.reward)
+    chosen = entry.get(PER_ASPECT, {})
+    rewards = {aspect: _named(entry, name) for aspect, name in chosen.items()}
+    return _call(f"reward {PER_ASPECT}", per_aspect, rewards)
+
+
+def _named(entry, name):
+    check_name("pure reward", name, PURE)
+    return _call(f"reward {name}", PURE[name], entry.get(name, {}))
+
+
+def _call(kind, make, options):
+    """`make(**options)`, the options' names checked."""
+    known = signature(make).parameters.values()
+    for option in options:
+        check_name(f"option of {kind}", option, [each.name for each in known])
+    for each in known:
+        if each.default is Parameter.empty and each.name not in options:
+            raise InputError(f"{kind} without {each.name!r}", "it has no default", f"set {each.name} in its section")
+    return make(**options)
+
+
+def _file(path):
+    if not Path(path).is_file():
+        raise InputError(f"weights {str(path)!r}", "there is no such file", "give the path of a published one")
+    return path

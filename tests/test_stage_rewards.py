@@ -1,0 +1,124 @@
+"""Rewards by name: options, weights on disk, and pictures of several sizes in the score stage."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+from small_rewards import DINO, TEXT, TOKENIZER, VISION, clip_params, pictures, scenes, small_clip, small_dino
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float, to_uint8
+from narrative_jax.core.records import Candidate, Score
+from narrative_jax.data.datasets import open_records, write_records
+from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
+from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
+from narrative_jax.rewards.clip_scores import ClipCosine
+from narrative_jax.rewards.identity import Identity
+from narrative_jax.rewards.subject_consistency import Grid, SubjectConsistency
+from narrative_jax.stages import score
+from narrative_jax.stages.base import Context
+from narrative_jax.stages.rewards import make_reward, pure_reward
+
+
+@pytest.fixture(scope="module")
+def published(random_weights, tmp_path_factory):
+    """Weights of small encoders, as files."""
+    folder = tmp_path_factory.mktemp("published")
+    TOKENIZER.save(folder / "tokenizer.json")
+    save_weights(folder / "clip.safetensors", clip_params(random_weights), CLIP_NAMES, np.float32)
+    save_weights(folder / "dino.safetensors", small_dino(random_weights).params, DINOV2_NAMES, np.float32)
+    return folder
+
+
+@pytest.fixture
+def config(published, monkeypatch):
+    monkeypatch.setitem(CLIP_SIZES, "Tiny", (TEXT, VISION))
+    monkeypatch.setitem(DINOV2_SIZES, "Tiny", DINO)
+    entry = {
+        "stage": "score",
+        "source": "generate",
+        "reward": "clip_cosine",
+        "batch_size": 2,
+        "clip_cosine": {"weights": str(published / "clip.safetensors"), "size": "Tiny"},
+        "identity": {"weights": str(published / "dino.safetensors"), "size": "Tiny", "side": 16},
+        "subject_consistency": {
+            "weights": str(published / "dino.safetensors"),
+            "size": "Tiny",
+            "form": "grid",
+            "patches": {"size": 12, "stride": 6},
+            "side": 24,
+        },
+        "per_aspect": {
+            "prompt_following": "clip_cosine",
+            "identity_consistency": "identity",
+            "visual_quality": "subject_consistency",
+        },
+    }
+    return ConfigDict({"scenes": "", "mesh": {"data": -1}, "score": entry})
+
+
+def by_hand(random_weights, images, asked):
+    dino = small_dino(random_weights)
+    rewards = ClipCosine(small_clip(random_weights)), Identity(dino, 16), SubjectConsistency(dino, Grid(12, 6), 24)
+    return np.concatenate([jax.jit(r.score)(r.params, to_float(images), r.encode(asked)) for r in rewards], 1)
+
+
+def test_pictures_of_several_sizes(tmp_path, config, random_weights):
+    asked = scenes(1, 1, 1)
+    images = [to_uint8(pictures(1, *size, seed=size[0])[0]) for size in ((18, 27), (20, 20), (18, 27))]
+    write_records(tmp_path / "generate" / "scenes", asked)
+    candidates = [Candidate(f"{i}/0", str(i), image, 0, "test") for i, image in enumerate(images)]
+    write_records(tmp_path / "generate" / "candidates", candidates)
+    config.score.reward = "per_aspect"
+    context = Context(FrozenConfigDict(config), "score", tmp_path)
+    context.folder.mkdir()
+    numbers = score.run(context)
+    records = list(open_records(context.folder / "scores", Score))
+    assert [record.candidate_id for record in records] == ["0/0", "1/0", "2/0"]
+    expected = np.concatenate([by_hand(random_weights, images[i][None], asked[i : i + 1]) for i in range(3)])
+    np.testing.assert_allclose([record.scores for record in records], expected, atol=1e-4)
+    assert list(numbers)[1:] == ["mean/prompt_following", "mean/identity_consistency", "mean/visual_quality"]
+    saved = json.loads((context.folder / "calibration.json").read_text())
+    assert (saved["reward"], saved["on"]) == ("per_aspect", "generate")
+
+
+def test_a_reward_is_made_without_reading_weights(config, published, monkeypatch):
+    monkeypatch.setattr("narrative_jax.rewards.clip_scores.load_clip_weights", None)
+    assert make_reward(config, config.score).aspects == ("clip_cosine_tiny",)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"reward": "clip_cosin"}, r"unknown reward 'clip_cosin'.*did you mean 'clip_cosine'"),
+        ({"clip_cosine.wait": 1}, r"unknown option of reward clip_cosine 'wait'.*did you mean 'weights'"),
+        ({"clip_cosine.weights": "no/where"}, "weights 'no/where': there is no such file"),
+        ({"clip_cosine": {}}, "reward clip_cosine without 'weights'"),
+        ({"batch_size": 0}, "batch_size of reward 'clip_cosine_tiny' 0"),
+        ({"reward": "subject_consistency", "subject_consistency.form": "grit"}, "did you mean 'grid'"),
+        ({"reward": "subject_consistency", "subject_consistency.patches.count": 3}, "option of form grid 'count'"),
+        ({"reward": "per_aspect", "per_aspect.identity_consistency": "oracle"}, "unknown pure reward 'oracle'"),
+        ({"reward": "per_aspect", "per_aspect.looks": "identity"}, "unknown option of reward per_aspect 'looks'"),
+        (
+            {"reward": "per_aspect", "per_aspect": {"visual_quality": "identity"}},
+            "per_aspect without 'prompt_following'",
+        ),
+    ],
+)
+def test_bad_options(config, change, said):
+    for key, value in change.items():
+        section = config.score
+        *sections, last = key.split(".")
+        for part in sections:
+            section = section[part]
+        section[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(InputError, match=said):
+        make_reward(config, config.score)
+
+
+def test_a_host_reward_is_not_pure():
+    with pytest.raises(InputError, match="unknown pure reward 'raters'"):
+        pure_reward(ConfigDict({"reward": "raters"}))
