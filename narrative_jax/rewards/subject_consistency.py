@@ -103,7 +103,7 @@ class SubjectContext(NamedTuple):
 
 @dataclass(frozen=True)
 class SubjectConsistency:
-    """similarity - penalty · relu(similarity - threshold), mean over the subjects (UPER; MATHS of `Grid` and `Crops`).
+    """similarity - penalty · relu(similarity - threshold), mean over the subjects (UPER).
 
     `similarity` is the mean cosine of corresponding patches of picture and subject images, both in squares of `side`.
     Of several subjects each has its own of `regions`, in their order; without regions all share the whole picture.
