@@ -12,6 +12,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.models.checkpoints import Published
 from narrative_jax.models.clip_blocks import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
+from narrative_jax.models.preprocessing import cubic, filter_weights
 
 START = normal(0.02)
 
@@ -184,19 +185,9 @@ def resampling(old: int, new: int, antialias: bool) -> np.ndarray:
     Plain: Keys' kernel with a = -0.75, edge values repeated. With `antialias`: a = -0.5, widened where the axis
     shrinks, cut off at the edges.
     """
-    step = old / new
-    centres = (np.arange(new)[:, None] + 0.5) * step - 0.5
     if antialias:
-        weights = _cubic((np.arange(old) - centres) / max(step, 1), -0.5)
-        weights /= weights.sum(axis=1, keepdims=True)
-    else:
-        taps = np.arange(-2, old + 2)  # two beyond each edge
-        weights = _cubic(taps - centres, -0.75) @ np.eye(old)[taps.clip(0, old - 1)]
+        return filter_weights(old, new, "bicubic").astype(np.float32)
+    centres = (np.arange(new)[:, None] + 0.5) * (old / new) - 0.5
+    taps = np.arange(-2, old + 2)  # two beyond each edge
+    weights = cubic(np.abs(taps - centres), -0.75) @ np.eye(old)[taps.clip(0, old - 1)]
     return weights.astype(np.float32)
-
-
-def _cubic(x, a):
-    x = np.abs(x)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = a * (((x - 5) * x + 8) * x - 4)
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

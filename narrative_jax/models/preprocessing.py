@@ -15,7 +15,6 @@ from narrative_jax.core.errors import InputError, check_name
 BLACK = -1.0
 # A float's error beyond white must not cost white its gradient; 1/200 of a level of 255.
 _LIMIT = 1 + 4e-5
-_CUBIC = -0.5  # Keys' coefficient, PIL's and that of torch with antialias
 
 
 class Normalisation(NamedTuple):
@@ -119,14 +118,14 @@ def _pass(images, equation, size, axis, method, clip):
     """One axis resized to `size`."""
     if images.shape[axis] == size:
         return images
-    weights = jnp.asarray(_weights(images.shape[axis], size, method), images.dtype)
+    weights = jnp.asarray(filter_weights(images.shape[axis], size, method), images.dtype)
     # Accelerators' default precision keeps fewer bits than a picture has.
     images = jnp.einsum(equation, images, weights, precision=jax.lax.Precision.HIGHEST)
     return jnp.clip(images, -_LIMIT, _LIMIT) if clip else images
 
 
 @cache
-def _weights(before, after, method):
+def filter_weights(before: int, after: int, method: str) -> np.ndarray:
     """What each pixel of the result takes of each pixel before, f64[after, before]; its rows sum to 1."""
     scale = before / after
     centres = (np.arange(after) + 0.5) * scale
@@ -139,11 +138,10 @@ def _bilinear(x):
     return np.maximum(1 - x, 0)
 
 
-def _bicubic(x):
-    """Keys 1981, eq. 4 and 8."""
-    a = _CUBIC
+def cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
+    """Keys 1981, eq. 4 and 8, of distances ≥ 0; -0.5 is PIL's, and that of torch with antialias."""
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-_FILTERS = {"bicubic": _bicubic, "bilinear": _bilinear}
+_FILTERS = {"bicubic": cubic, "bilinear": _bilinear}

@@ -20,7 +20,9 @@ from narrative_jax.rewards.subjects import (
     check_subjects,
     content_key,
     masked_mean,
+    padded,
     reference_pictures,
+    remembered,
     views,
 )
 from narrative_jax.statistics.identity import (
@@ -83,11 +85,8 @@ class Identity:
     def encode(self, scenes: Sequence[Scene]) -> IdentityContext:
         """Embeddings of the subject images, each image worked out once. Raises InputError for a scene without."""
         mask = check_subjects(scenes, self.max_subjects)
-        found = [np.stack([self._reference(subject) for subject in scene.subjects]) for scene in scenes]
-        references = np.zeros((*mask.shape, found[0].shape[1]), np.float32)
-        for row, subjects in zip(references, found, strict=True):
-            row[: len(subjects)] = subjects
-        return IdentityContext(references, mask)
+        found = [[self._reference(subject) for subject in scene.subjects] for scene in scenes]
+        return IdentityContext(padded(found, mask), mask)
 
     def score(self, params: Params, images: jax.Array, context: IdentityContext) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
@@ -124,13 +123,12 @@ class Identity:
 
     def _reference(self, subject):
         """f32[d]: a cosine with a mean embedding is the mean of the cosines."""
-        key = content_key(subject.images)
-        if key not in self._known:
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            each = [self._embed(self.params, picture[None])[0] for picture in reference_pictures(subject, self.side)]
-            self._known[key] = np.mean(each, 0)
-        return self._known[key]
+
+        def make():
+            pictures = reference_pictures(subject, self.side)
+            return np.mean([self._embed(self.params, picture[None])[0] for picture in pictures], 0)
+
+        return remembered(self._known, _KEPT, content_key(subject.images), make)
 
     @cached_property
     def _embed(self):

@@ -21,7 +21,9 @@ from narrative_jax.rewards.subjects import (
     check_subjects,
     content_key,
     masked_mean,
+    padded,
     reference_pictures,
+    remembered,
     views,
 )
 
@@ -152,10 +154,7 @@ class SubjectConsistency:
             [self._reference(subject, where) for subject in scene.subjects]
             for scene, where in zip(scenes, corners, strict=True)
         ]
-        references = np.zeros((*mask.shape, *found[0][0].shape), np.float32)
-        for row, subjects in zip(references, found, strict=True):
-            row[: len(subjects)] = subjects
-        return SubjectContext(references, mask, corners)
+        return SubjectContext(padded(found, mask), mask, corners)
 
     def score(self, params: Params, images: jax.Array, context: SubjectContext) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
@@ -171,14 +170,12 @@ class SubjectConsistency:
 
     def _reference(self, subject, corners):
         """f32[m, d]: a cosine with a mean embedding is the mean of the cosines."""
-        key = content_key(subject.images, corners)
-        if key not in self._known:
-            if len(self._known) >= _KEPT:
-                self._known.clear()
+
+        def make():
             pictures = reference_pictures(subject, self.side)
-            each = [self._embed(self.params, picture[None], corners[None])[0] for picture in pictures]
-            self._known[key] = np.mean(each, 0)
-        return self._known[key]
+            return np.mean([self._embed(self.params, picture[None], corners[None])[0] for picture in pictures], 0)
+
+        return remembered(self._known, _KEPT, content_key(subject.images, corners), make)
 
     @cached_property
     def _embed(self):

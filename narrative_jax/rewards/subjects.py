@@ -97,6 +97,23 @@ def reference_pictures(subject: Subject, size: int) -> np.ndarray:
     return to_float(np.stack([fit_image(image, size) for image in subject.images]))
 
 
+def remembered(known: dict, kept: int, key: bytes, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `known` has under the key, made where it has nothing; emptied at `kept` entries."""
+    if key not in known:
+        if len(known) >= kept:
+            known.clear()
+        known[key] = make()
+    return known[key]
+
+
+def padded(found: Sequence[Sequence[np.ndarray]], mask: np.ndarray) -> np.ndarray:
+    """What each scene's subjects have, f32[b, s, ...], with zeros where `mask` bool[b, s] has none."""
+    rows = np.zeros((*mask.shape, *found[0][0].shape), np.float32)
+    for row, subjects in zip(rows, found, strict=True):
+        row[: len(subjects)] = subjects
+    return rows
+
+
 def content_key(*arrays: np.ndarray) -> bytes:
     """The same for the same arrays."""
     digest = hashlib.sha256()
