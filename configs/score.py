@@ -6,6 +6,14 @@
 FOLDER holds pictures, each beside a text file of its name with the prompt; or name a JSONL file whose lines have id,
 prompt, picture, and subjects with photos. tokenizer.json lies beside CLIP's weights. More scores are other entries:
 `:all` has them all, each with its own weights.
+
+`:judge` asks a vision-language model behind an OpenAI-compatible server (vLLM, Ollama, LM Studio, a hosted one) for
+ratings on the three aspects instead; its pictures come with subjects, so from a JSONL file:
+
+    python -m narrative_jax.launch --config=configs/score.py:judge --config.collect.pictures=FILE.jsonl \
+        --config.judge.http_judge.url=http://localhost:8000/v1 --config.judge.http_judge.model=NAME
+
+A server that wants an API key gets it from the environment: --config.judge.http_judge.key_variable=OPENAI_API_KEY.
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +24,8 @@ LARGE, HUGE = "ViT-L/14", "ViT-H/14"
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """CLIP's cosine alone, or `all` scores."""
-    check_name("variant", variant, ("", "all"))
+    """CLIP's cosine alone, `all` scores with weights, or the `judge` behind a server."""
+    check_name("variant", variant, ("", "all", "judge"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -25,8 +33,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.collect = {"stage": "collect", "pictures": ""}
     score = {"stage": "score", "source": "collect", "batch_size": 32}
-    config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
-    scores = ("clip",)
+    if variant == "judge":
+        options = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8}
+        config.judge = {"stage": "score", "source": "collect", "reward": "http_judge", "http_judge": options}
+        scores = ("judge",)
+    else:
+        config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
+        scores = ("clip",)
     if variant == "all":
         config.clip_score = {**score, "reward": "clip_score", "clip_score": {"weights": "", "size": LARGE}}
         config.hps = {**score, "reward": "hps_v2", "hps_v2": {"weights": "", "size": HUGE}}

@@ -69,10 +69,10 @@ def contents(folder):
             "β(a) with eta 3.0, k 1.0, b 0.5: β(0) = β · (1 - eta · (exp(k · b) - 1)) would",
         ),
         ("align.hyper.preserve=2.0", "preserve 2.0: preserve lies in [0, 1]"),
-        ("score.reward=ratters", "unknown reward 'ratters': known are oracle, raters, picture_statistics, clip_cosine"),
+        ("score.reward=ratters", "unknown reward 'ratters': known are oracle, raters, picture_statistics, http_judge,"),
         (
             "evaluate.reward=picture",
-            "unknown reward 'picture': known are oracle, raters, picture_statistics, c",
+            "unknown reward 'picture': known are oracle, raters, picture_statistics, http_judge, c",
         ),
         ("score.raters.seeds=(1, 1)", "raters' seeds (1, 1): each rater has a seed of its own"),
         ("screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),

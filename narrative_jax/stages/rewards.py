@@ -10,6 +10,7 @@ from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
 from narrative_jax.rewards.ensemble import per_aspect
+from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.picture_statistics import PictureStatistics
@@ -61,7 +62,7 @@ def _identity(weights, size="ViT-B/14", side=224, max_subjects=1, regions=()):
     return Identity(load_dinov2(_file(weights), size), side, max_subjects, tuple(map(tuple, regions)))
 
 
-HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
+HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics, HttpJudge)}
 PURE: dict[str, Callable[..., PureReward]] = {
     "clip_cosine": _clip_cosine,
     "clip_score": _clip_score,
