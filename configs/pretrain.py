@@ -35,6 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.clip = {
         **shared,
         "algorithm": "contrastive",
+        "encoder": "clip",
         "hyper": {},
         "total_steps": 600,
         "batch_size": 128,

@@ -34,12 +34,13 @@ ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
 
 def known_stages() -> dict[str, Stage]:
     """The stages by the names that entries give them; imported here, since most of them are slow to import."""
-    from narrative_jax.stages import collect, evaluate, generate, score, screen, tabulate, train
+    from narrative_jax.stages import collect, evaluate, generate, retrieve, score, screen, tabulate, train
 
     return {
         "collect": collect,
         "generate": generate,
         "score": score,
+        "retrieve": retrieve,
         "screen": screen,
         "train": train,
         "evaluate": evaluate,
@@ -135,7 +136,7 @@ def train_entries(config: ConfigDict) -> list[str]:
     from narrative_jax.stages.train import ALGORITHMS
 
     entries = [name for name in config.stages if config[name].stage == "train"]
-    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "captions"]
+    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "matches"]
 
 
 def check_trained(context: Context, otherwise: str) -> None:

@@ -87,7 +87,7 @@ def make_batch(case):
 
     index = np.arange(BATCH, dtype=np.int32)
     if case == "contrastive":
-        return {"tokens": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "images": draw(16, 16, 3), "index": index}
+        return {"first": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "second": draw(16, 16, 3), "index": index}
     mask = np.arange(2) < rng.integers(1, 3, (BATCH, 1))
     conditioning = Conditioning(draw(TINY.text_length, 16), draw(16), draw(2, 9, 192), mask)
     batch = {"conditioning": conditioning, "index": index}

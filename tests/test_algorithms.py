@@ -208,7 +208,7 @@ def test_contrastive_accuracy():
         policy, reference = Policy, None
 
     eye = jnp.eye(4)
-    batch = {"tokens": eye, "images": eye[jnp.array([0, 1, 3, 2])], "index": jnp.arange(4)}
+    batch = {"first": eye, "second": eye[jnp.array([0, 1, 3, 2])], "index": jnp.arange(4)}
     loss = Contrastive().loss(Both, batch, None)
     assert float(loss.metrics["accuracy"]) == 2
     logits = np.exp(2.0) * np.eye(4)[[0, 1, 3, 2]]

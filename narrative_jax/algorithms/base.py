@@ -40,7 +40,7 @@ class Loss(NamedTuple):
 class Algorithm:
     """Hyper-parameters and what to do with them; a subclass implements `loss`.
 
-    `trains_on` names the kind of batch: "examples", "pairs" or "captions". `needs_reference` says whether a
+    `trains_on` names the kind of batch: "examples", "pairs" or "matches". `needs_reference` says whether a
     reference is kept; `whole_batch`, that an example's loss depends on the others of its batch, so that a batch
     must not be cut into microbatches.
     """

@@ -1,4 +1,4 @@
-"""Contrastive training of a text and an image encoder (CLIP, Radford et al. 2021)."""
+"""Contrastive training of encoders on pairs: captions and pictures (CLIP, Radford et al. 2021), or two pictures."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,15 +9,15 @@ from narrative_jax.losses.contrastive import clip_contrastive
 
 @dataclass(frozen=True)
 class Contrastive(Algorithm):
-    """Each caption finds its picture among those of the global batch, and each picture its caption."""
+    """Each first half of a pair finds its second among those of the global batch, and each second its first."""
 
-    trains_on: ClassVar[str] = "captions"
+    trains_on: ClassVar[str] = "matches"
     whole_batch: ClassVar[bool] = True
 
     def loss(self, models, batch, key) -> Loss:
-        """`batch`: tokens i32[b, t], images f32[b, h, w, 3], index i32[b]."""
-        clip = models.policy.model.network.bind(models.policy.params)
-        text, image = clip(batch["tokens"], batch["images"])
-        loss = clip_contrastive(text, image, clip.logit_scale)
-        correct = (text @ image.T).argmax(1) == batch["index"]
+        """`batch`: first and second, as the network takes them, index i32[b]."""
+        network = models.policy.model.network.bind(models.policy.params)
+        first, second = network(batch["first"], batch["second"])
+        loss = clip_contrastive(first, second, network.logit_scale)
+        correct = (first @ second.T).argmax(1) == batch["index"]
         return summed(loss, accuracy=correct)

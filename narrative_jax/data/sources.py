@@ -25,9 +25,9 @@ def storybook_scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
     return datasets.scenes(split, range(count), seed)
 
 
-def storybook_training_set(kind: str, size: int, seed: int = 0) -> datasets.TrainingSet:
-    """Storybook examples with random access; `kind` is "raw" or "refined". Raises InputError."""
-    return datasets.TrainingSet(kind, size, seed)
+def storybook_training_set(kind: str, size: int, seed: int = 0, split: str = "train") -> datasets.TrainingSet:
+    """Storybook examples with random access; `kind` is "raw", "refined" or "true". Raises InputError."""
+    return datasets.TrainingSet(kind, size, seed, split=split)
 
 
 def read_scenes(path: str | Path) -> list[Scene]:

@@ -1,6 +1,6 @@
 """Generators by name: sizes, conventions and where their weights lie."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,29 +9,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-import narrative_jax
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.types import Conditioning, Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
-from narrative_jax.generators.text import ClipTowers, TextSide
-from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.generators.text import TextSide
+from narrative_jax.models.checkpoints import EMBEDDED, load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
 from narrative_jax.models.lora import adapter_of
-from narrative_jax.models.network import abstract, split
+from narrative_jax.models.network import abstract
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
-from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
+from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.vision_encoders import CLIP_SIZES
 
-EMBEDDED = Path(narrative_jax.__file__).parent / "storybook" / "weights"  # data only: nothing of the world is imported
 RANDOM = "random"  # weights of an untrained generator, from the config's seed
 
-STORYBOOK_TEXT = ClipTextConfig(
-    max_length=24, width=128, heads=4, blocks=3, mlp_width=512, projection=128, activation="quick_gelu"
-)
-STORYBOOK_VISION = ClipVisionConfig(
-    image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512, projection=128, activation="quick_gelu"
-)
+STORYBOOK_TEXT = CLIP_SIZES["storybook"][0]
 STORYBOOK = FlowPreset(
     transformer=FlowTransformerConfig(
         channels=192, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
@@ -49,14 +42,6 @@ TINY = replace(
     transformer=replace(STORYBOOK.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
 )
 PRESETS = {"storybook": STORYBOOK, "tiny": TINY}
-
-
-def new_clip(prompts: Iterable[str], length: int, seed: int) -> tuple[ClipTowers, Params]:
-    """Storybook's CLIP with random weights, and a tokeniser for the words of `prompts`."""
-    tokenizer = train_tokenizer(prompts)
-    text = replace(STORYBOOK_TEXT, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
-    network, params = split(Clip(text, STORYBOOK_VISION, rngs=nnx.Rngs(seed)))
-    return ClipTowers(tokenizer, network, length), params
 
 
 def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:

@@ -55,12 +55,3 @@ class TextSide:
             return encoding.tokens, encoding.pooled
 
         return jax.jit(run)
-
-
-@dataclass(frozen=True)
-class ClipTowers:
-    """CLIP's two towers while they are trained on captions and pictures; `network` is a `Clip`."""
-
-    tokenizer: Tokenizer
-    network: Network
-    length: int

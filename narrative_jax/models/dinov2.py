@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.models.checkpoints import Published
+from narrative_jax.models.checkpoints import STORYBOOK, Published
 from narrative_jax.models.clip_blocks import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
 from narrative_jax.models.preprocessing import cubic, filter_weights
@@ -85,12 +85,13 @@ class Dinov2Config:
         check_name("mlp", self.mlp, MLPS)
 
 
-# The published sizes; each is also published with 4 registers.
+# The published sizes, each also published with 4 registers, and Storybook's.
 DINOV2_SIZES = {
     "ViT-S/14": Dinov2Config(width=384, heads=6, mlp_width=1536),
     "ViT-B/14": Dinov2Config(),
     "ViT-L/14": Dinov2Config(width=1024, heads=16, blocks=24, mlp_width=4096),
     "ViT-g/14": Dinov2Config(width=1536, heads=24, blocks=40, mlp_width=4096, mlp="swiglu"),
+    STORYBOOK: Dinov2Config(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512),
 }
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.layers import Conv, Linear
 
 EPSILON = 1e-5
@@ -47,7 +48,11 @@ class IResNetConfig:
     embedding: int = 512
 
 
-IRESNET_SIZES = {"IResNet-50": IResNetConfig(), "IResNet-100": IResNetConfig(blocks=(3, 13, 30, 3))}
+IRESNET_SIZES = {
+    "IResNet-50": IResNetConfig(),
+    "IResNet-100": IResNetConfig(blocks=(3, 13, 30, 3)),
+    STORYBOOK: IResNetConfig(image_size=40, widths=(16, 32, 64, 128), blocks=(1, 1, 1, 1), embedding=128),
+}
 
 
 class BatchNorm(nnx.Module):

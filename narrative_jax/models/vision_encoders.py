@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.models.checkpoints import CONV, Published
+from narrative_jax.models.checkpoints import CONV, STORYBOOK, Published
 from narrative_jax.models.clip_blocks import ACTIVATIONS, EPSILON, block_names, blocks, normal, projection
 from narrative_jax.models.layers import LayerNorm, convolve
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
@@ -48,7 +48,7 @@ class ClipVisionConfig:
         check_name("activation", self.activation, ACTIVATIONS)
 
 
-# The published pairs of towers: OpenAI's B/32 and L/14, and OpenCLIP's H/14 (laion2B-s32B-b79K).
+# The published pairs of towers, OpenAI's B/32 and L/14 and OpenCLIP's H/14 (laion2B-s32B-b79K), and Storybook's.
 CLIP_SIZES = {
     "ViT-B/32": (
         ClipTextConfig(width=512, heads=8, mlp_width=2048, projection=512),
@@ -58,6 +58,10 @@ CLIP_SIZES = {
     "ViT-H/14": (
         ClipTextConfig(width=1024, heads=16, blocks=24, mlp_width=4096, projection=1024, activation="gelu"),
         ClipVisionConfig(width=1280, blocks=32, mlp_width=5120, projection=1024, activation="gelu"),
+    ),
+    STORYBOOK: (
+        ClipTextConfig(max_length=24, width=128, heads=4, blocks=3, mlp_width=512, projection=128),
+        ClipVisionConfig(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512, projection=128),
     ),
 }
 
@@ -119,6 +123,20 @@ class Clip(nnx.Module):
     def __call__(self, tokens: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embeddings of unit length, f32[b, projection], of prompts i32[b, t] and of images f32[c, h, w, 3]."""
         return unit(self.text(tokens).projected), unit(self.vision(images).projected)
+
+
+class TwoViews(nnx.Module):
+    """An encoder of pictures while it learns to tell which two are of the same thing, and the logits' scale."""
+
+    def __init__(self, encoder: nnx.Module):
+        self.encoder = encoder
+        self.logit_scale = nnx.Param(jnp.float32(LOGIT_SCALE), axes=())
+
+    def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Embeddings of unit length, f32[b, d], of pictures f32[b, h, w, 3] and of f32[b, h, w, 3]."""
+        encoding = self.encoder(jnp.concatenate([first, second]))
+        both = unit(getattr(encoding, "pooled", encoding))
+        return both[: len(first)], both[len(first) :]
 
 
 def unit(x: jax.Array) -> jax.Array:

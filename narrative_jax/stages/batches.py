@@ -8,19 +8,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Candidate, Preference, Scene
-from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.presets import STORYBOOK, new_clip
-from narrative_jax.generators.text import ClipTowers
 from narrative_jax.stages.base import Context
+from narrative_jax.stages.encoders import Pairs
 
 Maker = tuple[int, Callable[[np.ndarray], tuple[list[str], dict]]]
-
-_CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 
 
 def pairs(context: Context, generator: Generator) -> Maker:
@@ -74,27 +69,15 @@ def examples(context: Context, generator: Generator) -> Maker:
     return size, make_batch
 
 
-def new_towers(context: Context) -> tuple[ClipTowers, Params]:
-    """An untrained CLIP for the captions of the entry's training set."""
-    training_set = storybook_training_set(**context.entry.training_set)
-    captions = [example.scene.prompt for example in training_set.batch(range(min(_CAPTIONS, len(training_set))))]
-    return new_clip(captions, STORYBOOK.text_length, context.config.seed)
-
-
-def captions(context: Context, towers: ClipTowers) -> Maker:
-    """Captions as tokens beside their pictures."""
+def matches(context: Context, pairs: Pairs) -> Maker:
+    """Things that belong together, of a Storybook training set."""
     training_set = storybook_training_set(**context.entry.training_set)
 
     def make_batch(indices):
-        found = training_set.batch(indices)
-        batch = {
-            "tokens": towers.tokenizer.encode([example.scene.prompt for example in found], towers.length),
-            "images": to_float(np.stack([example.target for example in found])),
-            "index": _places(indices),
-        }
-        return [example.scene.id for example in found], batch
+        ids, (first, second) = pairs.of(training_set, indices)
+        return ids, {"first": first, "second": second, "index": _places(indices)}
 
-    return len(training_set), make_batch
+    return len(training_set) * pairs.per_example, make_batch
 
 
 def _screened(context):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,11 +25,10 @@ from narrative_jax.generators.presets import adapter_shapes
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
-from narrative_jax.models.vision_encoders import CLIP_NAMES
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.batches import captions, examples, new_towers, pairs
+from narrative_jax.stages.batches import examples, matches, pairs
 from narrative_jax.stages.common import ADAPTER, WEIGHTS, base_generator, check_generator, some_scenes
+from narrative_jax.stages.encoders import ENCODERS, new_encoder
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import Trainee, TrainState, make_step, new_state
@@ -41,7 +41,10 @@ _SAMPLES = 6  # scenes in a sample grid
 def check(config, entry) -> None:
     """Raise InputError for an unknown algorithm or option, and a batch that does not divide the mesh."""
     algorithm = make_algorithm(entry)
-    check_generator(config)
+    if algorithm.trains_on == "matches":
+        check_name("encoder", entry.get("encoder", None), ENCODERS)
+    else:
+        check_generator(config)
     make_optimizer(entry)
     Schedule(entry.total_steps, entry.save_every, entry.sample_every)
     if not entry.source:
@@ -121,8 +124,8 @@ class _Job:
 
 
 def _prepare(context: Context, algorithm: Algorithm) -> _Job:
-    if algorithm.trains_on == "captions":
-        return _towers(context)
+    if algorithm.trains_on == "matches":
+        return _encoder(context)
     entry = context.entry
     generator, base = base_generator(context)
     policy, weights, trained = generator, base, set(base)
@@ -143,18 +146,12 @@ def _prepare(context: Context, algorithm: Algorithm) -> _Job:
     return _Job(trainee, size, make_batch, _sampler(context, trainee), save)
 
 
-def _towers(context: Context) -> _Job:
-    """CLIP trained from scratch on captions and pictures, its tokeniser on the captions."""
-    towers, params = new_towers(context)
-    size, make_batch = captions(context, towers)
-
-    def save(params):
-        towers.tokenizer.save(context.folder / "tokenizer.json")
-        save_weights(context.folder / "clip.safetensors", params, CLIP_NAMES)
-        text = {name.removeprefix("text."): value for name, value in params.items() if name.startswith("text.")}
-        save_weights(context.folder / "text_encoder.safetensors", text, CLIP_TEXT_NAMES)
-
-    return _Job(Trainee(towers, None, params, {}), size, make_batch, lambda step, state: None, save)
+def _encoder(context: Context) -> _Job:
+    """One of Storybook's encoders, trained from scratch."""
+    encoder = new_encoder(context, context.name)
+    size, make_batch = matches(context, encoder.pairs)
+    trainee = Trainee(encoder, None, encoder.params, encoder.frozen)
+    return _Job(trainee, size, make_batch, lambda step, state: None, partial(encoder.save, context.folder))
 
 
 def _sampler(context: Context, trainee: Trainee) -> Callable[[int, TrainState], None]:

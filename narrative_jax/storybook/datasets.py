@@ -11,10 +11,12 @@ import numpy as np
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
 from narrative_jax.storybook.render import Drawing, render, render_portraits, stage
+from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.world import (
     NUM_VALUES,
     PORTRAIT_POSE,
     POSES,
+    SPLITS,
     WORLD,
     Facts,
     World,
@@ -29,7 +31,7 @@ TEST_SCENES = 256  # `scenes("test", range(TEST_SCENES))` is the fixed test set
 BUSY_PORTRAITS = 0.5  # of the portraits stand before a busy background
 WRONG_IDENTITY = 0.2  # of the raw targets show another subject, or an attribute leaked from the other one
 POSED = 0.4  # of the raw targets stand as in the portrait, whatever the caption says
-KINDS = ("raw", "refined")
+KINDS = ("raw", "refined", "true")
 
 
 def scenes(
@@ -62,16 +64,19 @@ def _scene(split, seed, index, busy_portraits, world):
 
 
 class TrainingSet:
-    """Examples of the train split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
+    """Examples of a split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
 
-    Example i depends on (kind, seed, i) only. Raises InputError.
+    "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures.
+
+    Example i depends on (kind, split, seed, i) only. Raises InputError.
     """
 
-    def __init__(self, kind: str, size: int, seed: int = 0, world: World = WORLD):
+    def __init__(self, kind: str, size: int, seed: int = 0, world: World = WORLD, split: str = "train"):
         check_name("training set", kind, KINDS)
+        check_name("split", split, SPLITS)
         check_count("size", size, minimum=1)
         check_count("seed", seed)
-        self.kind, self.size, self.seed, self.world = kind, size, seed, world
+        self.kind, self.size, self.seed, self.world, self.split = kind, size, seed, world, split
 
     def __len__(self) -> int:
         return self.size
@@ -82,14 +87,23 @@ class TrainingSet:
     def batch(self, indices: Sequence[int]) -> list[Example]:
         """Several examples at once, which costs less an example."""
         indices = [self._check(index) for index in indices]
-        raw = self.kind == "raw"
-        asked = scenes("train", indices, self.seed, BUSY_PORTRAITS if raw else 0.0, self.world)
-        _, drawing = drawings("train", indices, self.seed, self.world)
-        if raw:
+        asked = scenes(self.split, indices, self.seed, 0.0 if self.kind == "refined" else BUSY_PORTRAITS, self.world)
+        _, drawing = drawings(self.split, indices, self.seed, self.world)
+        if self.kind == "raw":
             for row, index in enumerate(indices):
-                _spoil(drawing, row, scene_rng("train", self.seed, index, "flaws"))
+                _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
         targets = np.round((render(drawing) + 1) * 127.5).astype(np.uint8)
         return [Example(scene, target) for scene, target in zip(asked, targets, strict=True)]
+
+    def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
+        """Where the subjects of each scene, in their order, stand in the target: x in shares of the picture's width."""
+        all_facts, drawing = drawings(self.split, [self._check(i) for i in indices], self.seed, self.world)
+        found = []
+        for facts, identities, places in zip(all_facts, drawing.identities, drawing.places, strict=True):
+            codes = np.stack([identity_codes(character.attributes) for character in facts.characters])
+            slots = (codes[:, None] == identities).all(-1).argmax(1)
+            found.append(tuple((places[slots, 0] / SIZE).tolist()))
+        return found
 
     def _check(self, index):
         if not -self.size <= index < self.size:
@@ -97,7 +111,7 @@ class TrainingSet:
         return int(index) % self.size
 
 
-def _spoil(drawing, row, rng):
+def _spoil(drawing, row, rng, split):
     """Give one target the flaws that fall on it, in place."""
     present = np.flatnonzero(drawing.present[row])
     if rng.random() < WRONG_IDENTITY:
@@ -108,7 +122,7 @@ def _spoil(drawing, row, rng):
             leaked = rng.choice(np.flatnonzero(own != other))
             own[leaked] = other[leaked]
         else:
-            stranger = rng.choice(split_identities("train"))
+            stranger = rng.choice(split_identities(split))
             drawing.identities[row, slot] = np.unravel_index(stranger, NUM_VALUES)
     if rng.random() < POSED:
         drawing.poses[row, present] = POSES.index(PORTRAIT_POSE)
