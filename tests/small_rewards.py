@@ -45,7 +45,7 @@ def small_dino(random_weights):
     params = random_weights(shapes)
     params |= {name: 8 * value for name, value in params.items() if name.endswith("scale_attention")}
     params |= {name: 0.3 * params[name] for name in ("class_embedding", "position_embedding")}
-    return PictureEncoder("small", network, IMAGENET, "pooled", lambda: params)
+    return PictureEncoder("small", network, IMAGENET, "pooled", lambda: params, DINO.patch_size)
 
 
 def small_aesthetic(random_weights):

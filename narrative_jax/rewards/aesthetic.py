@@ -43,6 +43,11 @@ class Aesthetic:
         """The image tower's and the head's."""
         return under("clip", self.clip.params) | under("head", self.head_params)
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A patch of the image tower."""
+        return self.clip.least_size
+
     def encode(self, scenes: Sequence[Scene]) -> tuple:
         """Nothing: the scene does not matter."""
         return ()

@@ -48,6 +48,11 @@ class ClipPair:
         """What looks at pictures: the weights of the image tower under "vision.", and "logit_scale"."""
         return {name: value for name, value in self._weights.items() if not name.startswith("text.")}
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Height and width of a patch of the image tower."""
+        return self.vision.patch_size, self.vision.patch_size
+
     def embed_images(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[b, projection] of pictures in [-1, 1] of the tower's size; pure."""
         tower = self._towers["vision"].bind(below("vision", params))
@@ -135,6 +140,11 @@ class ClipCosine:
     def params(self) -> Params:
         """The image tower's weights."""
         return self.clip.params
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A patch of the image tower."""
+        return self.clip.least_size
 
     def encode(self, scenes: Sequence[Scene]) -> np.ndarray:
         """Unit embeddings of the prompts, f32[b, projection]."""

@@ -19,6 +19,7 @@ from narrative_jax.rewards.subjects import (
     check_regions,
     check_subjects,
     content_key,
+    least_size,
     masked_mean,
     padded,
     reference_pictures,
@@ -61,6 +62,7 @@ class Identity:
     _known: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
+        self.encoder.check_side(self.side)
         check_regions(self.regions)
         least = self.max_subjects if self.max_subjects > 1 else 0
         if not least <= len(self.regions) <= MAX_CHARACTERS:
@@ -82,9 +84,14 @@ class Identity:
         """The encoder's."""
         return self.encoder.params
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """That each region holds a patch."""
+        return least_size(self.regions, self.encoder.patch)
+
     def encode(self, scenes: Sequence[Scene]) -> IdentityContext:
         """Embeddings of the subject images, each image worked out once. Raises InputError for a scene without."""
-        mask = check_subjects(scenes, self.max_subjects)
+        mask = check_subjects(scenes, self.max_subjects, self.encoder.patch)
         found = [[self._reference(subject) for subject in scene.subjects] for scene in scenes]
         return IdentityContext(padded(found, mask), mask)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
@@ -31,7 +31,7 @@ class PictureEncoder:
     """A network that sees what a picture is of; scores that may come from several bear its `name`.
 
     `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected". `read` gives its weights,
-    once they are needed.
+    once they are needed. It sees squares whose side is a multiple of `patch`.
     """
 
     name: str
@@ -39,11 +39,20 @@ class PictureEncoder:
     normalisation: Normalisation
     output: str
     read: Callable[[], Params]
+    patch: int
 
     @cached_property
     def params(self) -> Params:
         """The network's weights."""
         return self.read()
+
+    def check_side(self, side: int) -> None:
+        """Raise InputError for squares that the network does not see."""
+        check_count("side", side, 1)
+        if side % self.patch:
+            near = max(side // self.patch, 1) * self.patch
+            rule = f"{self.name} sees squares whose side is a multiple of its patch, {self.patch}"
+            raise InputError(f"squares of {side}", rule, f"take {near} or {near + self.patch}")
 
     def embed(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[..., d] of pictures f32[..., h, w, 3] in [-1, 1]; pure."""
@@ -58,9 +67,13 @@ def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
     Raises InputError for an unknown size, and on first use for unfit weights.
     """
     check_name("size of DINOv2", size, DINOV2_SIZES)
-    network, like = abstract(lambda: Dinov2Encoder(DINOV2_SIZES[size], rngs=nnx.Rngs(0)))
-    name = f"dinov2_{size_name(size)}"
-    return PictureEncoder(name, network, IMAGENET, "pooled", lambda: load_weights(weights, like, DINOV2_NAMES))
+    config = DINOV2_SIZES[size]
+    network, like = abstract(lambda: Dinov2Encoder(config, rngs=nnx.Rngs(0)))
+
+    def read():
+        return load_weights(weights, like, DINOV2_NAMES)
+
+    return PictureEncoder(f"dinov2_{size_name(size)}", network, IMAGENET, "pooled", read, config.patch_size)
 
 
 def views(images: jax.Array, regions: Sequence[Box], alone: jax.Array, size: int) -> jax.Array:
@@ -83,12 +96,27 @@ def check_regions(regions: Sequence[Box]) -> None:
             raise InputError(f"region {(top, left, bottom, right)}", rule, "e.g. (0, 0, 1, 0.5) for the left half")
 
 
-def check_subjects(scenes: Sequence[Scene], max_subjects: int) -> np.ndarray:
-    """Which of the slots hold a subject, bool[b, max_subjects]. Raises InputError for none, and for too many."""
+def least_size(regions: Sequence[Box], patch: int) -> tuple[int, int]:
+    """Height and width of the least picture of which each region holds a patch."""
+    shares = np.array([(1, 1), *((bottom - top, right - left) for top, left, bottom, right in regions)]).min(0)
+    height, width = np.ceil(patch / shares - 1e-6)  # thirds are no exact floats
+    return int(height), int(width)
+
+
+def check_subjects(scenes: Sequence[Scene], max_subjects: int, patch: int) -> np.ndarray:
+    """Which of the slots hold a subject, bool[b, max_subjects].
+
+    Raises InputError for none, for too many, and for subject images that are smaller than a patch.
+    """
     for scene in scenes:
         if not 1 <= len(scene.subjects) <= max_subjects:
             given = f"scene {scene.id!r} with {len(scene.subjects)} subjects"
             raise InputError(given, f"characters are compared with theirs, 1 to {max_subjects}", "change the scene")
+        for subject in scene.subjects:
+            height, width = subject.images.shape[1:3]
+            if min(height, width) < patch:
+                given = f"scene {scene.id!r}: images of {subject.name!r} of {height} × {width} pixels"
+                raise InputError(given, f"they hold a patch of the encoder's, {patch} × {patch}", "give larger ones")
     return np.arange(max_subjects) < np.array([len(scene.subjects) for scene in scenes])[:, None]
 
 
