@@ -61,9 +61,8 @@ def published():
         known[f"the text tower of CLIP {size}"] = shapes(ClipTextEncoder, text, CLIP_TEXT_NAMES)
         known[f"the image tower of CLIP {size}"] = shapes(ClipVisionEncoder, vision, CLIP_VISION_NAMES)
     for size in DINOS:
-        config = DINOV2_SIZES[size]
-        known[f"DINOv2 {size}"] = shapes(Dinov2Encoder, config, DINOV2_NAMES)
-        known[f"DINOv2 {size}+registers"] = shapes(Dinov2Encoder, replace(config, registers=4), DINOV2_NAMES)
+        for form in (size, f"{size}+registers"):
+            known[f"DINOv2 {form}"] = shapes(Dinov2Encoder, DINOV2_SIZES[form], DINOV2_NAMES)
     for size in IRESNETS:
         known[f"ArcFace's IResNet-{size}"] = shapes(IResNet, IRESNET_SIZES[f"IResNet-{size}"], IRESNET_NAMES)
     for version in ("v1", "v2"):
@@ -92,7 +91,12 @@ def test_every_one_in_the_place_of_every_other():
 
 def test_sizes_are_those_that_options_name():
     """Where the remedy is to ask for another size, there is one of that name."""
-    named = {"CLIP": CLIP_SIZES, "ArcFace's": IRESNET_SIZES, "LAION's aesthetic head": AESTHETIC_HEADS}
+    named = {
+        "CLIP": CLIP_SIZES,
+        "DINOv2": DINOV2_SIZES,
+        "ArcFace's": IRESNET_SIZES,
+        "LAION's aesthetic head": AESTHETIC_HEADS,
+    }
     found = [recognise(arrays) for arrays in published().values()]
     assert all(each.size in named[each.kind] for each in found if each.kind in named)
 
