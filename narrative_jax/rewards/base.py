@@ -1,5 +1,6 @@
 """What everything that scores pictures has in common."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,4 +153,4 @@ def below(prefix: str, params: Params) -> Params:
 
 def size_name(size: str) -> str:
     """A published size, such as "ViT-L/14", as part of a score's name: "vit_l_14"."""
-    return size.lower().replace("/", "_").replace("-", "_")
+    return re.sub("[/+-]", "_", size.lower())

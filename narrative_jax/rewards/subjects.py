@@ -17,8 +17,9 @@ from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
+from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
 from narrative_jax.models.network import Network, abstract
-from narrative_jax.models.preprocessing import IMAGENET, Normalisation, normalise, resize
+from narrative_jax.models.preprocessing import ARCFACE, IMAGENET, Normalisation, normalise, resize
 from narrative_jax.models.vision_encoders import unit
 from narrative_jax.rewards.base import size_name
 
@@ -30,16 +31,17 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right, in shares o
 class PictureEncoder:
     """A network that sees what a picture is of; scores that may come from several bear its `name`.
 
-    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected". `read` gives its weights,
-    once they are needed. It sees squares whose side is a multiple of `patch`.
+    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected"; None: all of it. `read`
+    gives its weights, once they are needed. It sees squares whose side is a multiple of `patch`, or is `side` only.
     """
 
     name: str
     network: Network
     normalisation: Normalisation
-    output: str
+    output: str | None
     read: Callable[[], Params]
     patch: int
+    side: int | None = None
 
     @cached_property
     def params(self) -> Params:
@@ -53,16 +55,19 @@ class PictureEncoder:
             near = max(side // self.patch, 1) * self.patch
             rule = f"{self.name} sees squares whose side is a multiple of its patch, {self.patch}"
             raise InputError(f"squares of {side}", rule, f"take {near} or {near + self.patch}")
+        if self.side not in (None, side):
+            raise InputError(f"squares of {side}", f"{self.name} sees those of {self.side} only", f"take {self.side}")
 
     def embed(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[..., d] of pictures f32[..., h, w, 3] in [-1, 1]; pure."""
         flat = images.reshape(-1, *images.shape[-3:])
         encoding = self.network.bind(params)(normalise(flat, self.normalisation))
-        return unit(getattr(encoding, self.output)).reshape(*images.shape[:-3], -1)
+        encoding = encoding if self.output is None else getattr(encoding, self.output)
+        return unit(encoding).reshape(*images.shape[:-3], -1)
 
 
 def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
-    """A published DINOv2 without registers.
+    """A published DINOv2, with registers where the size says "+registers".
 
     Raises InputError for an unknown size, and on first use for unfit weights.
     """
@@ -74,6 +79,22 @@ def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
         return load_weights(weights, like, DINOV2_NAMES)
 
     return PictureEncoder(f"dinov2_{size_name(size)}", network, IMAGENET, "pooled", read, config.patch_size)
+
+
+def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
+    """A published ArcFace network (insightface's backbone.pth, or the same names in safetensors); see `face_alignment`.
+
+    Raises InputError for an unknown size, and on first use for unfit weights.
+    """
+    check_name("size of IResNet", size, IRESNET_SIZES)
+    config = IRESNET_SIZES[size]
+    network, like = abstract(lambda: IResNet(config, rngs=nnx.Rngs(0)))
+
+    def read():
+        return load_weights(weights, like, IRESNET_NAMES)
+
+    cell = 2 ** len(config.widths)  # pixels on a side that one place of its last features stands for
+    return PictureEncoder(size_name(size), network, ARCFACE, None, read, cell, config.image_size)
 
 
 def views(images: jax.Array, regions: Sequence[Box], alone: jax.Array, size: int) -> jax.Array:

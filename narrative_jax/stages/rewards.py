@@ -15,9 +15,10 @@ from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
-from narrative_jax.rewards.subjects import load_dinov2
+from narrative_jax.rewards.subjects import load_dinov2, load_iresnet
 
 FORMS = {"grid": Grid, "crops": Crops}
+ENCODERS = {"dinov2": load_dinov2, "iresnet": load_iresnet}
 
 
 def _clip_cosine(weights, size="ViT-L/14"):
@@ -57,8 +58,10 @@ def _subject_consistency(
     return SubjectConsistency(encoder, patches, side, penalty, threshold, max_subjects, regions)
 
 
-def _identity(weights, size="ViT-B/14", side=224, max_subjects=1, regions=()):
-    return Identity(load_dinov2(_file(weights), size), side, max_subjects, tuple(map(tuple, regions)))
+def _identity(weights, encoder="dinov2", size="ViT-B/14", side=224, max_subjects=1, regions=(), landmarks=False):
+    check_name("encoder of identity", encoder, ENCODERS)
+    seen_by = ENCODERS[encoder](_file(weights), size)
+    return Identity(seen_by, side, max_subjects, tuple(map(tuple, regions)), landmarks)
 
 
 HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics)}
