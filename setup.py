@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["narrative_jax", "narrative_jax.*"]),
-    package_data={"narrative_jax": ["storybook/weights/*", "templates/*"]},
+    package_data={"narrative_jax": ["storybook/weights/*", "storybook/weights/encoders/*", "templates/*"]},
     install_requires=[
         "array_record>=0.8",
         "einops>=0.8",

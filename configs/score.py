@@ -5,7 +5,8 @@
 
 FOLDER holds pictures, each beside a text file of its name with the prompt; or name a JSONL file whose lines have id,
 prompt, picture, and subjects with photos. tokenizer.json lies beside CLIP's weights. More scores are other entries:
-`:all` has them all, each with its own weights.
+`:all` has them all, each with its own weights. Identity of faces by ArcFace is `identity` with encoder=iresnet,
+size=IResNet-50, side=112, landmarks=True, and lines that give the landmarks of the faces (see `find_pictures`).
 
 `:judge` asks a vision-language model behind an OpenAI-compatible server (vLLM, Ollama, LM Studio, a hosted one) for
 ratings on the three aspects instead; its pictures come with subjects, so from a JSONL file:
@@ -48,7 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.aesthetic = {**score, "reward": "aesthetic", "aesthetic": aesthetic}
         subject = {"weights": "", "size": "ViT-B/14", "form": "crops", "side": 512, "max_subjects": 1}
         config.subject = {**score, "reward": "subject_consistency", "subject_consistency": subject}
-        identity = {"weights": "", "size": "ViT-B/14", "side": 224, "max_subjects": 1, "regions": ()}
+        identity = {"weights": "", "encoder": "dinov2", "size": "ViT-B/14", "side": 224}
+        identity |= {"max_subjects": 1, "regions": (), "landmarks": False}
         config.identity = {**score, "reward": "identity", "identity": identity}
         scores = ("clip", "clip_score", "hps", "pick", "aesthetic", "subject", "identity")
     config.table = {"stage": "tabulate", "sources": scores}

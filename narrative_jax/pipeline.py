@@ -34,9 +34,10 @@ ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
 
 def known_stages() -> dict[str, Stage]:
     """The stages by the names that entries give them; imported here, since most of them are slow to import."""
-    from narrative_jax.stages import collect, evaluate, generate, retrieve, score, screen, tabulate, train
+    from narrative_jax.stages import accuracy, collect, evaluate, generate, retrieve, score, screen, tabulate, train
 
     return {
+        "accuracy": accuracy,
         "collect": collect,
         "generate": generate,
         "score": score,
@@ -133,10 +134,10 @@ def read_config(workdir: str | Path) -> FrozenConfigDict:
 
 def train_entries(config: ConfigDict) -> list[str]:
     """The entries that train the generator, in order."""
-    from narrative_jax.stages.train import ALGORITHMS
+    from narrative_jax.stages.train import ALGORITHMS, OTHERS
 
     entries = [name for name in config.stages if config[name].stage == "train"]
-    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on != "matches"]
+    return [name for name in entries if ALGORITHMS[config[name].algorithm].trains_on not in OTHERS]
 
 
 def check_trained(context: Context, otherwise: str) -> None:

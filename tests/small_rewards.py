@@ -1,12 +1,16 @@
 """Rewards on encoders of small sizes with random weights, which several tests share."""
 
+from dataclasses import replace
+
 import numpy as np
 from flax import nnx
 
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.models.dinov2 import Dinov2Config, Dinov2Encoder
+from narrative_jax.models.face_alignment import TEMPLATE, TEMPLATE_SIZE
+from narrative_jax.models.id_encoder import IResNet, IResNetConfig
 from narrative_jax.models.network import abstract
-from narrative_jax.models.preprocessing import IMAGENET
+from narrative_jax.models.preprocessing import ARCFACE, IMAGENET
 from narrative_jax.models.reward_heads import HeadConfig, LinearHead
 from narrative_jax.models.text_encoders import ClipTextConfig
 from narrative_jax.models.tokenizer import train_tokenizer
@@ -20,6 +24,7 @@ TOKENIZER = train_tokenizer(PROMPTS)
 TEXT = ClipTextConfig(TOKENIZER.vocab_size, 8, 16, 2, 2, 24, 12, TOKENIZER.end)
 VISION = ClipVisionConfig(12, 4, 20, 2, 2, 28, 12)
 DINO = Dinov2Config(16, 4, 24, 3, 2, 48)
+IRESNET = IResNetConfig(32, (4, 6, 6, 8), (1, 1, 2, 1), 10)
 
 
 def clip_network(text=TEXT, vision=VISION):
@@ -45,7 +50,34 @@ def small_dino(random_weights):
     params = random_weights(shapes)
     params |= {name: 8 * value for name, value in params.items() if name.endswith("scale_attention")}
     params |= {name: 0.3 * params[name] for name in ("class_embedding", "position_embedding")}
-    return PictureEncoder("small", network, IMAGENET, "pooled", lambda: params)
+    return PictureEncoder("small", network, IMAGENET, "pooled", lambda: params, DINO.patch_size)
+
+
+def small_iresnet(random_weights):
+    """An ArcFace network for faces of 32 pixels."""
+    network, shapes = abstract(lambda: IResNet(IRESNET, rngs=nnx.Rngs(0)))
+    params = random_weights(shapes, seed=4)
+    params |= {name: 0.5 + np.abs(value) for name, value in params.items() if name.endswith("variance")}
+    return PictureEncoder("small", network, ARCFACE, None, lambda: params, 16, IRESNET.image_size)
+
+
+def face(seed, size=0.5):
+    """Five landmarks f32[5, 2] of a face of about this share of a picture, turned and shifted a little."""
+    rng = np.random.default_rng(seed)
+    angle, middle = rng.uniform(-0.5, 0.5), rng.uniform(0.35, 0.65, 2)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points = (TEMPLATE / TEMPLATE_SIZE - 0.5) * size @ turn + middle
+    return np.float32(points + rng.normal(scale=0.01, size=(5, 2)))
+
+
+def with_faces(scene, count=2):
+    """The scene with the landmarks of its photos, and of these many faces of its picture."""
+    who = [
+        replace(each, landmarks=np.stack([face(i + 10 * k) for i in range(len(each.images))]))
+        for k, each in enumerate(scene.subjects)
+    ]
+    faces = np.float32([face(100 + i) for i in range(count)]).reshape(count, 5, 2)
+    return replace(scene, subjects=who, faces=faces)
 
 
 def small_aesthetic(random_weights):

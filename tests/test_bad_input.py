@@ -196,7 +196,7 @@ def test_no_pair_left(refuse, command, done):
         ("weights=nowhere.safetensors", "nowhere.safetensors: it is no readable weights file (No such file"),
         ("weights=cut.safetensors", "cut.safetensors: it is no readable weights file ("),
         ("weights=text.safetensors", "text.safetensors: it is no readable weights file ("),
-        ("weights=adapter.safetensors", "adapter.safetensors: its arrays are not this network's: "),
+        ("weights=adapter.safetensors", "adapter.safetensors: by its arrays it is no network that is known here, not "),
         ("text=nowhere", "nowhere/tokenizer.json: it is no readable tokenizer.json"),
     ],
 )

@@ -12,7 +12,7 @@ from flax import nnx
 from parity import published_shapes, relative_error, slope
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Config, Dinov2Encoder, resampling
 from narrative_jax.models.network import abstract
 
@@ -136,9 +136,10 @@ def torch_shapes(config):
 
 
 @pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("size", [size for size in DINOV2_SIZES if size != STORYBOOK])
+@pytest.mark.parametrize("size", WEIGHTS)
 def test_names_cover_the_published_sizes(size, registers):
-    config = replace(DINOV2_SIZES[size], registers=registers)
+    config = DINOV2_SIZES[f"{size}+registers" if registers else size]
+    assert config.registers == registers
     ours = published_shapes(structure(config)[1], DINOV2_NAMES)
     assert ours == torch_shapes(config)
     assert sum(math.prod(shape) for shape in ours.values()) == WEIGHTS[size] + registers * config.width

@@ -15,6 +15,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene
 from narrative_jax.rewards.base import OnHost, check_differentiable
+from narrative_jax.rewards.ensemble import PerAspect
 from narrative_jax.rewards.oracle import Oracle
 
 
@@ -26,6 +27,7 @@ class Brightness:
     aspects = ("product", "sum")
     differentiable = True
     needs_facts = False
+    least_size = (3, 4)
     traced: list = field(default_factory=list)
     encoded: list = field(default_factory=list)
     params = {"scale": jnp.float32(2)}  # noqa: RUF012 (a constant of the test)
@@ -71,6 +73,20 @@ def test_each_size_of_pictures_compiles_once():
 def test_the_adapter_is_the_reward():
     host = on_host(Brightness())
     assert (host.name, host.aspects, host.needs_facts) == ("brightness", ("product", "sum"), False)
+
+
+@pytest.mark.parametrize("size", [(2, 9), (9, 3), (1, 1)])
+def test_pictures_that_are_too_small(size):
+    images, scenes = sample(2, *size)
+    said = f"candidate 'a' of {size[0]} × {size[1]} pixels: brightness judges pictures of 3 × 4 and more, .*; give it"
+    with pytest.raises(InputError, match=said):
+        on_host(Brightness()).score_images(images, scenes, ["a", "b"])
+
+
+def test_an_ensemble_judges_what_all_can():
+    parts = {name: SimpleNamespace(least_size=least, aspects="x") for name, least in (("a", (8, 2)), ("b", (3, 4)))}
+    whole = PerAspect(parts)
+    assert whole.least_size == (8, 4)
 
 
 def test_a_batch_that_the_mesh_cannot_share():

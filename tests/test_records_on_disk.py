@@ -5,9 +5,11 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Preference, Scene, Score, Subject
+from narrative_jax.data import datasets
 from narrative_jax.data.datasets import (
     RECORDS_PER_SHARD,
     finished_chunks,
@@ -17,6 +19,8 @@ from narrative_jax.data.datasets import (
     write_records,
 )
 from narrative_jax.storybook.datasets import scenes
+
+POINTS = np.random.default_rng(0).random((2, 5, 2), np.float32)
 
 
 def pixels(*shape, seed=0):
@@ -47,15 +51,17 @@ def same(a, b):
         [Preference("a", "b", "overall", False, 0.75), Preference("c", "d", "visual_quality", True)],
         [
             Scene("1", "a dog and Zoë", (Subject("Zoë", "girl", pixels(3, 5, 4, 3)),), "user"),
-            Scene("2", "nobody", (), "train", {"deep": [1, {"er": None}]}),
+            Scene("2", "nobody", (), "train", {"deep": [1, {"er": None}]}, np.zeros((0, 5, 2), np.float32)),
             Scene(
                 "3",
                 "two",
                 (
                     Subject("a", "cat", pixels(1, 6, 2, 3), np.array([[[True, False]] * 6])),
-                    Subject("b", "dog", pixels(2, 3, 7, 3), pixels(2, 3, 7) > 100),
+                    Subject("b", "dog", pixels(2, 3, 7, 3), pixels(2, 3, 7) > 100, POINTS),
                 ),
                 "test",
+                None,
+                POINTS[:1],
             ),
         ],
     ],
@@ -66,6 +72,26 @@ def test_records_come_back_as_they_were(tmp_path, records):
     read = open_records(tmp_path / "d", type(records[0]))
     assert same(list(read), records)
     assert os.listdir(tmp_path) == ["d"]
+
+
+def test_scenes_from_before_there_were_landmarks(tmp_path, monkeypatch):
+    kind, texts = datasets.KINDS[Scene], tfds.features.Text()
+    features = {name: texts for name in ("id", "prompt", "split", "facts")}
+    part = {name: texts for name in ("name", "class_word", "images", "masks")}
+    part["num_images"] = tfds.features.Scalar(np.int64)
+
+    def encode(scene):
+        fields = {name: value for name, value in kind.encode(scene).items() if name != "faces"}
+        for subject in fields["subjects"]:
+            del subject["landmarks"]
+        return fields
+
+    old = tfds.features.FeaturesDict({**features, "subjects": tfds.features.Sequence(part)})
+    asked = [Scene("1", "two", tuple(Subject(name, "dog", pixels(1, 4, 4, 3)) for name in "ab"), "user")]
+    with monkeypatch.context() as patch:
+        patch.setitem(datasets.KINDS, Scene, replace(kind, features=old, encode=encode))
+        write_records(tmp_path / "d", asked)
+    assert same(list(open_records(tmp_path / "d", Scene)), asked)
 
 
 def test_facts_come_back_as_plain_values(tmp_path):

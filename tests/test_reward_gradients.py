@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_rewards import pictures, scenes, small_aesthetic, small_clip, small_dino
+from small_rewards import pictures, scenes, small_aesthetic, small_clip, small_dino, small_iresnet, with_faces
 
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore
@@ -28,6 +28,7 @@ def rewards(random_weights):
         "crops": SubjectConsistency(dino, Crops(16, 2, 8), side=24, **two),
         "penalised": SubjectConsistency(dino, Grid(12, 6), side=24, penalty=3.0, threshold=-0.5, **two),
         "identity": Identity(dino, 16, **two),
+        "faces": Identity(small_iresnet(random_weights), 32, 2, landmarks=True),
     }
     parts = single["clip_cosine"], single["identity"], single["aesthetic"]
     terms = {r.name: Term(r, Calibration(r.name, r.aspects, (0.1,), (0.2,), "x"), 0.5) for r in parts}
@@ -35,7 +36,18 @@ def rewards(random_weights):
     return single | {"ensemble": Ensemble(terms), "per_aspect": whole}
 
 
-NAMES = ["clip_cosine", "clip_score", "hps_v2", "pick_score", "aesthetic", "grid", "crops", "penalised", "identity"]
+NAMES = [
+    "clip_cosine",
+    "clip_score",
+    "hps_v2",
+    "pick_score",
+    "aesthetic",
+    "grid",
+    "crops",
+    "penalised",
+    "identity",
+    "faces",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +61,7 @@ def test_gradient(every, name):
     assert list(every) == [*NAMES, "ensemble", "per_aspect"]
     reward, rng = every[name], np.random.default_rng(1)
     assert reward.differentiable
-    asked = scenes(1, 2)
+    asked = [with_faces(scene) for scene in scenes(1, 2)]
     context = reward.encode(asked)
     with jax.enable_x64(True):
         params, context = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), (reward.params, context))

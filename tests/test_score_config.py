@@ -111,6 +111,14 @@ def test_a_file_with_subjects_and_two_scores(drawn, place, random_weights):
         assert table["identity_dinov2_tiny"][number] == pytest.approx(expected, abs=1e-4)
 
 
+def test_one_picture_too_small_for_the_encoder(drawn, capsys):
+    Image.fromarray(drawn[0][:5, :3]).save("mine/1.png")
+    assert run("mine") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("candidate '1' of 5 × 3 pixels: clip_cosine_tiny judges pictures of 4 × 4 and more")
+    assert not Path("run/clip/scores").exists()
+
+
 @pytest.mark.parametrize(
     "spoil, said",
     [

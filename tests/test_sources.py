@@ -8,7 +8,14 @@ from PIL import Image
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float, to_uint8
 from narrative_jax.core.records import Scene
-from narrative_jax.data.sources import PHOTO_SIDE, limit_subjects, read_scenes, storybook_scenes, storybook_training_set
+from narrative_jax.data.sources import (
+    PHOTO_SIDE,
+    find_pictures,
+    limit_subjects,
+    read_scenes,
+    storybook_scenes,
+    storybook_training_set,
+)
 
 RED, WHITE = (200, 30, 30), (255, 255, 255)
 
@@ -129,6 +136,29 @@ def test_photos_of_one_subject_share_a_size(folder):
     assert images.shape == (2, 12, 12, 3)
     assert (images[0, 2:10] == RED).all() and (images[0, :2] == 255).all() and (images[0, 10:] == 255).all()
     assert (images[1].reshape(-1, 3) == RED).all(1).sum() == 36
+
+
+def test_landmarks_go_with_the_photos(folder):
+    """A wide photo in a square: x stays, y moves towards the middle; a tall one the other way round."""
+    Image.new("RGB", (3, 12), RED).save(folder / "tall.png")
+    points = [[0.25, 0.5], [0.75, 0.5], [0.5, 0.625], [0.25, 0.75], [0.75, 1.0]]
+    both = {"class_word": "dog", "images": ["dog.png", "tall.png"], "landmarks": [points, points]}
+    wide, tall = read(folder, line(subjects=[both]))[0].subjects[0].landmarks
+    x, y = np.transpose(points)
+    np.testing.assert_allclose(wide, np.stack([x, (2 + 8 * y) / 12], 1), atol=1e-6)
+    np.testing.assert_allclose(tall, np.stack([(4 + 3 * x) / 12, y], 1), atol=1e-6)
+    alone = read(folder, line(subjects=[both | {"images": ["dog.png"], "landmarks": [points]}]))[0].subjects[0]
+    np.testing.assert_allclose(alone.landmarks, [points], atol=1e-6)
+    assert read(folder, line())[0].subjects[0].landmarks is None and alone.masks is None
+
+
+def test_faces_of_finished_pictures(folder):
+    points = [[0.25, 0.5], [0.75, 0.5], [0.5, 0.625], [0.25, 0.75], [0.75, 1.0]]
+    for given, shape in (({"landmarks": [points] * 2}, (2, 5, 2)), ({"landmarks": []}, (0, 5, 2)), ({}, None)):
+        told = {"id": "1", "prompt": "a dog", "picture": "dog.png", **given}
+        (folder / "mine.jsonl").write_text(json.dumps(told))
+        ((scene, _),) = find_pictures(folder / "mine.jsonl")
+        assert (scene.faces if shape is None else scene.faces.shape) == shape
 
 
 def without(name):

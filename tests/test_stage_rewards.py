@@ -100,6 +100,22 @@ def test_a_reward_is_made_without_reading_weights(config, published, monkeypatch
         ({"batch_size": 0}, "batch_size of reward 'clip_cosine_tiny' 0"),
         ({"reward": "subject_consistency", "subject_consistency.form": "grit"}, "did you mean 'grid'"),
         ({"reward": "subject_consistency", "subject_consistency.patches.count": 3}, "option of form grid 'count'"),
+        ({"reward": "identity", "identity.side": 18}, "squares of 18: .* its patch, 4; take 16 or 20"),
+        ({"reward": "identity", "identity.side": 3}, "squares of 3: .*; take 4 or 8"),
+        ({"reward": "identity", "identity.side": 0}, "side 0: side is an integer ≥ 1"),
+        ({"reward": "subject_consistency", "subject_consistency.patches.size": 10}, "squares of 10: dinov2_tiny sees"),
+        (
+            {"reward": "subject_consistency", "subject_consistency.form": "crops", "subject_consistency.patches": {}},
+            "squares of 378: dinov2_tiny sees squares",
+        ),
+        (
+            {
+                "reward": "subject_consistency",
+                "subject_consistency.form": "crops",
+                "subject_consistency.patches": {"size": 12, "whole": 9},
+            },
+            "squares of 9: dinov2_tiny sees squares",
+        ),
         ({"reward": "per_aspect", "per_aspect.identity_consistency": "oracle"}, "unknown pure reward 'oracle'"),
         ({"reward": "per_aspect", "per_aspect.looks": "identity"}, "unknown option of reward per_aspect 'looks'"),
         (

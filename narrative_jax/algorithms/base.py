@@ -40,9 +40,9 @@ class Loss(NamedTuple):
 class Algorithm:
     """Hyper-parameters and what to do with them; a subclass implements `loss`.
 
-    `trains_on` names the kind of batch: "examples", "pairs" or "matches". `needs_reference` says whether a
-    reference is kept; `whole_batch`, that an example's loss depends on the others of its batch, so that a batch
-    must not be cut into microbatches.
+    `trains_on` names the kind of batch: "examples", "pairs", "matches" or "preferences". `needs_reference` says whether
+    a reference is kept; `whole_batch`, that an example's loss depends on the others of its batch, so that a batch must
+    not be cut into microbatches.
     """
 
     trains_on: ClassVar[str]

@@ -17,14 +17,18 @@ def to_uint8(images) -> np.ndarray:
     return np.round(np.clip((np.asarray(images, np.float32) + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """u8[h, w, 3] of any size into the middle of a white u8[size, size, 3], all of it, its proportions kept."""
-    height, width = image.shape[:2]
+def fitted(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """Height, width, top and left of a picture in the middle of a square of this size."""
     scale = size / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    return height, width, (size - height) // 2, (size - width) // 2
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+    """u8[h, w, 3] of any size into the middle of a white u8[size, size, 3], all of it, its proportions kept."""
+    height, width, top, left = fitted(*image.shape[:2], size)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)  # antialiased
     canvas = np.full((size, size, 3), 255, np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
     canvas[top : top + height, left : left + width] = resized
     return canvas
 

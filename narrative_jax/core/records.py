@@ -9,23 +9,32 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Subject:
-    """One character or object to keep: `images` u8[n, h, w, 3], `masks` bool[n, h, w] (True: the subject)."""
+    """One character or object to keep: `images` u8[n, h, w, 3], `masks` bool[n, h, w] (True: the subject).
+
+    `landmarks` f32[n, 5, 2] are those of its face in each image, as `Scene.faces`.
+    """
 
     name: str
     class_word: str
     images: np.ndarray
     masks: np.ndarray | None = None
+    landmarks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is asked for; `facts` is what Storybook knows about its own scene, None for a user's."""
+    """What is asked for; `facts` is what Storybook knows about its own scene, None for a user's.
+
+    `faces` f32[n, 5, 2], of a scene with a finished picture, says where its n faces are: eyes, nose and corners of the
+    mouth, as (x, y) in shares of the picture's width and height; None where nobody has looked.
+    """
 
     id: str
     prompt: str
     subjects: Sequence[Subject]
     split: str
     facts: Any = None
+    faces: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -181,13 +181,22 @@ def _encode_subject(subject):
         "num_images": len(subject.images),
         "images": _encode_picture(np.concatenate(subject.images)),
         "masks": b"" if subject.masks is None else _encode_picture(np.concatenate(subject.masks)),
+        "landmarks": _encode_points(subject.landmarks),
     }
 
 
-def _decode_subject(name, class_word, num_images, images, masks):
+def _encode_points(points) -> str:
+    return "" if points is None else json.dumps(np.float64(points).tolist())
+
+
+def _decode_points(text: bytes) -> np.ndarray | None:
+    return np.float32(json.loads(text)).reshape(-1, 5, 2) if text else None
+
+
+def _decode_subject(name, class_word, num_images, images, masks, landmarks=b""):
     images = np.stack(np.split(_decode_picture(images), num_images))
     masks = np.stack(np.split(_decode_picture(masks), num_images)) if masks else None
-    return Subject(name.decode(), class_word.decode(), images, masks)
+    return Subject(name.decode(), class_word.decode(), images, masks, _decode_points(landmarks))
 
 
 def _encode_scene(scene):
@@ -198,14 +207,16 @@ def _encode_scene(scene):
         "split": scene.split,
         "subjects": [_encode_subject(subject) for subject in scene.subjects],
         "facts": "" if facts is None else json.dumps(facts, ensure_ascii=False),
+        "faces": _encode_points(scene.faces),
     }
 
 
 def _decode_scene(fields):
-    columns = (fields["subjects"][name] for name in ("name", "class_word", "num_images", "images", "masks"))
+    columns = (fields["subjects"][name] for name in _SUBJECT if name in fields["subjects"])  # once without landmarks
     subjects = tuple(_decode_subject(*values) for values in zip(*columns, strict=True))
     facts = json.loads(fields["facts"]) if fields["facts"] else None
-    return Scene(fields["id"].decode(), fields["prompt"].decode(), subjects, fields["split"].decode(), facts)
+    id, prompt, split = (fields[name].decode() for name in ("id", "prompt", "split"))
+    return Scene(id, prompt, subjects, split, facts, _decode_points(fields.get("faces", b"")))
 
 
 def _encode_candidate(candidate):
@@ -236,12 +247,19 @@ def _decode_preference(fields):
 
 
 _TEXT, _INTEGER, _REAL = tfds.features.Text(), tfds.features.Scalar(np.int64), tfds.features.Scalar(np.float32)
-_SUBJECT = {"name": _TEXT, "class_word": _TEXT, "num_images": _INTEGER, "images": _TEXT, "masks": _TEXT}
+_SUBJECT = {  # in the order of _decode_subject's arguments
+    "name": _TEXT,
+    "class_word": _TEXT,
+    "num_images": _INTEGER,
+    "images": _TEXT,
+    "masks": _TEXT,
+    "landmarks": _TEXT,
+}
 KINDS = {
     Scene: _Kind(
         "scene",
         "What is asked for. A subject's images and masks (may be empty) are one PNG each, num_images stacked downward; "
-        "facts is JSON, or empty.",
+        "facts is JSON, or empty; so are landmarks and faces, [n, 5, 2] in shares of width and height.",
         tfds.features.FeaturesDict(
             {
                 "id": _TEXT,
@@ -249,6 +267,7 @@ KINDS = {
                 "split": _TEXT,
                 "subjects": tfds.features.Sequence(_SUBJECT),
                 "facts": _TEXT,
+                "faces": _TEXT,
             }
         ),
         _encode_scene,

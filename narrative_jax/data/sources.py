@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.images import fit_image
+from narrative_jax.core.images import fit_image, fitted
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.storybook import datasets
 
@@ -33,7 +33,8 @@ def storybook_training_set(kind: str, size: int, seed: int = 0, split: str = "tr
 def read_scenes(path: str | Path) -> list[Scene]:
     """The scenes of a JSONL file, one a line, of split "user".
 
-    A line is {"id", "prompt", "subjects": [{"class_word", "images": [paths, from the file's folder], "name"?}]}.
+    A line is {"id", "prompt", "subjects": [{"class_word", "images": [paths, from the file's folder], "name"?,
+    "landmarks"?: [five points of the face in each image]}]}. A point is [x, y] in shares of width and height, upright.
     Photos are JPEG, PNG, ... of any size, turned upright, on white where transparent. Raises InputError with file and
     line for whatever is missing, misspelt, no picture, or there twice.
     """
@@ -52,8 +53,9 @@ def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
     """Finished pictures and the scenes that they should show, of a folder or of a JSONL file.
 
     In a folder each PNG or JPEG stands beside a text file of its name, which holds the prompt. A line of a file is that
-    of `read_scenes` with the path of a "picture", and subjects only where there are some. Raises InputError for
-    whatever is missing, misspelt, no picture, or there twice; the pictures themselves are recognised but not decoded.
+    of `read_scenes` with the path of a "picture", and subjects only where there are some; "landmarks" of the picture's
+    faces may be there, a list of five points for each, [] for a picture without faces. Raises InputError for whatever
+    is missing, misspelt, no picture, or there twice; the pictures themselves are recognised but not decoded.
     """
     path = Path(path)
     if path.is_dir():
@@ -138,7 +140,8 @@ def _parse_scene(fields, where, folder, read, finished):
     identity = _field(fields, "id", str, where)
     prompt = _field(fields, "prompt", str, where)
     subjects = () if finished and "subjects" not in fields else _field(fields, "subjects", list, where)
-    return Scene(identity, prompt, tuple(_parse_subject(each, where, folder, read) for each in subjects), "user")
+    subjects = tuple(_parse_subject(each, where, folder, read) for each in subjects)
+    return Scene(identity, prompt, subjects, "user", faces=_landmarks(fields, where) if finished else None)
 
 
 def _find_picture(fields, where, folder):
@@ -157,7 +160,28 @@ def _parse_subject(fields, where, folder, read):
         if not isinstance(image, str):
             raise InputError(f"{where}: image {image!r}", "an image is a path", "give the path of a picture")
         images.append(_picture(folder / image, f"{where}: image {image!r}", read))
-    return Subject(name, class_word, _stack(images))
+    landmarks = _landmarks(fields, where)
+    if landmarks is not None and len(landmarks) != len(images):
+        given = f"{where}: landmarks of {len(landmarks)} images of {name!r}"
+        raise InputError(given, f"there are {len(images)} images", "give five points of one face for each")
+    images, landmarks = _stack(images, landmarks)
+    return Subject(name, class_word, images, landmarks=landmarks)
+
+
+def _landmarks(fields, where):
+    """f32[n, 5, 2], None where a line has none."""
+    if "landmarks" not in fields:
+        return None
+    try:
+        points = np.array(fields["landmarks"], np.float32)
+    except (TypeError, ValueError):
+        points = np.zeros(1)
+    points = points.reshape(0, 5, 2) if points.shape == (0,) else points
+    if points.shape[1:] != (5, 2) or not (np.abs(points - 0.5) <= 1).all() or not (np.ptp(points, 1) > 0).all():
+        rule = "landmarks are five points [x, y] for each face, in shares of the picture's width and height"
+        remedy = "divide pixels by the picture's sides; eyes, nose, corners of the mouth, the viewer's left first"
+        raise InputError(f"{where}: landmarks {str(fields['landmarks'])[:60]}", rule, remedy)
+    return points
 
 
 def _field(fields, name, kind, where):
@@ -200,12 +224,18 @@ def _read_photo(path):
     return np.array(photo)
 
 
-def _stack(images):
-    """Photos of one subject as one array: of different sizes, each stands in a white square as large as the largest."""
+def _stack(images, landmarks):
+    """Photos of one subject as one array: of different sizes, each stands in a white square as large as the largest.
+
+    With the landmarks, where they then are.
+    """
     if len({image.shape for image in images}) > 1:
         side = max(max(image.shape[:2]) for image in images)
+        if landmarks is not None:
+            places = np.float32([fitted(*image.shape[:2], side) for image in images])[:, None]
+            landmarks = (places[..., [3, 2]] + landmarks * places[..., [1, 0]]) / side
         images = [fit_image(image, side) for image in images]
-    return np.stack(images)
+    return np.stack(images), landmarks
 
 
 def _some(ids):

@@ -23,6 +23,7 @@ import narrative_jax
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params
+from narrative_jax.models.known_files import recognise
 from narrative_jax.models.torch_files import SUFFIXES, read_state
 
 # A layout says, for each of our axes, which axis of the published array it is.
@@ -181,7 +182,10 @@ def _shape(shape, published):
 
 
 def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise InputError unless the names and shapes found in a file are those of `shapes`."""
+    """Raise InputError unless the names and shapes found in a file are those of `shapes`.
+
+    It says what the file is of, where that is known, and names a few arrays that differ.
+    """
     found, shapes = ({key: list(shape) for key, shape in each.items()} for each in (found, shapes))
     both = found.keys() & shapes.keys()
     wrong = [f"{key} {found[key]} for {shapes[key]}" for key in both if found[key] != shapes[key]]
@@ -190,10 +194,18 @@ def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: M
         "unexpected": found.keys() - shapes.keys(),
         "of another shape": wrong,
     }
-    told = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys]
-    if told:
-        rule = f"its arrays are not this network's: {', '.join(told)}"
-        raise InputError(f"{path}", rule, "give weights of this architecture and size")
+    told = ", ".join(f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys)
+    if not told:
+        return
+    given, asked = recognise(found), recognise(shapes)
+    rule, remedy = "its arrays are not this network's", "give weights of this architecture and size"
+    if given != asked:
+        what = "no network that is known here" if given is None else given
+        rule = f"by its arrays it is {what}, not {asked or 'this network'}"
+        remedy = f"give weights of {asked}" if asked else remedy
+    if given and asked and given.known and given.kind == asked.kind and given != asked:
+        remedy += f", or ask for {given.size}"
+    raise InputError(f"{path}", f"{rule}: {told}", remedy)
 
 
 def _first(keys):

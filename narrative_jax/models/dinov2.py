@@ -1,6 +1,6 @@
 """DINOv2 (Oquab et al. 2023), and its form with register tokens (Darcet et al. 2023)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -85,14 +85,16 @@ class Dinov2Config:
         check_name("mlp", self.mlp, MLPS)
 
 
-# The published sizes, each also published with 4 registers, and Storybook's.
+# The published sizes.
 DINOV2_SIZES = {
     "ViT-S/14": Dinov2Config(width=384, heads=6, mlp_width=1536),
     "ViT-B/14": Dinov2Config(),
     "ViT-L/14": Dinov2Config(width=1024, heads=16, blocks=24, mlp_width=4096),
     "ViT-g/14": Dinov2Config(width=1536, heads=24, blocks=40, mlp_width=4096, mlp="swiglu"),
-    STORYBOOK: Dinov2Config(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512),
 }
+# Each of them is also published with 4 registers.
+DINOV2_SIZES |= {f"{size}+registers": replace(config, registers=4) for size, config in DINOV2_SIZES.items()}
+DINOV2_SIZES[STORYBOOK] = Dinov2Config(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512)
 
 
 class Dinov2Encoding(NamedTuple):

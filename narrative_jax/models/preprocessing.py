@@ -69,7 +69,7 @@ def longest_side_pad(images: jax.Array, size: int) -> jax.Array:
     torchvision antialiases such tensors since 0.17 and did not before. The original leaves a picture whose longest side
     is `size` as it is, and then takes square ones only; here it is padded as all others.
     """
-    height, width = (round(side * (size / max(images.shape[1:3]))) for side in images.shape[1:3])
+    height, width = (max(1, round(side * (size / max(images.shape[1:3])))) for side in images.shape[1:3])
     top, left = (size - height) // 2, (size - width) // 2
     around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
     return jnp.pad(resize(images, height, width, clip=False), around, constant_values=BLACK)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import check_name
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import LINEAR, Names, Published, load_weights, published_names, stored_shapes
+from narrative_jax.models.checkpoints import LINEAR, STORYBOOK, Names, Published, load_weights
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, abstract
 
@@ -21,11 +21,11 @@ class HeadConfig(NamedTuple):
     names: Names
 
 
+_ONE_LAYER = {"layers.*.kernel": Published("weight", LINEAR), "layers.*.bias": Published("bias")}
 AESTHETIC_HEADS = {
-    "v1": HeadConfig(
-        (768, 1), (0,), {"layers.*.kernel": Published("weight", LINEAR), "layers.*.bias": Published("bias")}
-    ),
+    "v1": HeadConfig((768, 1), (0,), _ONE_LAYER),
     "v2": HeadConfig((768, 1024, 128, 64, 16, 1), (0, 2, 4, 6, 7), {"layers.*": "layers.*"}),
+    STORYBOOK: HeadConfig((128, 1), (0,), _ONE_LAYER),
 }
 
 
@@ -46,26 +46,11 @@ class LinearHead(nnx.Module):
 
 
 def load_aesthetic_head(path: str | Path, version: str) -> tuple[Network, Params]:
-    """LAION's aesthetic head "v1" or "v2" on embeddings of CLIP ViT-L/14, from its published file.
+    """LAION's aesthetic head "v1" or "v2" on embeddings of CLIP ViT-L/14, or Storybook's, from its file.
 
     Raises InputError for an unknown version, an unreadable file, and one of another architecture.
     """
     check_name("aesthetic head", version, AESTHETIC_HEADS)
-    heads = {name: _abstract_head(config) for name, config in AESTHETIC_HEADS.items()}
-    found = stored_shapes(path)
-    like = [name for name, (_, shapes) in heads.items() if _published_shapes(shapes, name) == found]
-    if like != [version]:
-        rule = f"by its arrays it is {like[0] if like else 'none of ' + ', '.join(AESTHETIC_HEADS)}"
-        raise InputError(f"{path} as aesthetic head {version}", rule, "give the file of this head, or name its version")
-    network, shapes = heads[version]
-    return network, load_weights(path, shapes, AESTHETIC_HEADS[version].names)
-
-
-def _abstract_head(config):
-    return abstract(lambda: LinearHead(config, rngs=nnx.Rngs(0)))
-
-
-def _published_shapes(shapes, version):
-    """By published key, as the file has them."""
-    published = published_names(shapes, AESTHETIC_HEADS[version].names)
-    return {entry.key: shapes[name].shape[:: -1 if entry.layout else 1] for name, entry in published.items()}
+    config = AESTHETIC_HEADS[version]
+    network, shapes = abstract(lambda: LinearHead(config, rngs=nnx.Rngs(0)))
+    return network, load_weights(path, shapes, config.names)

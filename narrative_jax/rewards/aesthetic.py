@@ -9,6 +9,7 @@ import jax
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.network import Network
 from narrative_jax.models.preprocessing import shortest_side_crop
 from narrative_jax.models.reward_heads import load_aesthetic_head
@@ -18,7 +19,10 @@ from narrative_jax.rewards.clip_scores import ClipPair, load_clip
 
 @dataclass(frozen=True)
 class Aesthetic:
-    """LAION's score, about 1 to 10, of unit embeddings of CLIP ViT-L/14; `version` is the head's."""
+    """LAION's score, about 1 to 10, of unit embeddings of CLIP ViT-L/14; `version` is the head's.
+
+    That of Storybook's head has a scale of its own.
+    """
 
     differentiable: ClassVar[bool] = True
     needs_facts: ClassVar[bool] = False
@@ -43,6 +47,11 @@ class Aesthetic:
         """The image tower's and the head's."""
         return under("clip", self.clip.params) | under("head", self.head_params)
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A patch of the image tower."""
+        return self.clip.least_size
+
     def encode(self, scenes: Sequence[Scene]) -> tuple:
         """Nothing: the scene does not matter."""
         return ()
@@ -57,6 +66,7 @@ class Aesthetic:
 def load_aesthetic(clip: str | Path, head: str | Path, version: str) -> Aesthetic:
     """The published score from a file of CLIP ViT-L/14 (see `load_clip`) and that of head "v1" or "v2".
 
-    Raises InputError as `load_clip` and `load_aesthetic_head` do.
+    Version "storybook" is on Storybook's CLIP. Raises InputError as `load_clip` and `load_aesthetic_head` do.
     """
-    return Aesthetic(load_clip(clip, "ViT-L/14"), version, *load_aesthetic_head(head, version))
+    clip = load_clip(clip, STORYBOOK if version == STORYBOOK else "ViT-L/14")
+    return Aesthetic(clip, version, *load_aesthetic_head(head, version))

@@ -1,5 +1,6 @@
 """What everything that scores pictures has in common."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,7 @@ class PureReward(Reward, Protocol):
     """
 
     params: Params
+    least_size: tuple[int, int]  # height and width of the least pictures that it judges; see `OnHost`
 
     def encode(self, scenes: Sequence[Scene]) -> Any:
         """What the scenes ask for, as a pytree of arrays with leading axis b (host, cached). Raises InputError.
@@ -95,10 +97,23 @@ class OnHost:
         return False
 
     def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
-        """Scores f32[b, aspects]; see `HostReward`. Raises InputError as the reward's `encode` does."""
+        """Scores f32[b, aspects]; see `HostReward`.
+
+        Raises InputError as the reward's `encode` does, and for pictures smaller than its `least_size`: what an encoder
+        would see of them is made up by enlarging.
+        """
+        self._check(images.shape[1:3], candidate_ids)
         size = self.batch_size
         starts = range(0, len(images), size)
         return np.concatenate([self._batch(images[i : i + size], scenes[i : i + size]) for i in starts])
+
+    def _check(self, size, candidate_ids):
+        (height, width), (least_height, least_width) = size, self.reward.least_size
+        if height < least_height or width < least_width:
+            given = f"candidate {candidate_ids[0]!r} of {height} × {width} pixels"
+            least = f"{least_height} × {least_width} and more"
+            rule = f"{self.name} judges pictures of {least}, where its encoder finds whole patches"
+            raise InputError(given, rule, "give it larger, or leave it out")
 
     def _batch(self, images, scenes):
         filled = jax.tree.map(self._fill, (to_float(images), self.reward.encode(scenes)))
@@ -138,4 +153,4 @@ def below(prefix: str, params: Params) -> Params:
 
 def size_name(size: str) -> str:
     """A published size, such as "ViT-L/14", as part of a score's name: "vit_l_14"."""
-    return size.lower().replace("/", "_").replace("-", "_")
+    return re.sub("[/+-]", "_", size.lower())

@@ -15,9 +15,17 @@ from flax import nnx
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.network import Network, abstract
 from narrative_jax.models.open_clip import load_clip_weights
-from narrative_jax.models.preprocessing import CLIP, longest_side_pad, normalise, shortest_side_crop
+from narrative_jax.models.preprocessing import (
+    ARCFACE,
+    CLIP,
+    Normalisation,
+    longest_side_pad,
+    normalise,
+    shortest_side_crop,
+)
 from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.tokenizer import Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_SIZES, Clip, ClipVisionConfig, ClipVisionEncoder, unit
@@ -32,7 +40,7 @@ _KEPT = 100_000  # embeddings of prompts kept in memory
 class ClipPair:
     """CLIP's two towers with a tokeniser; `read` gives the weights of a `Clip` of given shapes, once they are needed.
 
-    `name` says which CLIP: scores that may come from several bear it.
+    `name` says which CLIP: scores that may come from several bear it. `as_used_to`, how its image tower was fed.
     """
 
     name: str
@@ -40,6 +48,7 @@ class ClipPair:
     text: ClipTextConfig
     vision: ClipVisionConfig
     read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Params]
+    as_used_to: Normalisation = CLIP
     _known: dict = field(default_factory=dict, compare=False)
     _told: set = field(default_factory=set, compare=False)
 
@@ -48,10 +57,15 @@ class ClipPair:
         """What looks at pictures: the weights of the image tower under "vision.", and "logit_scale"."""
         return {name: value for name, value in self._weights.items() if not name.startswith("text.")}
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Height and width of a patch of the image tower."""
+        return self.vision.patch_size, self.vision.patch_size
+
     def embed_images(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[b, projection] of pictures in [-1, 1] of the tower's size; pure."""
         tower = self._towers["vision"].bind(below("vision", params))
-        return unit(tower(normalise(images, CLIP)).projected)
+        return unit(tower(normalise(images, self.as_used_to)).projected)
 
     def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
         """Unit embeddings f32[b, projection], each prompt worked out once; says once what is empty or cut off."""
@@ -108,7 +122,8 @@ def load_clip(weights: str | Path, size: str) -> ClipPair:
     text, vision = CLIP_SIZES[size]
     tokenizer = Tokenizer.load(Path(weights).parent / "tokenizer.json")
     text = replace(text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
-    return ClipPair(size_name(size), tokenizer, text, vision, lambda like: load_clip_weights(weights, like))
+    as_used_to = ARCFACE if size == STORYBOOK else CLIP
+    return ClipPair(size_name(size), tokenizer, text, vision, lambda like: load_clip_weights(weights, like), as_used_to)
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,11 @@ class ClipCosine:
     def params(self) -> Params:
         """The image tower's weights."""
         return self.clip.params
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A patch of the image tower."""
+        return self.clip.least_size
 
     def encode(self, scenes: Sequence[Scene]) -> np.ndarray:
         """Unit embeddings of the prompts, f32[b, projection]."""

@@ -77,6 +77,11 @@ class Ensemble:
         """Those of all terms, each under its name."""
         return _joined({name: term.reward for name, term in self.terms.items()})
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """What all terms can judge."""
+        return _least(term.reward for term in self.terms.values())
+
     def encode(self, scenes: Sequence[Scene]) -> EnsembleContext:
         """What each term reads in the scenes, and its calibration. Raises InputError as they do."""
         parts = {name: term.reward.encode(scenes) for name, term in self.terms.items()}
@@ -152,6 +157,11 @@ class PerAspect:
         """Those of all rewards, each under its aspect."""
         return _joined(self.rewards)
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """What all rewards can judge."""
+        return _least(self.rewards.values())
+
     def encode(self, scenes: Sequence[Scene]) -> dict[str, Any]:
         """What each reward reads in the scenes. Raises InputError as they do."""
         return {aspect: reward.encode(scenes) for aspect, reward in self.rewards.items()}
@@ -178,6 +188,11 @@ def _check_single(name, reward):
     if len(reward.aspects) != 1:
         rule = f"reward {reward.name!r} has the aspects {', '.join(reward.aspects)}"
         raise InputError(f"{name} by a reward of {len(reward.aspects)} aspects", rule, "give one of a single aspect")
+
+
+def _least(rewards):
+    heights, widths = zip(*(reward.least_size for reward in rewards), strict=True)
+    return max(heights), max(widths)
 
 
 def _joined(rewards):

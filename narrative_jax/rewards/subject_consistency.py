@@ -20,6 +20,7 @@ from narrative_jax.rewards.subjects import (
     check_regions,
     check_subjects,
     content_key,
+    least_size,
     masked_mean,
     padded,
     reference_pictures,
@@ -31,7 +32,10 @@ _KEPT = 4096  # embeddings of subject images kept in memory
 
 
 class Patches(Protocol):
-    """Which places of two pictures are compared."""
+    """Which places of two pictures are compared; `sides` are those of the squares that the encoder sees."""
+
+    @property
+    def sides(self) -> tuple[int, ...]: ...
 
     def corners(self, scene_id: str, side: int) -> np.ndarray:
         """Where they are in square pictures of this side, i32[n, 2]. Raises InputError where they do not fit."""
@@ -52,6 +56,11 @@ class Grid:
 
     size: int = 224
     stride: int = 112
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """See `Patches`."""
+        return (self.size,)
 
     def corners(self, scene_id: str, side: int) -> np.ndarray:
         """See `Patches`."""
@@ -76,6 +85,11 @@ class Crops:
     size: int = 378
     count: int = 4
     whole: int = 224
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """See `Patches`."""
+        return self.whole, self.size
 
     def corners(self, scene_id: str, side: int) -> np.ndarray:
         """See `Patches`."""
@@ -125,6 +139,8 @@ class SubjectConsistency:
     _known: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
+        for side in self.patches.sides:
+            self.encoder.check_side(side)
         self.patches.corners("", self.side)
         check_regions(self.regions)
         if self.regions and len(self.regions) != self.max_subjects:
@@ -146,9 +162,14 @@ class SubjectConsistency:
         """The encoder's."""
         return self.encoder.params
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """That each region holds a patch."""
+        return least_size(self.regions, self.encoder.patch)
+
     def encode(self, scenes: Sequence[Scene]) -> SubjectContext:
         """Embeddings of the subject images, each image worked out once. Raises InputError for a scene without."""
-        mask = check_subjects(scenes, self.max_subjects)
+        mask = check_subjects(scenes, self.max_subjects, self.encoder.patch)
         corners = np.stack([self.patches.corners(scene.id, self.side) for scene in scenes])
         found = [
             [self._reference(subject, where) for subject in scene.subjects]

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.checkpoints import STORYBOOK, load_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
+from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
 from narrative_jax.models.network import Network, abstract
-from narrative_jax.models.preprocessing import IMAGENET, Normalisation, normalise, resize
+from narrative_jax.models.preprocessing import ARCFACE, IMAGENET, Normalisation, normalise, resize
 from narrative_jax.models.vision_encoders import unit
 from narrative_jax.rewards.base import size_name
 
@@ -30,37 +31,79 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right, in shares o
 class PictureEncoder:
     """A network that sees what a picture is of; scores that may come from several bear its `name`.
 
-    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected". `read` gives its weights,
-    once they are needed.
+    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected"; None: all of it. `read`
+    gives its weights, once they are needed. It sees squares whose side is a multiple of `patch`, or is `side` only.
     """
 
     name: str
     network: Network
     normalisation: Normalisation
-    output: str
+    output: str | None
     read: Callable[[], Params]
+    patch: int
+    side: int | None = None
 
     @cached_property
     def params(self) -> Params:
         """The network's weights."""
         return self.read()
 
+    def check_side(self, side: int) -> None:
+        """Raise InputError for squares that the network does not see."""
+        check_count("side", side, 1)
+        if self.side is None and side % self.patch:
+            near = max(side // self.patch, 1) * self.patch
+            rule = f"{self.name} sees squares whose side is a multiple of its patch, {self.patch}"
+            raise InputError(f"squares of {side}", rule, f"take {near} or {near + self.patch}")
+        if self.side not in (None, side):
+            raise InputError(f"squares of {side}", f"{self.name} sees those of {self.side} only", f"take {self.side}")
+
     def embed(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[..., d] of pictures f32[..., h, w, 3] in [-1, 1]; pure."""
         flat = images.reshape(-1, *images.shape[-3:])
         encoding = self.network.bind(params)(normalise(flat, self.normalisation))
-        return unit(getattr(encoding, self.output)).reshape(*images.shape[:-3], -1)
+        encoding = encoding if self.output is None else getattr(encoding, self.output)
+        return unit(encoding).reshape(*images.shape[:-3], -1)
 
 
 def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
-    """A published DINOv2 without registers.
+    """A published DINOv2, with registers where the size says "+registers".
 
     Raises InputError for an unknown size, and on first use for unfit weights.
     """
     check_name("size of DINOv2", size, DINOV2_SIZES)
-    network, like = abstract(lambda: Dinov2Encoder(DINOV2_SIZES[size], rngs=nnx.Rngs(0)))
-    name = f"dinov2_{size_name(size)}"
-    return PictureEncoder(name, network, IMAGENET, "pooled", lambda: load_weights(weights, like, DINOV2_NAMES))
+    config = DINOV2_SIZES[size]
+    network, like = abstract(lambda: Dinov2Encoder(config, rngs=nnx.Rngs(0)))
+
+    def read():
+        return load_weights(weights, like, DINOV2_NAMES)
+
+    as_used_to = ARCFACE if size == STORYBOOK else IMAGENET
+    return PictureEncoder(f"dinov2_{size_name(size)}", network, as_used_to, "pooled", read, config.patch_size)
+
+
+def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
+    """A published ArcFace network (insightface's backbone.pth, or the same names in safetensors); see `face_alignment`.
+
+    Raises InputError for an unknown size, and on first use for unfit weights.
+    """
+    check_name("size of IResNet", size, IRESNET_SIZES)
+    config = IRESNET_SIZES[size]
+    network, like = abstract(lambda: IResNet(config, rngs=nnx.Rngs(0)))
+
+    def read():
+        return load_weights(weights, like, IRESNET_NAMES)
+
+    cell = 2 ** len(config.widths)  # pixels on a side that one place of its last features stands for
+    return PictureEncoder(
+        f"iresnet_{size_name(size)}" if size == STORYBOOK else size_name(size),
+        network,
+        ARCFACE,
+        None,
+        read,
+        cell,
+        config.image_size,
+    )
 
 
 def views(images: jax.Array, regions: Sequence[Box], alone: jax.Array, size: int) -> jax.Array:
@@ -68,10 +111,10 @@ def views(images: jax.Array, regions: Sequence[Box], alone: jax.Array, size: int
 
     Where a character is `alone` bool[b], the first view is the whole picture; without regions it is the only one.
     """
-    whole = _fit(images, size)
+    whole = fit(images, size)
     if not regions:
         return whole[:, None]
-    first, *others = (_fit(_cut(images, box), size) for box in regions)
+    first, *others = (fit(_cut(images, box), size) for box in regions)
     return jnp.stack([jnp.where(alone[:, None, None, None], whole, first), *others], 1)
 
 
@@ -83,12 +126,27 @@ def check_regions(regions: Sequence[Box]) -> None:
             raise InputError(f"region {(top, left, bottom, right)}", rule, "e.g. (0, 0, 1, 0.5) for the left half")
 
 
-def check_subjects(scenes: Sequence[Scene], max_subjects: int) -> np.ndarray:
-    """Which of the slots hold a subject, bool[b, max_subjects]. Raises InputError for none, and for too many."""
+def least_size(regions: Sequence[Box], patch: int) -> tuple[int, int]:
+    """Height and width of the least picture of which each region holds a patch."""
+    shares = np.array([(1, 1), *((bottom - top, right - left) for top, left, bottom, right in regions)]).min(0)
+    height, width = np.ceil(patch / shares - 1e-6)  # thirds are no exact floats
+    return int(height), int(width)
+
+
+def check_subjects(scenes: Sequence[Scene], max_subjects: int, patch: int) -> np.ndarray:
+    """Which of the slots hold a subject, bool[b, max_subjects].
+
+    Raises InputError for none, for too many, and for subject images that are smaller than a patch.
+    """
     for scene in scenes:
         if not 1 <= len(scene.subjects) <= max_subjects:
             given = f"scene {scene.id!r} with {len(scene.subjects)} subjects"
             raise InputError(given, f"characters are compared with theirs, 1 to {max_subjects}", "change the scene")
+        for subject in scene.subjects:
+            height, width = subject.images.shape[1:3]
+            if min(height, width) < patch:
+                given = f"scene {scene.id!r}: images of {subject.name!r} of {height} × {width} pixels"
+                raise InputError(given, f"they hold a patch of the encoder's, {patch} × {patch}", "give larger ones")
     return np.arange(max_subjects) < np.array([len(scene.subjects) for scene in scenes])[:, None]
 
 
@@ -127,15 +185,15 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, values, 0).sum(1) / jnp.maximum(mask.sum(1), 1)
 
 
-def _cut(images, box):
-    height, width = images.shape[1:3]
-    top, left, bottom, right = (round(share * side) for share, side in zip(box, (height, width) * 2, strict=True))
-    return images[:, top : max(bottom, top + 1), left : max(right, left + 1)]
-
-
-def _fit(images, size):
-    """As `fit_image`, but differentiable, and with CLIP's filter."""
+def fit(images: jax.Array, size: int) -> jax.Array:
+    """Pictures f32[b, h, w, 3] in the middle of white squares; as `fit_image`, but differentiable, by CLIP's filter."""
     height, width = (max(1, round(side * size / max(images.shape[1:3]))) for side in images.shape[1:3])
     top, left = (size - height) // 2, (size - width) // 2
     around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
     return jnp.pad(resize(images, height, width), around, constant_values=WHITE)
+
+
+def _cut(images, box):
+    height, width = images.shape[1:3]
+    top, left, bottom, right = (round(share * side) for share, side in zip(box, (height, width) * 2, strict=True))
+    return images[:, top : max(bottom, top + 1), left : max(right, left + 1)]

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Candidate, Preference, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.base import Generator
+from narrative_jax.rewards.base import PureReward
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.encoders import Pairs
 
@@ -80,11 +82,31 @@ def matches(context: Context, pairs: Pairs) -> Maker:
     return len(training_set) * pairs.per_example, make_batch
 
 
+def preferences(context: Context, reward: PureReward, side: int) -> Maker:
+    """Preferences of the entry `source`: both pictures in squares of `side`, and what the reward reads in the scene."""
+    found, candidates, scenes = _screened(context)
+
+    def make_batch(indices):
+        asked = [found[i] for i in indices]
+        chosen, rejected = ([candidates(getattr(p, key)) for p in asked] for key in ("chosen_id", "rejected_id"))
+        batch = {
+            "chosen": to_float(np.stack([fit_image(candidate.image, side) for candidate in chosen])),
+            "rejected": to_float(np.stack([fit_image(candidate.image, side) for candidate in rejected])),
+            "context": reward.encode([scenes(candidate.scene_id) for candidate in chosen]),
+            "tie": np.array([preference.tie for preference in asked]),
+            "index": _places(indices),
+        }
+        return [f"{p.chosen_id} over {p.rejected_id}" for p in asked], batch
+
+    return len(found), make_batch
+
+
 def _screened(context):
     """Preferences in order, and the candidates and scenes that they refer to, by id."""
-    config, screen = context.config, context.entry.source
-    preferences = list(open_records(context.path(screen) / "preferences", Preference))
-    source = context.path(config[config[screen].source].source)
+    config, judged = context.config, context.entry.source
+    preferences = list(open_records(context.path(judged) / "preferences", Preference))
+    # A screen entry reads a score entry, which reads where the pictures are; people's own come with them.
+    source = context.path(config[config[judged].source].source if "source" in config[judged] else judged)
     return preferences, _by_id(source / "candidates", Candidate), _by_id(source / "scenes", Scene)
 
 

@@ -1,6 +1,7 @@
 """What several stages share: the scenes, the generator, and the weights that an entry trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, signature
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_sub
 from narrative_jax.generators.drawing import Sampling
 from narrative_jax.generators.flow import FlowGenerator
 from narrative_jax.generators.presets import PRESETS, load_generator
-from narrative_jax.models.checkpoints import check_arrays, load_weights
+from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, check_arrays, load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import fingerprint, read_adapter
 from narrative_jax.models.lora_files import read_lora
@@ -95,3 +96,23 @@ def some_scenes(config, split: str, count: int, seed: int, max_subjects: int) ->
     scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
     kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
     return kept[: count or None], dropped
+
+
+def call(kind: str, make: Callable, options: Mapping):
+    """`make(**options)`. Raises InputError for an option that it does not have or needs and is not given."""
+    known = signature(make).parameters.values()
+    for option in options:
+        check_name(f"option of {kind}", option, [each.name for each in known])
+    for each in known:
+        if each.default is Parameter.empty and each.name not in options:
+            raise InputError(f"{kind} without {each.name!r}", "it has no default", f"set {each.name} in its section")
+    return make(**options)
+
+
+def weights_file(path: str | Path, size: str = "", embedded: str = "") -> Path:
+    """The path; "" stands for what ships as `embedded` where the size is Storybook's. Raises InputError."""
+    if not path and size == STORYBOOK:
+        return EMBEDDED / "encoders" / f"{embedded}.safetensors"
+    if not Path(path).isweights_file():
+        raise InputError(f"weights {str(path)!r}", "there is no such file", "give the path of a published one")
+    return Path(path)

@@ -86,7 +86,7 @@ class _Judge:
 
     def __init__(self, context: Context):
         self.context, self.entry = context, context.entry
-        self.reward = make_reward(context.config, context.entry)
+        self.reward = make_reward(context.config, context.entry, context.workdir)
         self.kind = "reward" if context.config.scenes else "gold"
         self.columns = {aspect: () for aspect in self.reward.aspects} if context.config.scenes else ASPECTS
 

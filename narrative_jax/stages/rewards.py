@@ -1,10 +1,9 @@
 """The rewards that an entry may name; their options are the entry's section of that name."""
 
 from collections.abc import Callable
-from inspect import Parameter, signature
 from pathlib import Path
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import check_name
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
@@ -15,30 +14,34 @@ from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
+from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
-from narrative_jax.rewards.subjects import load_dinov2
+from narrative_jax.rewards.subjects import load_dinov2, load_iresnet
+from narrative_jax.stages.common import call, weights_file
+from narrative_jax.stages.reward_training import NEW, new_reward
 
 FORMS = {"grid": Grid, "crops": Crops}
+ENCODERS = {"dinov2": load_dinov2, "iresnet": load_iresnet}
 
 
 def _clip_cosine(weights, size="ViT-L/14"):
-    return ClipCosine(load_clip(_file(weights), size))
+    return ClipCosine(load_clip(weights_file(weights, size, "clip"), size))
 
 
 def _clip_score(weights, size="ViT-L/14"):
-    return ClipScore(load_clip(_file(weights), size))
+    return ClipScore(load_clip(weights_file(weights, size, "clip"), size))
 
 
 def _hps_v2(weights, size="ViT-H/14"):
-    return HpsV2(load_clip(_file(weights), size))
+    return HpsV2(load_clip(weights_file(weights, size, "clip"), size))
 
 
 def _pick_score(weights, size="ViT-H/14"):
-    return PickScore(load_clip(_file(weights), size))
+    return PickScore(load_clip(weights_file(weights, size, "clip"), size))
 
 
 def _aesthetic(clip, head, version="v2"):
-    return load_aesthetic(_file(clip), _file(head), version)
+    return load_aesthetic(weights_file(clip, version, "clip"), weights_file(head, version, "aesthetic"), version)
 
 
 def _subject_consistency(
@@ -53,13 +56,19 @@ def _subject_consistency(
     regions=(),
 ):
     check_name("form of subject_consistency", form, FORMS)
-    patches = _call(f"form {form}", FORMS[form], patches or {})
-    encoder, regions = load_dinov2(_file(weights), size), tuple(map(tuple, regions))
+    patches = call(f"form {form}", FORMS[form], patches or {})
+    encoder, regions = load_dinov2(weights_file(weights, size, "dinov2"), size), tuple(map(tuple, regions))
     return SubjectConsistency(encoder, patches, side, penalty, threshold, max_subjects, regions)
 
 
-def _identity(weights, size="ViT-B/14", side=224, max_subjects=1, regions=()):
-    return Identity(load_dinov2(_file(weights), size), side, max_subjects, tuple(map(tuple, regions)))
+def _identity(weights, encoder="dinov2", size="ViT-B/14", side=224, max_subjects=1, regions=(), landmarks=False):
+    check_name("encoder of identity", encoder, ENCODERS)
+    seen_by = ENCODERS[encoder](weights_file(weights, size, encoder), size)
+    return Identity(seen_by, side, max_subjects, tuple(map(tuple, regions)), landmarks)
+
+
+def _scalar(weights, size="ViT-L/14"):
+    return load_scalar(weights_file(weights), size)
 
 
 HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics, HttpJudge)}
@@ -71,19 +80,30 @@ PURE: dict[str, Callable[..., PureReward]] = {
     "aesthetic": _aesthetic,
     "subject_consistency": _subject_consistency,
     "identity": _identity,
+    "scalar": _scalar,
 }
 PER_ASPECT = "per_aspect"  # its section names a pure reward for each aspect
+TRAINED = "trained"  # what a train entry made, the one that the entry's `trained` names
 
 
-def make_reward(config, entry) -> HostReward:
+def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
     """The reward that an entry names; a pure one scores `entry.batch_size` pictures at a time, over the config's mesh.
 
-    Weights are read when they are first needed. Raises InputError.
+    Weights are read when they are first needed; those of a train entry lie in `workdir`, without one the reward can be
+    looked at but cannot score. Raises InputError.
     """
-    check_name("reward", entry.reward, [*HOST, *PURE, PER_ASPECT])
+    check_name("reward", entry.reward, [*HOST, *PURE, PER_ASPECT, TRAINED])
     if entry.reward in HOST:
-        return _call(f"reward {entry.reward}", HOST[entry.reward], entry.get(entry.reward, {}))
-    return OnHost(pure_reward(entry), entry.get("batch_size", None), make_mesh(config.mesh))
+        return call(f"reward {entry.reward}", HOST[entry.reward], entry.get(entry.reward, {}))
+    reward = _trained(config, entry, workdir) if entry.reward == TRAINED else pure_reward(entry)
+    return OnHost(reward, entry.get("batch_size", None), make_mesh(config.mesh))
+
+
+def _trained(config, entry, workdir):
+    trains = [name for name, section in config.items() if getattr(section, "reward", None) in NEW]
+    check_name("train entry of a reward", entry.get("trained", ""), trains)
+    new = new_reward(config[entry.trained], config.seed)
+    return new.reward if workdir is None else new.load(workdir / entry.trained)
 
 
 def pure_reward(entry) -> PureReward:
@@ -92,26 +112,9 @@ def pure_reward(entry) -> PureReward:
         return _named(entry, entry.reward)
     chosen = entry.get(PER_ASPECT, {})
     rewards = {aspect: _named(entry, name) for aspect, name in chosen.items()}
-    return _call(f"reward {PER_ASPECT}", per_aspect, rewards)
+    return call(f"reward {PER_ASPECT}", per_aspect, rewards)
 
 
 def _named(entry, name):
     check_name("pure reward", name, PURE)
-    return _call(f"reward {name}", PURE[name], entry.get(name, {}))
-
-
-def _call(kind, make, options):
-    """`make(**options)`, the options' names checked."""
-    known = signature(make).parameters.values()
-    for option in options:
-        check_name(f"option of {kind}", option, [each.name for each in known])
-    for each in known:
-        if each.default is Parameter.empty and each.name not in options:
-            raise InputError(f"{kind} without {each.name!r}", "it has no default", f"set {each.name} in its section")
-    return make(**options)
-
-
-def _file(path):
-    if not Path(path).is_file():
-        raise InputError(f"weights {str(path)!r}", "there is no such file", "give the path of a published one")
-    return path
+    return call(f"reward {name}", PURE[name], entry.get(name, {}))

@@ -16,7 +16,7 @@ from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.rewards import make_reward
 
-INPUTS = ("source",)
+INPUTS = ("source", "trained")
 
 _CHUNK = 256  # candidates between two looks at the stop flag
 
@@ -39,7 +39,9 @@ def run(context: Context) -> dict[str, float]:
         _score_all(context, chunks)
         pack_chunks(chunks, context.folder / "scores", Score)
         scores = [score.scores for score in open_records(context.folder / "scores", Score)]
-        Calibration.of(make_reward(context.config, context.entry), scores, context.entry.source).save(calibration)
+        Calibration.of(make_reward(context.config, context.entry, context.workdir), scores, context.entry.source).save(
+            calibration
+        )
     shutil.rmtree(chunks, ignore_errors=True)
     saved = read_json(calibration)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
@@ -48,7 +50,7 @@ def run(context: Context) -> dict[str, float]:
 
 def _score_all(context: Context, chunks: Path) -> None:
     """Score the candidates, a chunk at a time; raises Stopped between two."""
-    reward, source = make_reward(context.config, context.entry), context.path(context.entry.source)
+    reward, source = make_reward(context.config, context.entry, context.workdir), context.path(context.entry.source)
     candidates, scenes = open_records(source / "candidates", Candidate), _Scenes(source / "scenes")
     done = finished_chunks(chunks)
     begun = min(len(done) * _CHUNK, len(candidates))

@@ -21,7 +21,10 @@ def check(config, entry) -> None:
     check_name("screening rule", entry.rule, RULES)
     check_name("on_no_pairs", config.on_no_pairs, ON_NO_PAIRS)
     check_count("max_pairs_per_prompt", entry.max_pairs_per_prompt)
-    aspects = make_reward(config, config[entry.source]).aspects
+    known = make_reward(config, config[entry.source]).aspects
+    for aspect in entry.get("aspects", ()):
+        check_name("aspect", aspect, known)
+    aspects = entry.get("aspects", ()) or known
     if entry.rejection and len(entry.thresholds) != len(aspects):
         raise InputError(
             f"thresholds {tuple(entry.thresholds)}", f"aspects are {', '.join(aspects)}", "give one for each"
@@ -31,8 +34,9 @@ def check(config, entry) -> None:
 def run(context: Context) -> dict[str, float]:
     """Write the preferences among what the score entry `source` has scored, and return what each rule left.
 
-    Scores are standardised by the reward's calibration where it has one, else by their own statistics. Where no pair is
-    left, raises InputError, or, with on_no_pairs="skip", writes none and returns pairs = 0.
+    `aspects` are those that count, () for all. Scores are standardised by the reward's calibration where it has one,
+    else by their own statistics. Where no pair is left, raises InputError, or, with on_no_pairs="skip", writes none and
+    returns pairs = 0.
     """
     entry, source = context.entry, context.path(context.entry.source)
     candidates = open_records(context.path(context.config[entry.source].source) / "candidates", Candidate)
@@ -44,8 +48,9 @@ def run(context: Context) -> dict[str, float]:
         raise InputError(f"{source}", f"candidate {strange[0]!r} is unknown", f"remove it and run {entry.source} again")
     prompts = [scene_of[each] for each in ids]
     raw = np.array([score.scores for score in records])
+    columns, judged = _columns(context)
     pairs = select_pairs(
-        standardise(raw, *_calibration(source, raw)),
+        standardise(raw, *_calibration(source, raw))[:, columns],
         prompts,
         rule=entry.rule,
         thresholds=entry.thresholds if entry.rejection else None,
@@ -54,7 +59,7 @@ def run(context: Context) -> dict[str, float]:
     if entry.shuffle_labels:
         pairs = shuffle_labels(pairs, context.config.seed)
     if len(pairs):
-        write_records(context.folder / "preferences", _preferences(pairs, ids))
+        write_records(context.folder / "preferences", _preferences(pairs, ids, judged))
     elif context.config.on_no_pairs == "stop":
         raise InputError(f"no pair left: {_account(pairs)}", "training needs one", 'ask less, or on_no_pairs="skip"')
     return _summary(pairs, len(ids), len(set(prompts)))
@@ -69,9 +74,16 @@ def _calibration(source, raw):
     return saved["mean"], saved["std"]
 
 
-def _preferences(pairs, ids):
+def _columns(context):
+    """Which of the reward's aspects count, and what a preference on them is called."""
+    aspects = context.entry.get("aspects", ())
+    known = make_reward(context.config, context.config[context.entry.source]).aspects
+    return [known.index(aspect) for aspect in aspects or known], aspects[0] if len(aspects) == 1 else "overall"
+
+
+def _preferences(pairs, ids, aspect):
     for chosen, rejected, gap in zip(pairs.chosen, pairs.rejected, pairs.gap, strict=True):
-        yield Preference(ids[chosen], ids[rejected], "overall", tie=False, gap=float(gap))
+        yield Preference(ids[chosen], ids[rejected], aspect, tie=False, gap=float(gap))
 
 
 def _steps(pairs):

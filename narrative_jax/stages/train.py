@@ -12,6 +12,7 @@ import numpy as np
 from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.errors import InputError, check_name, check_share
 from narrative_jax.core.files import write_bytes
@@ -25,16 +26,18 @@ from narrative_jax.generators.presets import adapter_shapes
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter
+from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.batches import examples, matches, pairs
+from narrative_jax.stages.batches import examples, matches, pairs, preferences
 from narrative_jax.stages.common import ADAPTER, WEIGHTS, base_generator, check_generator, some_scenes
 from narrative_jax.stages.encoders import ENCODERS, new_encoder
+from narrative_jax.stages.reward_training import new_reward
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import Trainee, TrainState, make_step, new_state
 
 INPUTS = ("source",)
-ALGORITHMS = {"sft": SFT, "dpo": DPO, "contrastive": Contrastive}
+ALGORITHMS = {"sft": SFT, "dpo": DPO, "contrastive": Contrastive, "reward_modelling": RewardModelling}
 _SAMPLES = 6  # scenes in a sample grid
 
 
@@ -43,6 +46,8 @@ def check(config, entry) -> None:
     algorithm = make_algorithm(entry)
     if algorithm.trains_on == "matches":
         check_name("encoder", entry.get("encoder", None), ENCODERS)
+    elif algorithm.trains_on == "preferences":
+        new_reward(entry, 0)
     else:
         check_generator(config)
     make_optimizer(entry)
@@ -124,8 +129,8 @@ class _Job:
 
 
 def _prepare(context: Context, algorithm: Algorithm) -> _Job:
-    if algorithm.trains_on == "matches":
-        return _encoder(context)
+    if algorithm.trains_on in OTHERS:
+        return OTHERS[algorithm.trains_on](context)
     entry = context.entry
     generator, base = base_generator(context)
     policy, weights, trained = generator, base, set(base)
@@ -152,6 +157,35 @@ def _encoder(context: Context) -> _Job:
     size, make_batch = matches(context, encoder.pairs)
     trainee = Trainee(encoder, None, encoder.params, encoder.frozen)
     return _Job(trainee, size, make_batch, lambda step, state: None, partial(encoder.save, context.folder))
+
+
+def _reward(context: Context) -> _Job:
+    """A reward, and its calibration on the pictures of its preferences."""
+    new = new_reward(context.entry, context.config.seed + context.entry.seed)
+    size, make_batch = preferences(context, new.reward, new.side)
+
+    def save(params):
+        new.save(context.folder, {**new.frozen, **params})
+        reward = new.load(context.folder)
+        scores = _scores(reward, size, make_batch, context.entry.batch_size)
+        Calibration.of(reward, scores, context.entry.source).save(context.folder / "calibration.json")
+
+    trainee = Trainee(new.policy, None, new.params, new.frozen)
+    return _Job(trainee, size, make_batch, lambda step, state: None, save)
+
+
+def _scores(reward, size, make_batch, batch_size):
+    """What a reward says of both pictures of each preference, f32[2 · size, aspects]."""
+    run, scores = jax.jit(reward.score), []
+    for start in range(0, size, batch_size):
+        _, batch = make_batch(np.arange(start, start + batch_size) % size)  # always as many: one compilation
+        kept = min(batch_size, size - start)
+        scores += [run(reward.params, batch[side], batch["context"])[:kept] for side in ("chosen", "rejected")]
+    return np.concatenate(scores)
+
+
+# What else than the generator is trained, by what it is trained on.
+OTHERS = {"matches": _encoder, "preferences": _reward}
 
 
 def _sampler(context: Context, trainee: Trainee) -> Callable[[int, TrainState], None]:

@@ -1,0 +1,96 @@
+"""A scalar reward trained on preferences, beside rewards that were not: how often does each agree with gold?
+
+    python -m narrative_jax.launch --config=configs/reward.py
+
+2,000 preferences of raters between pictures of train scenes; a network in ImageReward's manner and a linear head in
+LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. What ships as Storybook's
+aesthetic head is this run's result.
+"""
+
+from ml_collections import ConfigDict
+
+from narrative_jax.core.errors import check_name
+
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))  # where two characters stand
+IDENTITY = {"encoder": "iresnet", "size": "storybook", "side": 40, "max_subjects": 2, "regions": HALVES, "weights": ""}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """`tiny` is a smoke run of the same stages."""
+    check_name("variant", variant, ("", "tiny"))
+    config = ConfigDict()
+    config.seed = 0
+    config.scenes = ""
+    config.max_subjects_policy = "stop"
+    config.on_no_pairs = "stop"
+    config.report = False
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.generator = {"preset": "storybook", "weights": "", "text": ""}
+    config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
+
+    config.generate = {"stage": "generate", "split": "train", "scenes": 1000, "scene_seed": 2, "per_scene": 4}
+    raters = {"reward": "raters", "raters": {"seeds": (0, 1, 2)}}
+    config.score = {"stage": "score", "source": "generate", **raters}
+    screen = {"stage": "screen", "source": "score", "rule": "average", "rejection": False, "shuffle_labels": False}
+    config.screen = {**screen, "aspects": (), "max_pairs_per_prompt": 2}
+    config.screen_quality = {**screen, "aspects": ("visual_quality",), "max_pairs_per_prompt": 2}
+
+    train = {
+        "stage": "train",
+        "algorithm": "reward_modelling",
+        "hyper": {},
+        "adapter": {"rank": 0},
+        "batch_size": 64,
+        "accumulate": 1,
+        "ema_decay": 0.98,
+        "sample_every": 0,
+        "seed": 0,
+    }
+    adamw = {"learning_rate": 3e-4, "warmup_steps": 20, "decay": "cosine", "weight_decay": 0.1}
+    config.scalar = {
+        **train,
+        "source": "screen",
+        "reward": "scalar",
+        "scalar": {"clip": "", "dinov2": "", "size": "storybook", "train_towers": True},
+        "total_steps": 200,
+        "save_every": 100,
+        "optimizer": adamw,
+    }
+    config.aesthetic = {
+        **train,
+        "source": "screen_quality",
+        "reward": "aesthetic",
+        "aesthetic": {"clip": "", "version": "storybook"},
+        "total_steps": 200,
+        "save_every": 200,
+        "optimizer": {**adamw, "learning_rate": 1e-1, "weight_decay": 0.0},
+    }
+
+    config.held_out = {"stage": "generate", "split": "test", "scenes": 4000, "scene_seed": 2, "per_scene": 2}
+    score = {"stage": "score", "source": "held_out", "batch_size": 64}
+    config.gold = {**score, "reward": "oracle"}
+    config.by_raters = {**score, **raters}
+    config.by_clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}}
+    config.by_identity = {**score, "reward": "identity", "identity": IDENTITY}
+    config.by_subject = {**score, "reward": "identity", "identity": {**IDENTITY, "encoder": "dinov2"}}
+    config.by_aesthetic = {**score, "reward": "trained", "trained": "aesthetic"}
+    config.by_scalar = {**score, "reward": "trained", "trained": "scalar"}
+    judges = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar")
+    config.accuracy = {"stage": "accuracy", "gold": "gold", "sources": judges, "pairs": 4000}
+    training = ("generate", "score", "screen", "screen_quality", "scalar", "aesthetic")
+    config.stages = (*training, "held_out", "gold", *judges, "accuracy")
+    if variant == "tiny":
+        _shrink(config)
+    return config
+
+
+def _shrink(config):
+    """Seconds instead of minutes: for tests."""
+    config.sampling.update(num_steps=2, batch_size=4)
+    config.generate.update(scenes=6)
+    config.held_out.update(scenes=6)
+    for name in ("scalar", "aesthetic"):
+        config[name].update(total_steps=2, batch_size=4, save_every=2)
+        config[name].optimizer.warmup_steps = 1
+    for name in ("gold", "by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar"):
+        config[name].batch_size = 8

@@ -1,0 +1,121 @@
+"""How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from narrative_jax.core.errors import check_name
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.dinov2 import DINOV2_NAMES
+from narrative_jax.models.network import Network, abstract, split
+from narrative_jax.models.open_clip import load_clip_weights
+from narrative_jax.models.preprocessing import ARCFACE, CLIP, IMAGENET, normalise
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, ScalarReward, ScalarRewardConfig, scalar_names
+from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.vision_encoders import Clip
+from narrative_jax.rewards.base import below, size_name, under
+from narrative_jax.rewards.subjects import check_subjects, fit, reference_pictures
+
+
+class ScalarContext(NamedTuple):
+    """`tokens` i32[b, t] of the prompts, `subjects` f32[b, s, h, w, 3], their first images, `mask` bool[b, s]."""
+
+    tokens: np.ndarray
+    subjects: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One number for a picture beside its prompt and subjects; only differences mean anything."""
+
+    differentiable: ClassVar[bool] = True
+    needs_facts: ClassVar[bool] = False
+
+    size: str
+    config: ScalarRewardConfig
+    tokenizer: Tokenizer
+    network: Network
+    weights: Path | None
+
+    @property
+    def name(self) -> str:
+        """With the size's."""
+        return f"scalar_{size_name(self.size)}"
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """One, the name."""
+        return (self.name,)
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A patch of either image tower."""
+        patch = max(self.config.vision.patch_size, self.config.subject.patch_size)
+        return patch, patch
+
+    @cached_property
+    def params(self) -> Params:
+        """Read when first asked for."""
+        shapes = _abstract(self.config)[1]
+        return load_weights(self.weights, shapes, scalar_names(shapes))
+
+    def encode(self, scenes: Sequence[Scene]) -> ScalarContext:
+        """Raises InputError for a scene without subjects, or with more than the network has places for."""
+        mask = check_subjects(scenes, self.config.max_subjects, self.config.subject.patch_size)
+        side = self.config.subject.image_size
+        subjects = np.ones((*mask.shape, side, side, 3), np.float32)
+        for row, scene in zip(subjects, scenes, strict=True):
+            row[: len(scene.subjects)] = [reference_pictures(subject, side)[0] for subject in scene.subjects]
+        tokens = self.tokenizer.encode([scene.prompt for scene in scenes], self.config.text.max_length)
+        return ScalarContext(tokens, subjects, mask)
+
+    def score(self, params: Params, images: jax.Array, context: ScalarContext) -> jax.Array:
+        """f32[b, 1]; see `PureReward`."""
+        as_clip, as_dinov2 = (ARCFACE, ARCFACE) if self.size == STORYBOOK else (CLIP, IMAGENET)
+        seen = normalise(fit(images, self.config.vision.image_size), as_clip)
+        looked = normalise(fit(images, self.config.subject.image_size), as_dinov2)
+        subjects = normalise(context.subjects, as_dinov2)
+        return self.network.bind(params)(context.tokens, seen, looked, subjects, context.mask)[:, None]
+
+
+def load_scalar(weights: str | Path, size: str) -> Scalar:
+    """One that was trained here: its weights, tokenizer.json beside them.
+
+    Raises InputError for an unknown size and an unreadable tokeniser, and on first use for unfit weights.
+    """
+    config, tokenizer = _sized(size, Path(weights).parent / "tokenizer.json")
+    return Scalar(size, config, tokenizer, _abstract(config)[0], Path(weights))
+
+
+def new_scalar(clip: str | Path, dinov2: str | Path, size: str, seed: int) -> tuple[Scalar, Params]:
+    """An untrained one on trained towers: files of CLIP's, tokenizer.json beside them, and DINOv2's weights.
+
+    Raises InputError as `load_clip` and `load_dinov2` do.
+    """
+    config, tokenizer = _sized(size, Path(clip).parent / "tokenizer.json")
+    network, params = split(ScalarReward(config, rngs=nnx.Rngs(seed)))
+    shapes = abstract(lambda: Clip(config.text, config.vision, rngs=nnx.Rngs(0)))[1]
+    towers = load_clip_weights(clip, shapes)
+    towers = {name: value for name, value in towers.items() if name != "logit_scale"}
+    towers |= under("subject", load_weights(dinov2, below("subject", params), DINOV2_NAMES))
+    return Scalar(size, config, tokenizer, network, None), params | towers
+
+
+def _sized(size, tokenizer):
+    check_name("size of scalar", size, SCALAR_SIZES)
+    tokenizer, config = Tokenizer.load(tokenizer), SCALAR_SIZES[size]
+    text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    return replace(config, text=text), tokenizer
+
+
+def _abstract(config):
+    return abstract(lambda: ScalarReward(config, rngs=nnx.Rngs(0)))

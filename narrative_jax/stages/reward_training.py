@@ -1,0 +1,84 @@
+"""Rewards while they are trained on preferences."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from narrative_jax.core.errors import check_name
+from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import STORYBOOK, save_weights
+from narrative_jax.models.network import split
+from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
+from narrative_jax.models.scalar_reward import TOWERS, scalar_names
+from narrative_jax.rewards.aesthetic import Aesthetic, load_aesthetic
+from narrative_jax.rewards.base import PureReward, below, under
+from narrative_jax.rewards.clip_scores import load_clip
+from narrative_jax.rewards.scalar import load_scalar, new_scalar
+from narrative_jax.stages.common import WEIGHTS, call, weights_file
+
+
+class NewReward(NamedTuple):
+    """An untrained reward, its weights that train and those that do not; it is trained on pictures of `side`².
+
+    `save` writes all weights to a folder, `load` gives the reward that was saved there.
+    """
+
+    reward: PureReward
+    params: Params
+    frozen: Params
+    side: int
+    save: Callable[[Path, Params], None]
+    load: Callable[[Path], PureReward]
+
+    @property
+    def policy(self):
+        """As the train step wants it; the axes of weights that are used together only."""
+        axes = {name: (None,) * len(value.shape) for name, value in {**self.params, **self.frozen}.items()}
+        return SimpleNamespace(score=self.reward.score, network=SimpleNamespace(axes=axes))
+
+
+def new_reward(entry, seed: int) -> NewReward:
+    """The reward that a train entry names, with the options of its section. Raises InputError."""
+    check_name("reward to train", entry.get("reward", None), NEW)
+    return call(f"reward {entry.reward}", NEW[entry.reward], {"seed": seed, **entry.get(entry.reward, {})})
+
+
+def _scalar(seed, clip="", dinov2="", size="ViT-L/14", train_towers=True):
+    files = weights_file(clip, size, "clip"), weights_file(dinov2, size, "dinov2")
+    reward, weights = new_scalar(*files, size, seed)
+    frozen = {} if train_towers else {n: value for n, value in weights.items() if n.partition(".")[0] in TOWERS}
+
+    def save(folder, params):
+        save_weights(folder / WEIGHTS, params, scalar_names(params))
+        reward.tokenizer.save(folder / "tokenizer.json")
+
+    side = max(reward.config.vision.image_size, reward.config.subject.image_size)
+    return _new(reward, weights, frozen, side, save, lambda folder: load_scalar(folder / WEIGHTS, size))
+
+
+def _aesthetic(seed, clip="", version=STORYBOOK):
+    check_name("version of aesthetic to train", version, AESTHETIC_HEADS)
+    clip = weights_file(clip, version, "clip")
+    towers = load_clip(clip, STORYBOOK if version == STORYBOOK else "ViT-L/14")
+    network, head = split(LinearHead(AESTHETIC_HEADS[version], rngs=nnx.Rngs(seed)))
+    reward, frozen = Aesthetic(towers, version, network, head), under("clip", towers.params)
+
+    def save(folder, params):
+        save_weights(folder / WEIGHTS, below("head", params), AESTHETIC_HEADS[version].names, jnp.float32)
+
+    def load(folder):
+        return load_aesthetic(clip, folder / WEIGHTS, version)
+
+    return _new(reward, frozen | under("head", head), frozen, towers.vision.image_size, save, load)
+
+
+NEW = {"scalar": _scalar, "aesthetic": _aesthetic}
+
+
+def _new(reward, weights, frozen, side, save, load):
+    params = {name: value for name, value in weights.items() if name not in frozen}
+    return NewReward(reward, params, frozen, side, save, load)
