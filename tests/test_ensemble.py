@@ -26,6 +26,7 @@ class Channel:
     scale: float = 1.0
     differentiable: bool = True
     needs_facts: bool = False
+    least_size = (1, 1)
     extra: Any = ()
 
     @property
