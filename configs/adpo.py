@@ -4,15 +4,16 @@
 
 Candidates of 1,024 train scenes, scored by three raters, screened by dominance and rejection sampling, aligned by
 Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test scenes. Training on raters makes this an upper
-bound of what a learned reward can do. `:controls` adds the same over three training seeds beside SFT on the chosen
-pictures, DPO on shuffled labels, best-of-4 and tuned guidance; `:tiny` is a smoke run.
+bound of what a learned reward can do. `:proxies` has no rater: CLIP's cosine, an identity encoder and an aesthetic
+head score one aspect each, as where only published rewards exist. `:controls` adds the same over three training seeds
+beside SFT on the chosen pictures, DPO on shuffled labels, best-of-4 and tuned guidance; `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import check_name
 
-VARIANTS = ("", "controls", "tiny")
+VARIANTS = ("", "proxies", "controls", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -70,6 +71,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "best_of": 0,
         "guidance_scales": (),
     }
+    if variant == "proxies":
+        config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
     if variant == "controls":
         _add_controls(config)
     if variant == "tiny":
@@ -79,6 +82,26 @@ def get_config(variant: str = "") -> ConfigDict:
 
 # Attention and MLP of both kinds of blocks; modulation stays as it is.
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
+
+# Storybook's own small ones; for a real generator, published weights and their sizes.
+PROXIES = {
+    "reward": "per_aspect",
+    "per_aspect": {
+        "prompt_following": "clip_cosine",
+        "identity_consistency": "identity",
+        "visual_quality": "aesthetic",
+    },
+    "clip_cosine": {"weights": "", "size": "storybook"},
+    "identity": {
+        "encoder": "iresnet",
+        "weights": "",
+        "size": "storybook",
+        "side": 40,
+        "max_subjects": 2,
+        "regions": ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),  # where two characters stand
+    },
+    "aesthetic": {"clip": "", "head": "", "version": "storybook"},
+}
 
 
 def _add_controls(config):

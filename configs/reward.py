@@ -5,6 +5,15 @@
 2,000 preferences of raters between pictures of train scenes; a network in ImageReward's manner and a linear head in
 LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. What ships as Storybook's
 aesthetic head is this run's result.
+
+`:own` trains on preferences of one's own, from the weights of CLIP ViT-L/14 (tokenizer.json beside them) and DINOv2
+ViT-B/14; lines of FILE.jsonl are as for configs/score.py, those of PREFERENCES.jsonl {"chosen": id, "rejected": id}:
+
+    python -m narrative_jax.launch --config=configs/reward.py:own --config.collect.pictures=FILE.jsonl \
+        --config.collect.preferences=PREFERENCES.jsonl --config.scalar.scalar.clip=CLIP/model.safetensors \
+        --config.scalar.scalar.dinov2=DINOV2/model.safetensors
+
+A second pair of files, as `held_out`, says how often the trained reward agrees with people.
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +25,8 @@ IDENTITY = {"encoder": "iresnet", "size": "storybook", "side": 40, "max_subjects
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`tiny` is a smoke run of the same stages."""
-    check_name("variant", variant, ("", "tiny"))
+    """`tiny` is a smoke run of the same stages, `own` is on preferences of one's own."""
+    check_name("variant", variant, ("", "tiny", "own"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -81,7 +90,20 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stages = (*training, "held_out", "gold", *judges, "accuracy")
     if variant == "tiny":
         _shrink(config)
-    return config
+    return _own(config) if variant == "own" else config
+
+
+def _own(config):
+    """The scalar reward at full size, without Storybook."""
+    files = {"stage": "collect", "pictures": "", "preferences": ""}
+    scalar = {**config.scalar.to_dict(), "source": "collect", "total_steps": 2000}
+    scalar["scalar"].update(size="ViT-L/14")
+    scalar["optimizer"].update(learning_rate=1e-5)
+    by_scalar = {**config.by_scalar.to_dict(), "batch_size": 8}
+    accuracy = {"stage": "accuracy", "gold": "held_out", "sources": ("by_scalar",), "pairs": 1_000_000}
+    own = {"collect": files, "scalar": scalar, "held_out": files, "by_scalar": by_scalar, "accuracy": accuracy}
+    shared = {key: config[key] for key in ("seed", "scenes", "report", "mesh")}
+    return ConfigDict({**shared, **own, "stages": tuple(own)})
 
 
 def _shrink(config):

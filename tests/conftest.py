@@ -1,9 +1,25 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Most of the tests' time is compiling: what one process of this run has compiled, the others read. Set before JAX is
+# imported, and in the environment, so that subprocesses share it.
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_MINE = COMPILED not in os.environ
+if _MINE:
+    os.environ[COMPILED] = tempfile.mkdtemp(prefix="narrative_jax_compiled_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+def pytest_unconfigure():
+    """The process that made the folder of what is compiled, which is not one of pytest-xdist's, removes it."""
+    if _MINE:
+        shutil.rmtree(os.environ[COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ def without(name):
     ("second", "message"),
     [
         ('{"id": 1', r"jsonl:2: it is no JSON"),
-        ("[1]", r"jsonl:2: a scene is a JSON object"),
+        ("[1]", r"jsonl:2: a line is a JSON object"),
         (without("id"), r"jsonl:2: 'id' is missing \(there are prompt, subjects\)"),
         (without("prompt"), r"jsonl:2: 'prompt' is missing"),
         (without("subjects"), r"jsonl:2: 'subjects' is missing"),

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import FrozenConfigDict
 
 from narrative_jax import pipeline
@@ -42,15 +41,6 @@ def config():
     config.stages, config.generator.text = ("pretrain",), ""
     config.pretrain.update(total_steps=4, save_every=3, sample_every=0)
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """What one run of this file compiles the others read from disk."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

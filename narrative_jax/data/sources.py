@@ -1,7 +1,7 @@
 """Where scenes come from: the embedded world, or a file of one's own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import fit_image, fitted
-from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.records import Preference, Scene, Subject
 from narrative_jax.storybook import datasets
 
 PHOTO_SIDE = 1024  # longest side in pixels that is kept of a photo: no encoder looks closer
@@ -63,6 +63,33 @@ def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
     return _read_lines(path, _read_photo, finished=True)
 
 
+def read_preferences(path: str | Path, prompts: Mapping[str, str]) -> list[Preference]:
+    """People's preferences among pictures with `prompts` by id, of a JSONL file.
+
+    A line is {"chosen": id, "rejected": id, "aspect"?: text, "tie"?: bool}; without an aspect it is "overall". Raises
+    InputError with file and line for whatever is missing, unknown or misspelt, and for pictures of unlike prompts.
+    """
+    found = []
+    for fields, where in _lines(Path(path)):
+        for name in fields:
+            check_name(f"field in {where}", name, ("chosen", "rejected", "aspect", "tie"))
+        chosen, rejected = (_field(fields, name, str, where) for name in ("chosen", "rejected"))
+        for id in (chosen, rejected):
+            if id not in prompts:
+                raise InputError(f"{where}: {id!r}", "there is no picture with this id", "name one that is collected")
+        if chosen == rejected or prompts[chosen] != prompts[rejected]:
+            given = f"{where}: {chosen!r} and {rejected!r}"
+            raise InputError(given, "a preference is between two pictures of one prompt", "remove the line")
+        aspect = _field(fields, "aspect", str, where) if "aspect" in fields else "overall"
+        tie = fields.get("tie", False)
+        if not isinstance(tie, bool):
+            raise InputError(f"{where}: tie {tie!r}", "tie is true or false", "write one of them")
+        found.append(Preference(chosen, rejected, aspect, tie))
+    if not found:
+        raise InputError(f"{path}", "it holds no preference", "write one a line, as JSON")
+    return found
+
+
 def _pictures_in(folder):
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
     if not files:
@@ -86,23 +113,15 @@ def read_photo(path: str | Path) -> np.ndarray:
 
 def _read_lines(path, read, finished=False):
     """The scene of each line; where they are `finished`, with the path of its picture."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}", f"it cannot be read ({error})", "give a JSONL file in UTF-8") from error
     # One photo often serves many scenes: it is then read once and its pixels are shared.
     read = cache(read)
     scenes, line_of = [], {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        fields = _fields(line, where)
+    for fields, where in _lines(path):
         picture = _find_picture(fields, where, path.parent) if finished else None
         scene = _parse_scene(fields, where, path.parent, read, finished)
         if scene.id in line_of:
             raise InputError(f"{where}: id {scene.id!r}", f"line {line_of[scene.id]} has it too", "give it another id")
-        line_of[scene.id] = number
+        line_of[scene.id] = where.rpartition(":")[2]
         scenes.append((scene, picture) if finished else scene)
     if not scenes:
         raise InputError(f"{path}", "it holds no scene", "write one scene a line, as JSON")
@@ -126,13 +145,24 @@ def limit_subjects(scenes: Sequence[Scene], max_subjects: int, policy: str) -> t
     return kept, dropped
 
 
+def _lines(path):
+    """The fields of each line of a JSONL file that is not empty, and where it stands: FILE:LINE."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}", f"it cannot be read ({error})", "give a JSONL file in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _fields(line, f"{path}:{number}"), f"{path}:{number}"
+
+
 def _fields(line, where):
     try:
         fields = json.loads(line)
     except ValueError as error:
-        raise InputError(where, f"it is no JSON ({error})", "write one scene a line, as JSON") from error
+        raise InputError(where, f"it is no JSON ({error})", "write one JSON object a line") from error
     if not isinstance(fields, dict):
-        raise InputError(where, "a scene is a JSON object", 'write {"id": ..., "prompt": ..., "subjects": [...]}')
+        raise InputError(where, "a line is a JSON object", 'write {"name": value, ...}')
     return fields
 
 

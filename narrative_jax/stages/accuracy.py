@@ -7,7 +7,7 @@ import numpy as np
 from narrative_jax import statistics
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import read_json, write_bytes
-from narrative_jax.core.records import Candidate, Score
+from narrative_jax.core.records import Candidate, Preference, Score
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.screening import standardise
 from narrative_jax.stages.base import Context
@@ -16,49 +16,68 @@ INPUTS = ("gold", "sources")
 
 
 def check(config, entry) -> None:
-    """Raise InputError unless all score entries are of the same pictures."""
+    """Raise InputError unless all entries are of the same pictures."""
     check_count("pairs", entry.pairs, minimum=1)
-    judged = {name: config[name].source for name in (entry.gold, *entry.sources)}
+    judged = {name: config[name].get("source", name) for name in (entry.gold, *entry.sources)}
     if len(set(judged.values())) != 1:
         given = ", ".join(f"{name} of {source}" for name, source in judged.items())
         raise InputError(f"sources {given}", "they are compared on the pictures of one entry", "name entries of one")
 
 
 def run(context: Context) -> dict[str, float]:
-    """Compare the first `pairs` pairs of pictures of one scene that gold tells apart; write and print a table.
+    """Compare the first `pairs` pairs of pictures that `gold` tells apart; write and print a table.
 
-    A reward's verdict is by the mean of its standardised aspects; so is gold's overall, beside its verdict on each
-    aspect. A tie of the reward is an error. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
+    Gold is a score entry, for pairs of pictures of one scene, or a collect entry with people's preferences. A reward's
+    verdict is by the mean of its standardised aspects; so is gold's overall, beside its verdict on each aspect. A tie
+    of the reward is an error. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
     """
     entry = context.entry
-    aspects, gold = _scores(context, entry.gold)
-    first, second = _pairs(context)
-    verdicts = {"overall": gold.mean(1), **dict(zip(aspects, gold.T, strict=True))}
-    rows, numbers = {name: [] for name in entry.sources}, {}
+    verdicts = {aspect: pairs[:, : entry.pairs] for aspect, pairs in _verdicts(context).items()}
+    for aspect, pairs in verdicts.items():
+        if not pairs.size:
+            raise InputError(f"{entry.gold} on {aspect}", "it tells no pair of pictures apart", "give more pictures")
+    numbers = {f"pairs/{aspect}": pairs.shape[1] for aspect, pairs in verdicts.items()}
+    rows = {name: [] for name in entry.sources}
     for name in entry.sources:
         values = _scores(context, name)[1].mean(1)
-        for aspect, truth in verdicts.items():
-            told = np.flatnonzero(truth[first] != truth[second])[: entry.pairs]
-            if not len(told):
-                raise InputError(
-                    f"{entry.gold} on {aspect}", "it tells no pair of pictures apart", "give more pictures"
-                )
-            better = truth[first[told]] > truth[second[told]]
-            difference = values[first[told]] - values[second[told]]
-            right = np.where(better, difference > 0, difference < 0)
-            found = statistics.wilson(int(right.sum()), len(told))
+        for aspect, (better, worse) in verdicts.items():
+            found = statistics.wilson(int((values[better] > values[worse]).sum()), len(better))
             rows[name].append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
-            key = f"{name}/{aspect}"
-            numbers |= {
-                key: found.estimate,
-                f"{key}_low": found.low,
-                f"{key}_high": found.high,
-                f"pairs/{aspect}": len(told),
-            }
+            ends = {"": found.estimate, "_low": found.low, "_high": found.high}
+            numbers |= {f"{name}/{aspect}{end}": value for end, value in ends.items()}
     table = _table(verdicts, rows)
     write_bytes(context.folder / "accuracy.md", table.encode())
     print(table, flush=True)
     return numbers
+
+
+def _verdicts(context):
+    """Rows of the better and of the worse candidate of each pair, i[2, pairs], by aspect."""
+    config, gold = context.config, context.entry.gold
+    candidates = list(open_records(context.path(config[gold].get("source", gold)) / "candidates", Candidate))
+    if "source" not in config[gold]:
+        return _preferred(context.path(gold), {candidate.id: row for row, candidate in enumerate(candidates)})
+    rows = {}
+    for row, candidate in enumerate(candidates):
+        rows.setdefault(candidate.scene_id, []).append(row)
+    first, second = (
+        np.array([pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]).reshape(-1, 2).T
+    )
+    aspects, scores = _scores(context, gold)
+    verdicts = {}
+    for aspect, truth in {"overall": scores.mean(1), **dict(zip(aspects, scores.T, strict=True))}.items():
+        told, better = truth[first] != truth[second], truth[first] > truth[second]
+        verdicts[aspect] = np.where(better, (first, second), (second, first))[:, told]
+    return verdicts
+
+
+def _preferred(folder, row_of):
+    verdicts = {}
+    for preference in open_records(folder / "preferences", Preference):
+        if not preference.tie:
+            rows = row_of[preference.chosen_id], row_of[preference.rejected_id]
+            verdicts.setdefault(preference.aspect, []).append(rows)
+    return {aspect: np.array(pairs).T for aspect, pairs in verdicts.items()}
 
 
 def _scores(context, name):
@@ -66,16 +85,6 @@ def _scores(context, name):
     saved = read_json(context.path(name) / "calibration.json")
     raw = np.array([record.scores for record in open_records(context.path(name) / "scores", Score)])
     return saved["aspects"], standardise(raw, saved["mean"], saved["std"])
-
-
-def _pairs(context):
-    """Rows of all pairs of candidates of one scene, in the order of the scenes."""
-    source = context.path(context.config[context.entry.gold].source)
-    rows = {}
-    for row, candidate in enumerate(open_records(source / "candidates", Candidate)):
-        rows.setdefault(candidate.scene_id, []).append(row)
-    pairs = [pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]
-    return np.array(pairs).T
 
 
 def _table(verdicts, rows):

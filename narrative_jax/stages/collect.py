@@ -1,4 +1,7 @@
-"""Takes in finished pictures, whoever drew them, as candidates of the scenes that they should show."""
+"""Takes in finished pictures, whoever drew them, as candidates of the scenes that they should show.
+
+With them come, where an entry names a file of `preferences`, people's preferences among them.
+"""
 
 import shutil
 
@@ -7,15 +10,17 @@ from tqdm import tqdm
 from narrative_jax.core.errors import Stopped
 from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import finished_chunks, pack_chunks, write_chunk, write_records
-from narrative_jax.data.sources import find_pictures, read_photo
+from narrative_jax.data.sources import find_pictures, read_photo, read_preferences
 from narrative_jax.stages.base import Context
 
 _CHUNK = 64  # pictures between two looks at the stop flag
 
 
 def check(config, entry) -> None:
-    """Raise InputError for pictures or prompts that are missing or cannot be read."""
-    find_pictures(entry.pictures)
+    """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
+    found = find_pictures(entry.pictures)
+    if entry.get("preferences", ""):
+        read_preferences(entry.preferences, _prompts(found))
 
 
 def run(context: Context) -> dict[str, float]:
@@ -34,4 +39,11 @@ def run(context: Context) -> dict[str, float]:
             write_chunk(chunks, number, [Candidate(s.id, s.id, read_photo(file), 0, "collected") for s, file in part])
         pack_chunks(chunks, done, Candidate)
     shutil.rmtree(chunks, ignore_errors=True)
-    return {"pictures": len(found)}
+    if not context.entry.get("preferences", ""):
+        return {"pictures": len(found)}
+    preferences = read_preferences(context.entry.preferences, _prompts(found))
+    return {"pictures": len(found), "preferences": write_records(context.folder / "preferences", preferences)}
+
+
+def _prompts(found):
+    return {scene.id: scene.prompt for scene, _ in found}
