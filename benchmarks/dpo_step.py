@@ -13,9 +13,7 @@ gradient that is asserted first. The four then take turns, float32, all cores.
 import argparse
 import dataclasses
 import os
-import platform
 import statistics
-import time
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from measuring import matmul_rates, processor, timed
 from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 
@@ -383,25 +382,6 @@ def step_flops(preset, positions, pairs, subject_forwards):
     return blocks * pairs * (2 * rows + subject_forwards * subjects)
 
 
-def matmul_rates(size=2048, times=7):
-    """float32 GFLOP/s of a product of two square matrices, in XLA and in torch, the best of `times`."""
-    ours = jnp.ones((size, size))
-    theirs = torch.ones(size, size)
-    multiply = jax.jit(jnp.matmul)
-    jobs = {"XLA": lambda: multiply(ours, ours).block_until_ready(), "torch": lambda: theirs @ theirs}
-    seconds = {name: min(timed(job, 1) for _ in range(times)) for name, job in jobs.items()}
-    return {name: 2 * size**3 / s / 1e9 for name, s in seconds.items()}
-
-
-def timed(job, steps):
-    """Seconds of a call, the mean of `steps` after an untimed one (threads of the other side may still spin)."""
-    job()
-    begin = time.perf_counter()
-    for _ in range(steps):
-        job()
-    return (time.perf_counter() - begin) / steps
-
-
 def measure(preset, pairs, rounds):
     """Seconds of every variant in each round, FLOPs, number of weights, and the two differences of the parity."""
     generator, policy, base, adapter, batch = example(preset, pairs)
@@ -461,7 +441,7 @@ def report(rounds):
         )
     libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch", "diffusers", "peft"))
     notes.append(
-        f"- {os.cpu_count()} cores ({_processor()}), float32, {rounds} rounds of {STEPS} steps in turn, seed {SEED}; "
+        f"- {os.cpu_count()} cores ({processor()}), float32, {rounds} rounds of {STEPS} steps in turn, seed {SEED}; "
         "medians, ranges in brackets."
     )
     found = ", ".join(f"{rate:.0f} ({name})" for name, rate in rates.items())
@@ -469,16 +449,6 @@ def report(rounds):
         f"- matmul of 2048²: {found} GFLOP/s, the best before and after; the faster is the measure; {libraries}."
     )
     return "\n".join([*lines, "", *notes])
-
-
-def _processor():
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _cpuinfo():
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def main() -> None:

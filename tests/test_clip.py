@@ -114,6 +114,17 @@ def test_vision_tower(towers):
     assert relative_error(encoding.projected, projected) <= 1e-4
 
 
+def test_the_class_token_alone_costs_less():
+    network, shapes = abstract(lambda: ClipVisionEncoder(SMALL[1], rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((2, 30, 30, 3), jnp.float32)
+
+    def flops(part):
+        run = jax.jit(lambda params, images: getattr(network.bind(params)(images), part))
+        return run.lower(shapes, images).compile().cost_analysis()["flops"]
+
+    assert flops("projected") < 0.8 * flops("tokens")  # of 2 blocks; about 0.65
+
+
 def test_embeddings_and_loss(towers):
     import torch
 

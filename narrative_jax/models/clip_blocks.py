@@ -29,9 +29,12 @@ class ClipBlock(nnx.Module):
         self.mlp_in = Linear(width, mlp_width, axes=("embed", "mlp"), kernel_init=start, rngs=rngs)
         self.mlp_out = Linear(mlp_width, width, axes=("mlp", "embed"), kernel_init=add, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, first: int | None = None) -> jax.Array:
+        """All tokens, or the `first` alone, which have seen all."""
         normed = self.norm_attention(x)
-        q, k, v = (layer(normed).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.query, self.key, self.value))
+        pairs = ((self.query, normed[:, :first]), (self.key, normed), (self.value, normed))
+        q, k, v = (layer(tokens).reshape(*tokens.shape[:-1], self.heads, -1) for layer, tokens in pairs)
+        x = x[:, :first]
         x = x + self.attention_out(attend(q, k, v, mask).reshape(x.shape))
         return x + self.mlp_out(ACTIVATIONS[self.activation](self.mlp_in(self.norm_mlp(x))))
 

@@ -102,10 +102,12 @@ class ClipVisionEncoder(nnx.Module):
         patches = patches.reshape(len(images), -1, self.config.width)
         first = jnp.broadcast_to(self.class_embedding[...], (len(images), 1, self.config.width))
         x = self.norm_in(jnp.concatenate([first, patches], axis=1) + self.position_embedding[...])
-        for block in self.blocks:
+        *others, last = self.blocks
+        for block in others:
             x = block(x)
-        pooled = self.norm(x[:, 0])
-        return VisionEncoding(x, pooled, self.projection(pooled))
+        # Most want the class token only: computed apart, it lets jit leave out the last block's other tokens.
+        pooled = self.norm(last(x, first=1)[:, 0])
+        return VisionEncoding(last(x), pooled, self.projection(pooled))
 
 
 class Clip(nnx.Module):

@@ -1,0 +1,50 @@
+"""Attention equals JAX's own, slopes included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from narrative_jax.models.layers import attend
+
+
+def draw(dtype, batch=2, queries=5, keys=7, heads=3, size=4):
+    rng = np.random.default_rng(0)
+    shapes = [(batch, queries, heads, size)] + 2 * [(batch, keys, heads, size)]
+    return [jnp.asarray(2 * rng.normal(size=shape), dtype) for shape in shapes]
+
+
+MASKS = {
+    "none": None,
+    "of keys": np.arange(7) < np.array([4, 6])[:, None, None, None],
+    "of pairs": np.tri(5, 7, dtype=bool),
+    "one query sees none": np.arange(5)[:, None] * np.ones(7) > 0,
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_attention(mask, dtype, tolerance):
+    q, k, v = draw(dtype)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+
+    def theirs(q, k, v, mask):
+        mask = None if mask is None else jnp.broadcast_to(mask, (2, 3, 5, 7))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+
+    def both(attention):
+        found = attention(q, k, v, mask)
+        assert found.shape == q.shape and found.dtype == q.dtype
+        return found, *jax.grad(lambda *qkv: (weights * attention(*qkv, mask)).sum(), (0, 1, 2))(q, k, v)
+
+    for ours, expected in zip(both(attend), both(theirs), strict=True):
+        ours, expected = np.float32(ours), np.float32(expected)
+        assert np.abs(ours - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def test_large_logits():
+    q, k, v = draw("float32")
+    found = attend(1e4 * q, k, v)  # exp of such numbers is beyond float32
+    nearest = jnp.einsum("bnhd,bmhd->bnhm", q, k).argmax(-1)
+    expected = jnp.take_along_axis(v.swapaxes(1, 2)[:, None], nearest[..., None, None], axis=3)[..., 0, :]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
