@@ -8,6 +8,8 @@ prompt, picture, and subjects with photos. tokenizer.json lies beside CLIP's wei
 `:all` has them all, each with its own weights. Identity of faces by ArcFace is `identity` with encoder=iresnet,
 size=IResNet-50, side=112, landmarks=True, and lines that give the landmarks of the faces (see `find_pictures`).
 
+`:storybook` needs no weights of yours: the embedded ones score pictures of Storybook's world.
+
 `:judge` asks a vision-language model behind an OpenAI-compatible server (vLLM, Ollama, LM Studio, a hosted one) for
 ratings on the three aspects instead; its pictures come with subjects, so from a JSONL file:
 
@@ -25,8 +27,8 @@ LARGE, HUGE = "ViT-L/14", "ViT-H/14"
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """CLIP's cosine alone, `all` scores with weights, or the `judge` behind a server."""
-    check_name("variant", variant, ("", "all", "judge"))
+    """CLIP's cosine alone, `all` scores with weights, those of `storybook`, or the `judge` behind a server."""
+    check_name("variant", variant, ("", "all", "storybook", "judge"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -41,6 +43,14 @@ def get_config(variant: str = "") -> ConfigDict:
     else:
         config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
         scores = ("clip",)
+    if variant == "storybook":
+        config.clip.clip_cosine.size = "storybook"
+        config.aesthetic = {
+            **score,
+            "reward": "aesthetic",
+            "aesthetic": {"clip": "", "head": "", "version": "storybook"},
+        }
+        scores = ("clip", "aesthetic")
     if variant == "all":
         config.clip_score = {**score, "reward": "clip_score", "clip_score": {"weights": "", "size": LARGE}}
         config.hps = {**score, "reward": "hps_v2", "hps_v2": {"weights": "", "size": HUGE}}

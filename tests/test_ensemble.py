@@ -53,8 +53,8 @@ def calibration(reward, mean=0.5, std=0.2):
     return Calibration(reward.name, reward.aspects, (mean,), (std,), "tune scenes")
 
 
-def term(reward, weight, max_norm=None, **stated):
-    return Term(reward, calibration(reward, **stated), weight, max_norm)
+def term(reward, weight, clip=None, **stated):
+    return Term(reward, calibration(reward, **stated), weight, clip)
 
 
 @pytest.fixture
@@ -126,11 +126,11 @@ def test_clipping_leaves_values_and_the_gradients_of_weights(images):
 
     context, params = BLUE.encode(ASKED), BLUE.params
     np.testing.assert_array_equal(
-        with_clipped_gradient(score, 0.1, params, images, context), score(params, images, context)
+        with_clipped_gradient(score, 0.1, False, params, images, context), score(params, images, context)
     )
     clipped, free = (
         jax.jit(jax.grad(lambda p, run=run: run(p, images, context).sum()))(params)["scale"]
-        for run in (lambda *args: with_clipped_gradient(score, 0.1, *args), score)
+        for run in (lambda *args: with_clipped_gradient(score, 0.1, False, *args), score)
     )
     np.testing.assert_allclose(clipped, free, rtol=1e-6)
 
@@ -158,7 +158,7 @@ def test_bad_ensembles():
         Ensemble({})
     with pytest.raises(InputError, match="weights red nan"):
         Ensemble({"red": term(RED, float("nan"))})
-    with pytest.raises(InputError, match="max_norm 0 of red"):
+    with pytest.raises(InputError, match="clip 0 of red"):
         Ensemble({"red": term(RED, 1.0, 0)})
     several = replace(RED, extra=("second",))
     for make in (lambda: Ensemble({"red": term(several, 1.0)}), lambda: PerAspect({"red": several})):

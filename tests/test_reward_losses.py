@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from narrative_jax.losses.rewards import clip_gradient, z_score, z_score_statistics
+from narrative_jax.losses.rewards import with_clipped_gradient, z_score, z_score_statistics
 
 REWARDS = np.float32([[1.0, 5.0], [3.0, 5.1], [8.0, 4.9]])
 
@@ -42,40 +42,38 @@ def test_statistics_of_the_whole_serve_its_parts():
     np.testing.assert_allclose(parts, z_score(REWARDS, *statistics), rtol=1e-6)
 
 
-def test_clip_gradient_golden():
-    """Gradients (3, 4), (0.3, 0.4) and (0, 0) with norms 5, 0.5 and 0, clipped at 1."""
-    images, pull = jnp.float32([[[1], [2]], [[3], [4]], [[5], [6]]]), jnp.float32([[3, 4], [0.3, 0.4], [0, 0]])
-    np.testing.assert_array_equal(clip_gradient(images, 1.0), images)
-    slope = jax.grad(lambda x: (clip_gradient(x, 1.0)[..., 0] * pull).sum())(images)[..., 0]
+def pulled(images, factors, limit, element_wise=False):
+    """The gradient of the weighted sum of a reward whose own gradient on a picture is the picture."""
+
+    def reward(params, x, context):
+        return jnp.square(jnp.float32(x)).sum((1, 2)) / 2
+
+    def total(x):
+        return (jnp.float32(factors) * with_clipped_gradient(reward, limit, element_wise, None, x, None)).sum()
+
+    return jax.jit(jax.grad(total))(images)
+
+
+def test_clipped_gradient_golden():
+    """∂R/∂image (3, 4), (0.3, 0.4) and (0, 0) with norms 5, 0.5 and 0; clipped at 1, then times the factors."""
+    images = jnp.float32([[[3], [4]], [[0.3], [0.4]], [[0], [0]]])
+    slope = pulled(images, [1, 1, 1], 1.0)[..., 0]
     np.testing.assert_allclose(slope, [[0.6, 0.8], [0.3, 0.4], [0, 0]], rtol=1e-6)
-    slope = jax.grad(lambda x: (clip_gradient(x, jnp.float32([10, 0.25, 1]))[..., 0] * pull).sum())(images)[..., 0]
-    np.testing.assert_allclose(slope, [[3, 4], [0.15, 0.2], [0, 0]], rtol=1e-6)
+    slope = pulled(images, [-10, 0.5, 7], 1.0)[..., 0]
+    np.testing.assert_allclose(slope, [[-6, -8], [0.15, 0.2], [0, 0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_clip_gradient_keeps_the_type_and_compiles(dtype):
-    images = jnp.full((2, 4, 4, 3), 0.5, dtype)
-    slope = jax.jit(jax.grad(lambda x: (100 * jnp.float32(clip_gradient(x, 0.2))).sum()))(images)
-    assert slope.dtype == dtype
-    np.testing.assert_allclose(jnp.linalg.norm(jnp.float32(slope).reshape(2, -1), axis=1), 0.2, rtol=1e-2)
+def test_element_wise_clip_golden():
+    images = jnp.float32([[[3], [-0.5]], [[0.3], [0.4]]])
+    slope = pulled(images, [1, 1], 0.35, element_wise=True)[..., 0]
+    np.testing.assert_allclose(slope, [[0.35, -0.35], [0.3, 0.35]], rtol=1e-6)
+    slope = pulled(images, [-2, 10], 0.35, element_wise=True)[..., 0]
+    np.testing.assert_allclose(slope, [[-0.7, 0.7], [3, 3.5]], rtol=1e-6)
 
 
-def test_the_gradient_of_a_reward_is_clipped_before_its_factor():
-    """UPER: ∂R/∂image clipped at τ, then the deviation, the weight and the mean over the batch."""
-    images = jnp.float32(
-        np.random.default_rng(0).normal(size=(4, 5, 5, 3)) * np.float32([0.01, 0.1, 1, 2])[:, None, None, None]
-    )
-    tau, weight = 0.2, 0.4
-
-    def reward(x):
-        return jnp.square(x).mean((1, 2, 3), keepdims=True)[:, :, 0, 0]
-
-    mean, deviation = z_score_statistics(reward(images), [0.3])
-    limit = tau * weight / (deviation[0] * len(images))
-    slope = jax.grad(lambda x: weight * z_score(reward(clip_gradient(x, limit)), mean, deviation).mean())(images)
-
-    raw = np.float64(2 * images / 75)
-    norms = np.sqrt((raw**2).sum((1, 2, 3)))
-    assert (norms > tau).any() and (norms < tau).any()
-    clipped = raw * np.minimum(1, tau / norms)[:, None, None, None]
-    np.testing.assert_allclose(slope, clipped * weight / (float(deviation[0]) * 4), rtol=1e-4)
+@pytest.mark.parametrize("element_wise", [False, True])
+def test_clipped_gradient_keeps_the_type(element_wise):
+    slope = pulled(jnp.full((2, 4, 3), 0.5, jnp.bfloat16), [100, 100], 0.2, element_wise)
+    assert slope.dtype == jnp.bfloat16
+    per_picture = jnp.linalg.norm(jnp.float32(slope).reshape(2, -1), axis=1)
+    np.testing.assert_allclose(per_picture, 20 * (12**0.5 if element_wise else 1), rtol=1e-2)

@@ -29,46 +29,28 @@ def z_score(rewards, mean, deviation):
     return (jnp.float32(rewards) - mean) / deviation
 
 
-@jax.custom_vjp
-def clip_gradient(images, max_norm):
-    """The same images [b, ...]; the gradient through them has at most the norm `max_norm`, a number or f32[b], in each.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def with_clipped_gradient(reward, limit, element_wise, params, images, context):
+    """`reward(params, images, context)` f32[b]; where it is differentiated, each ∂R_i/∂image_i is clipped at `limit`.
 
-    What comes back through an image is its part of the whole loss. A reward R that enters the loss with a factor c (its
-    weight over its deviation and over b) has ∂R/∂image itself clipped at τ, as UPER does, by a `max_norm` of |c| · τ.
-    """
-    return images
-
-
-def _keep_limit(images, max_norm):
-    return images, max_norm
-
-
-def _clip(max_norm, gradient):
-    squares = jnp.square(jnp.float32(gradient)).sum(tuple(range(1, gradient.ndim)))
-    scale = jnp.minimum(1, max_norm * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny)))
-    return (gradient * scale.reshape(-1, *[1] * (gradient.ndim - 1))).astype(gradient.dtype), None
-
-
-clip_gradient.defvjp(_keep_limit, _clip)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def with_clipped_gradient(reward, max_norm, params, images, context):
-    """`reward(params, images, context)` f32[b]; where it is differentiated, each ∂R_i/∂image_i has at most this norm.
-
-    UPER's clip at τ, whatever the loss then does with the rewards: the factor c_i with which R_i enters it scales the
-    clipped gradient. Gradients for all but the images stay as they are.
+    Its norm, or `element_wise` each of its numbers. UPER's clip at τ, whatever the loss then does with the rewards: the
+    factor c_i with which R_i enters it scales the clipped gradient. Gradients for all but the images stay as they are.
     """
     return reward(params, images, context)
 
 
-def _keep_pull(reward, max_norm, params, images, context):
+def _keep_pull(reward, limit, element_wise, params, images, context):
     return jax.vjp(reward, params, images, context)
 
 
-def _clip_pull(reward, max_norm, pull, factors):
+def _clip_pull(reward, limit, element_wise, pull, factors):
     params, images, context = pull(factors)
-    return params, _clip(max_norm * jnp.abs(factors), images)[0], context
+    most = (limit * jnp.abs(factors)).reshape(-1, *[1] * (images.ndim - 1))
+    if element_wise:
+        return params, jnp.clip(images, -most, most).astype(images.dtype), context
+    squares = jnp.square(jnp.float32(images)).sum(tuple(range(1, images.ndim)), keepdims=True)
+    scale = jnp.minimum(1, most * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny)))
+    return params, (images * scale).astype(images.dtype), context
 
 
 with_clipped_gradient.defvjp(_keep_pull, _clip_pull)

@@ -22,12 +22,16 @@ _CONSTANT = 1e-5  # of the calibration deviation: what rounding makes of a rewar
 
 
 class Term(NamedTuple):
-    """A reward of one aspect, its weight, and how long its gradient on a picture may be (None: any)."""
+    """A reward of one aspect, its weight, and what its gradient on a picture is clipped at (None: nothing).
+
+    Its norm is, or `element_wise` each of its numbers.
+    """
 
     reward: PureReward
     calibration: Calibration
     weight: float
-    max_norm: float | None = None
+    clip: float | None = None
+    element_wise: bool = False
 
 
 class EnsembleContext(NamedTuple):
@@ -59,8 +63,8 @@ class Ensemble:
             raise InputError(f"weights {given}", "they are numbers that do not sum to zero", "raise one of them")
         for name, term in self.terms.items():
             _check_single(name, term.reward)
-            if term.max_norm is not None and not term.max_norm > 0:
-                raise InputError(f"max_norm {term.max_norm} of {name}", "it is positive", "None clips nothing")
+            if term.clip is not None and not term.clip > 0:
+                raise InputError(f"clip {term.clip} of {name}", "it is positive", "None clips nothing")
 
     @property
     def differentiable(self) -> bool:
@@ -91,9 +95,9 @@ class Ensemble:
     def raw(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
         """The terms' rewards as they are, f32[b, terms]; gradients on the pictures clipped term by term."""
         columns = []
-        for name, (reward, _, _, max_norm) in self.terms.items():
+        for name, (reward, _, _, clip, element_wise) in self.terms.items():
             run = partial(_column, reward)
-            run = run if max_norm is None else partial(with_clipped_gradient, run, max_norm)
+            run = run if clip is None else partial(with_clipped_gradient, run, clip, element_wise)
             columns.append(run(below(name, params), images, context.parts[name]))
         return jnp.stack(columns, 1)
 
