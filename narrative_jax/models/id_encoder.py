@@ -71,7 +71,7 @@ class PRelu(nnx.Module):
     """Negative values times a slope per channel (He et al. 2015)."""
 
     def __init__(self, size):
-        self.slope = nnx.Param(jnp.full(size, 0.25), axes=(None,))
+        self.slope = nnx.Param(jnp.full(size, 0.25, jnp.float32), axes=(None,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x < 0, x * self.slope.astype(x.dtype), x)
