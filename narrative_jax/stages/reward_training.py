@@ -13,7 +13,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import STORYBOOK, save_weights
 from narrative_jax.models.network import split
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
-from narrative_jax.models.scalar_reward import TOWERS, scalar_names
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, scalar_names
 from narrative_jax.rewards.aesthetic import Aesthetic, load_aesthetic
 from narrative_jax.rewards.base import PureReward, below, under
 from narrative_jax.rewards.clip_scores import load_clip
@@ -48,6 +48,7 @@ def new_reward(entry, seed: int) -> NewReward:
 
 
 def _scalar(seed, clip="", dinov2="", size="ViT-L/14", train_towers=True):
+    check_name("size of scalar", size, SCALAR_SIZES)
     files = weights_file(clip, size, "clip"), weights_file(dinov2, size, "dinov2")
     reward, weights = new_scalar(*files, size, seed)
     frozen = {} if train_towers else {n: value for n, value in weights.items() if n.partition(".")[0] in TOWERS}
