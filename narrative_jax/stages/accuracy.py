@@ -16,8 +16,13 @@ INPUTS = ("gold", "sources")
 
 
 def check(config, entry) -> None:
-    """Raise InputError unless all score entries are of the same pictures."""
+    """Raise InputError unless there are score entries, all of the same pictures."""
     check_count("pairs", entry.pairs, minimum=1)
+    if not entry.sources:
+        raise InputError("sources none", "rewards are compared with gold", "name score entries")
+    for name in (entry.gold, *entry.sources):
+        if config[name].stage != "score":
+            raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
     judged = {name: config[name].source for name in (entry.gold, *entry.sources)}
     if len(set(judged.values())) != 1:
         given = ", ".join(f"{name} of {source}" for name, source in judged.items())
@@ -31,18 +36,17 @@ def run(context: Context) -> dict[str, float]:
     aspect. A tie of the reward is an error. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
     """
     entry = context.entry
-    aspects, gold = _scores(context, entry.gold)
-    first, second = _pairs(context)
+    ids, first, second = _pairs(context)
+    aspects, gold = _scores(context, entry.gold, ids)
     verdicts = {"overall": gold.mean(1), **dict(zip(aspects, gold.T, strict=True))}
     rows, numbers = {name: [] for name in entry.sources}, {}
     for name in entry.sources:
-        values = _scores(context, name)[1].mean(1)
+        values = _scores(context, name, ids)[1].mean(1)
         for aspect, truth in verdicts.items():
             told = np.flatnonzero(truth[first] != truth[second])[: entry.pairs]
             if not len(told):
-                raise InputError(
-                    f"{entry.gold} on {aspect}", "it tells no pair of pictures apart", "give more pictures"
-                )
+                rule = "it tells no pair of pictures of one scene apart"
+                raise InputError(f"{entry.gold} on {aspect}", rule, "give more pictures")
             better = truth[first[told]] > truth[second[told]]
             difference = values[first[told]] - values[second[told]]
             right = np.where(better, difference > 0, difference < 0)
@@ -61,21 +65,26 @@ def run(context: Context) -> dict[str, float]:
     return numbers
 
 
-def _scores(context, name):
-    """Aspects, and the standardised scores f64[candidates, aspects] of a score entry."""
+def _scores(context, name, ids):
+    """Aspects, and the standardised scores f64[candidates, aspects] that a score entry gave these candidates."""
     saved = read_json(context.path(name) / "calibration.json")
-    raw = np.array([record.scores for record in open_records(context.path(name) / "scores", Score)])
-    return saved["aspects"], standardise(raw, saved["mean"], saved["std"])
+    of = {record.candidate_id: record.scores for record in open_records(context.path(name) / "scores", Score)}
+    missing = [each for each in ids if each not in of]
+    if missing:
+        rule = f"candidate {missing[0]!r} has no score"
+        raise InputError(f"{context.path(name)}", rule, f"remove it and run {name} again")
+    return saved["aspects"], standardise([of[each] for each in ids], saved["mean"], saved["std"])
 
 
 def _pairs(context):
-    """Rows of all pairs of candidates of one scene, in the order of the scenes."""
+    """The candidates' ids, and their rows in all pairs of one scene, in the order of the scenes."""
     source = context.path(context.config[context.entry.gold].source)
-    rows = {}
+    ids, rows = [], {}
     for row, candidate in enumerate(open_records(source / "candidates", Candidate)):
+        ids.append(candidate.id)
         rows.setdefault(candidate.scene_id, []).append(row)
     pairs = [pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]
-    return np.array(pairs).T
+    return ids, *np.array(pairs, int).reshape(-1, 2).T
 
 
 def _table(verdicts, rows):
