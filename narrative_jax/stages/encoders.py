@@ -76,14 +76,16 @@ class Pairs:
     def of(self, training_set, indices: Sequence[int]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
         """The scenes' ids, and the first and the second halves of these pairs."""
         examples, which = np.divmod(indices, self.per_example)
-        missing = [int(i) for i in dict.fromkeys(examples) if i not in self._drawn]
+        asked = [(training_set, i) for i in examples.tolist()]
+        missing = [key for key in dict.fromkeys(asked) if key not in self._drawn]
         if len(self._drawn) + len(missing) > _KEPT:
             self._drawn.clear()
-            missing = [int(i) for i in dict.fromkeys(examples)]
+            missing = list(dict.fromkeys(asked))
         if missing:
-            drawn = zip(training_set.batch(missing), training_set.whereabouts(missing), strict=True)
+            rows = [i for _, i in missing]
+            drawn = zip(training_set.batch(rows), training_set.whereabouts(rows), strict=True)
             self._drawn.update(zip(missing, drawn, strict=True))
-        found = [(*self._drawn[i], int(w)) for i, w in zip(examples.tolist(), which, strict=True)]
+        found = [(*self._drawn[key], int(w)) for key, w in zip(asked, which, strict=True)]
         return [example.scene.id for example, _, _ in found], self.halves(found)
 
 
