@@ -11,7 +11,7 @@ ViT-B/14; lines of FILE.jsonl are as for configs/score.py, those of PREFERENCES.
 
     python -m narrative_jax.launch --config=configs/reward.py:own --config.collect.pictures=FILE.jsonl \
         --config.collect.preferences=PREFERENCES.jsonl --config.scalar.scalar.clip=CLIP/model.safetensors \
-        --config.scalar.scalar.dinov2=DINOV2/model.safetensors
+        --config.scalar.scalar.subject=DINOV2/model.safetensors
 
 A second pair of files, as `held_out`, says how often the trained reward agrees with people.
 """
@@ -55,14 +55,14 @@ def get_config(variant: str = "") -> ConfigDict:
         "sample_every": 0,
         "seed": 0,
     }
-    adamw = {"learning_rate": 3e-4, "warmup_steps": 20, "decay": "cosine", "weight_decay": 0.1}
+    adamw = {"learning_rate": 3e-4, "warmup_steps": 10, "decay": "cosine", "weight_decay": 1.0}
     config.scalar = {
         **train,
         "source": "screen",
         "reward": "scalar",
-        "scalar": {"clip": "", "dinov2": "", "size": "storybook", "train_towers": True},
-        "total_steps": 200,
-        "save_every": 100,
+        "scalar": {"clip": "", "subject": "", "size": "storybook", "regions": HALVES, "train_towers": False},
+        "total_steps": 60,
+        "save_every": 20,
         "optimizer": adamw,
     }
     config.aesthetic = {
@@ -97,8 +97,7 @@ def _own(config):
     """The scalar reward at full size, without Storybook."""
     files = {"stage": "collect", "pictures": "", "preferences": ""}
     scalar = {**config.scalar.to_dict(), "source": "collect", "total_steps": 2000}
-    scalar["scalar"].update(size="ViT-L/14")
-    scalar["optimizer"].update(learning_rate=1e-5)
+    scalar["scalar"].update(size="ViT-L/14", regions=())
     by_scalar = {**config.by_scalar.to_dict(), "batch_size": 8}
     accuracy = {"stage": "accuracy", "gold": "held_out", "sources": ("by_scalar",), "pairs": 1_000_000}
     own = {"collect": files, "scalar": scalar, "held_out": files, "by_scalar": by_scalar, "accuracy": accuracy}

@@ -59,7 +59,7 @@ def contents(folder):
         ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny; did you mean"),
         (
             "align.algorithm=dop",
-            "unknown algorithm 'dop': known are sft, dpo, contrastive; did you mean 'dpo'?",
+            "unknown algorithm 'dop': known are sft, dpo, contrastive, reward_modelling; did you mean 'dpo'?",
         ),
         ("align.algorithm=sft", "unknown hyper-parameter of sft 'b': known are text_dropout; choose a"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
@@ -77,7 +77,7 @@ def contents(folder):
         ("score.raters.seeds=(1, 1)", "raters' seeds (1, 1): each rater has a seed of its own"),
         ("screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
-        ("score.stage=scroe", "unknown stage of score 'scroe': known are collect, generate, score, screen, t"),
+        ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, generate, score, "),
         ("score.source=genrate", "score needs 'genrate', which does not come before it; list 'genrate' before"),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
         ("sampling.sampler=eulr", "unknown sampler 'eulr': known are euler, heun; did you mean 'euler'?"),

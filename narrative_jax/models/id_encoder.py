@@ -15,6 +15,7 @@ from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.layers import Conv, Linear
 
 EPSILON = 1e-5
+STATISTICS = (".mean", ".variance")  # how the batch norms' statistics are called, which do not train
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # as published files count them
 
 _BLOCK = {
@@ -71,7 +72,7 @@ class PRelu(nnx.Module):
     """Negative values times a slope per channel (He et al. 2015)."""
 
     def __init__(self, size):
-        self.slope = nnx.Param(jnp.full(size, 0.25), axes=(None,))
+        self.slope = nnx.Param(jnp.full(size, 0.25, jnp.float32), axes=(None,))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x < 0, x * self.slope.astype(x.dtype), x)

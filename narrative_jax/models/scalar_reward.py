@@ -1,7 +1,7 @@
 """A network that reads a prompt, its subjects and a picture together and says how much people would like it.
 
-ImageReward's plan (Xu et al. 2023): pretrained towers, a transformer in which their tokens meet, and one number. The
-picture is seen by CLIP's image tower, for the prompt, and by DINOv2, beside the subject images, for who is in it.
+ImageReward's plan (Xu et al. 2023): pretrained towers, a transformer in which what they see meets, and one number. CLIP
+reads prompt and picture; another tower sees the picture's characters beside the subject images.
 """
 
 from dataclasses import dataclass
@@ -13,80 +13,105 @@ from flax import nnx
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import STORYBOOK, Names, Published
 from narrative_jax.models.clip_blocks import EPSILON, ClipBlock, normal
-from narrative_jax.models.dinov2 import DINOV2_SIZES, Dinov2Config, Dinov2Encoder
+from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Config, Dinov2Encoder
+from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet, IResNetConfig
 from narrative_jax.models.layers import LayerNorm, Linear
 from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.vision_encoders import CLIP_SIZES, ClipVisionConfig, ClipVisionEncoder
+from narrative_jax.models.vision_encoders import CLIP_SIZES, ClipVisionConfig, ClipVisionEncoder, unit
+from narrative_jax.statistics import match_characters, matched_similarity
 
 TOWERS = ("text", "vision", "subject")  # what starts from published weights
+SUBJECT_NAMES = {Dinov2Config: DINOV2_NAMES, IResNetConfig: IRESNET_NAMES}
+_SUBJECT_TOWERS = {Dinov2Config: Dinov2Encoder, IResNetConfig: IResNet}
+_COSINES = 100.0  # so that Adam, whose steps are all alike, moves two numbers as fast as they need
 
 
 @dataclass(frozen=True)
 class ScalarRewardConfig:
-    """Sizes of the towers and of the transformer on them."""
+    """Sizes of the towers and of the transformer on them; `side` is that of the squares the subject tower sees."""
 
     text: ClipTextConfig
     vision: ClipVisionConfig
-    subject: Dinov2Config
+    subject: Dinov2Config | IResNetConfig
+    side: int
     width: int
     heads: int
     blocks: int
     max_subjects: int = 2
+    views: int = 2
 
 
 SCALAR_SIZES = {
-    "ViT-L/14": ScalarRewardConfig(*CLIP_SIZES["ViT-L/14"], DINOV2_SIZES["ViT-B/14"], width=768, heads=12, blocks=4),
-    STORYBOOK: ScalarRewardConfig(*CLIP_SIZES[STORYBOOK], DINOV2_SIZES[STORYBOOK], width=128, heads=4, blocks=2),
+    "ViT-L/14": ScalarRewardConfig(
+        *CLIP_SIZES["ViT-L/14"], DINOV2_SIZES["ViT-B/14"], side=224, width=768, heads=12, blocks=4
+    ),
+    STORYBOOK: ScalarRewardConfig(
+        *CLIP_SIZES[STORYBOOK], IRESNET_SIZES[STORYBOOK], side=40, width=64, heads=4, blocks=1
+    ),
 }
 
 
 class ScalarReward(nnx.Module):
-    """Tokens of prompt, picture and subjects, after one that gathers what they come to."""
+    """A straight line through the towers' cosines, and what a transformer on all that they see adds to it."""
 
     def __init__(self, config: ScalarRewardConfig, *, rngs: nnx.Rngs):
         self.config = config
         width = config.width
         self.text = ClipTextEncoder(config.text, rngs=rngs)
         self.vision = ClipVisionEncoder(config.vision, rngs=rngs)
-        self.subject = Dinov2Encoder(config.subject, rngs=rngs)
-        inputs = {"text": config.text.width, "vision": config.vision.width, "subject": config.subject.width}
+        self.subject = _SUBJECT_TOWERS[type(config.subject)](config.subject, rngs=rngs)
+        subject_width = getattr(config.subject, "embedding", None) or config.subject.width
+        inputs = {"text": config.text.width, "vision": config.vision.width, "subject": subject_width}
         self.inputs = nnx.Dict({name: Linear(size, width, rngs=rngs) for name, size in inputs.items()})
-        # What a token is of: the gathering one, prompt, picture twice, and each subject.
-        kinds = 4 + config.max_subjects
+        # What a token is of: the one that gathers, prompt, picture, each view, each subject.
+        kinds = 3 + config.views + config.max_subjects
         self.kind_embedding = nnx.Param(normal(0.02)(rngs.params(), (kinds, width)), axes=(None, "embed"))
         self.blocks = nnx.List(
             [ClipBlock(width, config.heads, 4 * width, "gelu", config.blocks, rngs=rngs) for _ in range(config.blocks)]
         )
         self.norm = LayerNorm(width, epsilon=EPSILON)
         self.out = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.line = Linear(2, 1, kernel_init=nnx.initializers.constant(0.01), rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, seen: jax.Array, looked: jax.Array, subjects: jax.Array, mask: jax.Array):
-        """f32[b] of prompts i32[b, t], pictures as CLIP `seen` f32[b, h, w, 3] and as DINOv2 `looked` f32[b, h, w, 3],
-        normalised as each is used to, and subject images f32[b, s, h, w, 3] with `mask` bool[b, s] (False: padding).
+    def __call__(self, tokens, seen, views, there, subjects, mask) -> jax.Array:
+        """f32[b] of prompts i32[b, t], pictures f32[b, h, w, 3], views of their characters f32[b, v, h, w, 3], of which
+        `there` bool[b, v] count, and subject images f32[b, s, h, w, 3] with `mask` bool[b, s] (False: padding).
+
+        Pictures are normalised as each tower is used to.
         """
-        batch, count = mask.shape
-        parts = [
-            self.inputs["text"](self.text(tokens).tokens),
-            self.inputs["vision"](self.vision(seen).tokens),
-            *self._compared(looked, subjects),
-        ]
-        read = jnp.cumsum(tokens == self.config.text.end_token, 1) - (tokens == self.config.text.end_token) == 0
-        there = [read, *(jnp.ones(part.shape[:2], bool) for part in parts[1:3])]
-        there += [jnp.repeat(mask[:, i : i + 1], parts[3].shape[1], 1) for i in range(count)]
-        kinds = self.kind_embedding[...]
-        first = jnp.broadcast_to(kinds[0], (batch, 1, kinds.shape[1]))
-        x = jnp.concatenate([first, *(part + kind for part, kind in zip(parts, kinds[1:], strict=False))], 1)
-        there = jnp.concatenate([jnp.ones((batch, 1), bool), *there], 1)[:, None, None]
-        for block in self.blocks:
-            x = block(x, there)
-        return self.out(self.norm(x[:, 0]))[:, 0]
+        text, picture = self.text(tokens), self.vision(seen)
+        shown, asked = self._characters(views), self._characters(subjects)
+        similarity = (shown[:, :, None] * asked[:, None]).sum(-1)
+        matching = match_characters(similarity, there, mask)
+        cosines = [(unit(text.projected) * unit(picture.projected)).sum(-1), matched_similarity(similarity, matching)]
+        straight = self.line(_COSINES * jnp.stack(cosines, 1))[:, 0]
 
-    def _compared(self, looked, subjects):
-        """Tokens of the picture and of each subject's image, all through one tower."""
-        count = subjects.shape[1]
-        pictures = jnp.concatenate([looked, *jnp.moveaxis(subjects, 1, 0)])
-        tokens = self.inputs["subject"](self.subject(pictures).tokens)
-        return jnp.split(tokens, 1 + count)
+        ended = jnp.cumsum(tokens == self.config.text.end_token, 1)
+        read = ended - (tokens == self.config.text.end_token) == 0  # up to the first end token
+        first, of_prompt, of_picture, *of_characters = self.kind_embedding[...]
+        of_views = jnp.stack(of_characters[: views.shape[1]])
+        of_subjects = jnp.stack(of_characters[self.config.views :][: subjects.shape[1]])
+        x = jnp.concatenate(
+            [
+                jnp.broadcast_to(first, (len(tokens), 1, self.config.width)),
+                self.inputs["text"](text.tokens) + of_prompt,
+                self.inputs["vision"](picture.tokens) + of_picture,
+                self.inputs["subject"](shown) + of_views,
+                self.inputs["subject"](asked) + of_subjects,
+            ],
+            1,
+        )
+        always = jnp.ones((len(tokens), 1), bool)
+        counts = [always, read, jnp.repeat(always, picture.tokens.shape[1], 1), there, mask]
+        counts = jnp.concatenate(counts, 1)[:, None, None]
+        for block in self.blocks:
+            x = block(x, counts)
+        return straight + self.out(self.norm(x[:, 0]))[:, 0]
+
+    def _characters(self, pictures):
+        """Unit embeddings f32[b, n, d] of pictures f32[b, n, h, w, 3]."""
+        encoding = self.subject(pictures.reshape(-1, *pictures.shape[2:]))
+        return unit(getattr(encoding, "pooled", encoding)).reshape(*pictures.shape[:2], -1)
 
 
 def scalar_names(params: Params) -> Names:

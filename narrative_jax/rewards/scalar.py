@@ -7,26 +7,42 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import STORYBOOK, load_weights
-from narrative_jax.models.dinov2 import DINOV2_NAMES
 from narrative_jax.models.network import Network, abstract, split
 from narrative_jax.models.open_clip import load_clip_weights
 from narrative_jax.models.preprocessing import ARCFACE, CLIP, IMAGENET, normalise
-from narrative_jax.models.scalar_reward import SCALAR_SIZES, ScalarReward, ScalarRewardConfig, scalar_names
+from narrative_jax.models.scalar_reward import (
+    SCALAR_SIZES,
+    SUBJECT_NAMES,
+    ScalarReward,
+    ScalarRewardConfig,
+    scalar_names,
+)
 from narrative_jax.models.tokenizer import Tokenizer
 from narrative_jax.models.vision_encoders import Clip
 from narrative_jax.rewards.base import below, size_name, under
-from narrative_jax.rewards.subjects import check_subjects, fit, reference_pictures
+from narrative_jax.rewards.subjects import (
+    Box,
+    check_regions,
+    check_subjects,
+    fit,
+    least_size,
+    reference_pictures,
+    views,
+)
 
 
 class ScalarContext(NamedTuple):
-    """`tokens` i32[b, t] of the prompts, `subjects` f32[b, s, h, w, 3], their first images, `mask` bool[b, s]."""
+    """`tokens` i32[b, t] of the prompts, `subjects` f32[b, s, h, w, 3], their first images, `mask` bool[b, s] (False:
+    padding).
+    """
 
     tokens: np.ndarray
     subjects: np.ndarray
@@ -35,7 +51,11 @@ class ScalarContext(NamedTuple):
 
 @dataclass(frozen=True)
 class Scalar:
-    """One number for a picture beside its prompt and subjects; only differences mean anything."""
+    """One number for a picture beside its prompt and subjects; only differences mean anything.
+
+    Several subjects are looked for in `regions`, one alone in the whole picture; see `subjects.views`. Raises
+    InputError for regions that are none, or not as many as the network has places for.
+    """
 
     differentiable: ClassVar[bool] = True
     needs_facts: ClassVar[bool] = False
@@ -45,6 +65,13 @@ class Scalar:
     tokenizer: Tokenizer
     network: Network
     weights: Path | None
+    regions: tuple[Box, ...] = ()
+
+    def __post_init__(self):
+        check_regions(self.regions)
+        if len(self.regions) not in (0, self.config.views):
+            rule = f"this network has places for {self.config.views}"
+            raise InputError(f"{len(self.regions)} regions", rule, "give as many, or none for the whole picture")
 
     @property
     def name(self) -> str:
@@ -58,9 +85,8 @@ class Scalar:
 
     @property
     def least_size(self) -> tuple[int, int]:
-        """A patch of either image tower."""
-        patch = max(self.config.vision.patch_size, self.config.subject.patch_size)
-        return patch, patch
+        """A patch of CLIP's image tower, in each region."""
+        return least_size(self.regions, self.config.vision.patch_size)
 
     @cached_property
     def params(self) -> Params:
@@ -70,8 +96,8 @@ class Scalar:
 
     def encode(self, scenes: Sequence[Scene]) -> ScalarContext:
         """Raises InputError for a scene without subjects, or with more than the network has places for."""
-        mask = check_subjects(scenes, self.config.max_subjects, self.config.subject.patch_size)
-        side = self.config.subject.image_size
+        mask = check_subjects(scenes, self.config.max_subjects, self.config.vision.patch_size)
+        side = self.config.side
         subjects = np.ones((*mask.shape, side, side, 3), np.float32)
         for row, scene in zip(subjects, scenes, strict=True):
             row[: len(scene.subjects)] = [reference_pictures(subject, side)[0] for subject in scene.subjects]
@@ -80,34 +106,39 @@ class Scalar:
 
     def score(self, params: Params, images: jax.Array, context: ScalarContext) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        as_clip, as_dinov2 = (ARCFACE, ARCFACE) if self.size == STORYBOOK else (CLIP, IMAGENET)
+        as_clip, as_subject = (ARCFACE, ARCFACE) if self.size == STORYBOOK else (CLIP, IMAGENET)
+        alone = context.mask.sum(1) == 1
+        shown = views(images, self.regions, alone, self.config.side)
+        there = ~alone[:, None] | (jnp.arange(shown.shape[1]) == 0)
         seen = normalise(fit(images, self.config.vision.image_size), as_clip)
-        looked = normalise(fit(images, self.config.subject.image_size), as_dinov2)
-        subjects = normalise(context.subjects, as_dinov2)
-        return self.network.bind(params)(context.tokens, seen, looked, subjects, context.mask)[:, None]
+        shown, subjects = (normalise(pictures, as_subject) for pictures in (shown, context.subjects))
+        return self.network.bind(params)(context.tokens, seen, shown, there, subjects, context.mask)[:, None]
 
 
-def load_scalar(weights: str | Path, size: str) -> Scalar:
+def load_scalar(weights: str | Path, size: str, regions: Sequence[Box] = ()) -> Scalar:
     """One that was trained here: its weights, tokenizer.json beside them.
 
     Raises InputError for an unknown size and an unreadable tokeniser, and on first use for unfit weights.
     """
     config, tokenizer = _sized(size, Path(weights).parent / "tokenizer.json")
-    return Scalar(size, config, tokenizer, _abstract(config)[0], Path(weights))
+    return Scalar(size, config, tokenizer, _abstract(config)[0], Path(weights), tuple(map(tuple, regions)))
 
 
-def new_scalar(clip: str | Path, dinov2: str | Path, size: str, seed: int) -> tuple[Scalar, Params]:
-    """An untrained one on trained towers: files of CLIP's, tokenizer.json beside them, and DINOv2's weights.
+def new_scalar(
+    clip: str | Path, subject: str | Path, size: str, regions: Sequence[Box], seed: int
+) -> tuple[Scalar, Params]:
+    """An untrained one on trained towers: files of CLIP's, tokenizer.json beside them, and of the subjects' tower.
 
-    Raises InputError as `load_clip` and `load_dinov2` do.
+    Raises InputError for an unknown size, regions that do not fit, an unreadable tokeniser and unfit weights.
     """
     config, tokenizer = _sized(size, Path(clip).parent / "tokenizer.json")
     network, params = split(ScalarReward(config, rngs=nnx.Rngs(seed)))
     shapes = abstract(lambda: Clip(config.text, config.vision, rngs=nnx.Rngs(0)))[1]
     towers = load_clip_weights(clip, shapes)
     towers = {name: value for name, value in towers.items() if name != "logit_scale"}
-    towers |= under("subject", load_weights(dinov2, below("subject", params), DINOV2_NAMES))
-    return Scalar(size, config, tokenizer, network, None), params | towers
+    names = SUBJECT_NAMES[type(config.subject)]
+    towers |= under("subject", load_weights(subject, below("subject", params), names))
+    return Scalar(size, config, tokenizer, network, None, tuple(map(tuple, regions))), params | towers
 
 
 def _sized(size, tokenizer):

@@ -16,8 +16,15 @@ INPUTS = ("gold", "sources")
 
 
 def check(config, entry) -> None:
-    """Raise InputError unless all entries are of the same pictures."""
+    """Raise InputError unless there are score entries, all of the same pictures."""
     check_count("pairs", entry.pairs, minimum=1)
+    if not entry.sources:
+        raise InputError("sources none", "rewards are compared with gold", "name score entries")
+    for name in entry.sources:
+        if config[name].stage != "score":
+            raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
+    if config[entry.gold].stage not in ("score", "collect"):
+        raise InputError(f"gold {entry.gold!r}", "it judges no pictures", "name a score entry, or one that collects")
     judged = {name: config[name].get("source", name) for name in (entry.gold, *entry.sources)}
     if len(set(judged.values())) != 1:
         given = ", ".join(f"{name} of {source}" for name, source in judged.items())
@@ -32,14 +39,18 @@ def run(context: Context) -> dict[str, float]:
     of the reward is an error. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
     """
     entry = context.entry
-    verdicts = {aspect: pairs[:, : entry.pairs] for aspect, pairs in _verdicts(context).items()}
+    source = context.path(context.config[entry.gold].get("source", entry.gold))
+    candidates = list(open_records(source / "candidates", Candidate))
+    ids = [candidate.id for candidate in candidates]
+    verdicts = {aspect: pairs[:, : entry.pairs] for aspect, pairs in _verdicts(context, candidates, ids).items()}
     for aspect, pairs in verdicts.items():
         if not pairs.size:
-            raise InputError(f"{entry.gold} on {aspect}", "it tells no pair of pictures apart", "give more pictures")
+            rule = "it tells no pair of pictures of one scene apart"
+            raise InputError(f"{entry.gold} on {aspect}", rule, "give more pictures")
     numbers = {f"pairs/{aspect}": pairs.shape[1] for aspect, pairs in verdicts.items()}
     rows = {name: [] for name in entry.sources}
     for name in entry.sources:
-        values = _scores(context, name)[1].mean(1)
+        values = _scores(context, name, ids)[1].mean(1)
         for aspect, (better, worse) in verdicts.items():
             found = statistics.wilson(int((values[better] > values[worse]).sum()), len(better))
             rows[name].append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
@@ -51,19 +62,18 @@ def run(context: Context) -> dict[str, float]:
     return numbers
 
 
-def _verdicts(context):
+def _verdicts(context, candidates, ids):
     """Rows of the better and of the worse candidate of each pair, i[2, pairs], by aspect."""
-    config, gold = context.config, context.entry.gold
-    candidates = list(open_records(context.path(config[gold].get("source", gold)) / "candidates", Candidate))
-    if "source" not in config[gold]:
-        return _preferred(context.path(gold), {candidate.id: row for row, candidate in enumerate(candidates)})
+    gold = context.entry.gold
+    if context.config[gold].stage == "collect":
+        return _preferred(context.path(gold), {id: row for row, id in enumerate(ids)})
     rows = {}
     for row, candidate in enumerate(candidates):
         rows.setdefault(candidate.scene_id, []).append(row)
     first, second = (
         np.array([pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]).reshape(-1, 2).T
     )
-    aspects, scores = _scores(context, gold)
+    aspects, scores = _scores(context, gold, ids)
     verdicts = {}
     for aspect, truth in {"overall": scores.mean(1), **dict(zip(aspects, scores.T, strict=True))}.items():
         told, better = truth[first] != truth[second], truth[first] > truth[second]
@@ -80,11 +90,15 @@ def _preferred(folder, row_of):
     return {aspect: np.array(pairs).T for aspect, pairs in verdicts.items()}
 
 
-def _scores(context, name):
-    """Aspects, and the standardised scores f64[candidates, aspects] of a score entry."""
+def _scores(context, name, ids):
+    """Aspects, and the standardised scores f64[candidates, aspects] that a score entry gave these candidates."""
     saved = read_json(context.path(name) / "calibration.json")
-    raw = np.array([record.scores for record in open_records(context.path(name) / "scores", Score)])
-    return saved["aspects"], standardise(raw, saved["mean"], saved["std"])
+    of = {record.candidate_id: record.scores for record in open_records(context.path(name) / "scores", Score)}
+    missing = [each for each in ids if each not in of]
+    if missing:
+        rule = f"candidate {missing[0]!r} has no score"
+        raise InputError(f"{context.path(name)}", rule, f"remove it and run {name} again")
+    return saved["aspects"], standardise([of[each] for each in ids], saved["mean"], saved["std"])
 
 
 def _table(verdicts, rows):

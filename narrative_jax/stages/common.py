@@ -113,6 +113,6 @@ def weights_file(path: str | Path, size: str = "", embedded: str = "") -> Path:
     """The path; "" stands for what ships as `embedded` where the size is Storybook's. Raises InputError."""
     if not path and size == STORYBOOK:
         return EMBEDDED / "encoders" / f"{embedded}.safetensors"
-    if not Path(path).isweights_file():
+    if not Path(path).is_file():
         raise InputError(f"weights {str(path)!r}", "there is no such file", "give the path of a published one")
     return Path(path)

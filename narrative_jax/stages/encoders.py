@@ -19,7 +19,7 @@ from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.presets import PRESETS
 from narrative_jax.models.checkpoints import STORYBOOK, Names, load_weights, save_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
-from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
+from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, STATISTICS, IResNet
 from narrative_jax.models.network import Network, split
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
 from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
@@ -76,14 +76,16 @@ class Pairs:
     def of(self, training_set, indices: Sequence[int]) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
         """The scenes' ids, and the first and the second halves of these pairs."""
         examples, which = np.divmod(indices, self.per_example)
-        missing = [int(i) for i in dict.fromkeys(examples) if i not in self._drawn]
+        asked = [(training_set, i) for i in examples.tolist()]
+        missing = [key for key in dict.fromkeys(asked) if key not in self._drawn]
         if len(self._drawn) + len(missing) > _KEPT:
             self._drawn.clear()
-            missing = [int(i) for i in dict.fromkeys(examples)]
+            missing = list(dict.fromkeys(asked))
         if missing:
-            drawn = zip(training_set.batch(missing), training_set.whereabouts(missing), strict=True)
+            rows = [i for _, i in missing]
+            drawn = zip(training_set.batch(rows), training_set.whereabouts(rows), strict=True)
             self._drawn.update(zip(missing, drawn, strict=True))
-        found = [(*self._drawn[i], int(w)) for i, w in zip(examples.tolist(), which, strict=True)]
+        found = [(*self._drawn[key], int(w)) for key, w in zip(asked, which, strict=True)]
         return [example.scene.id for example, _, _ in found], self.halves(found)
 
 
@@ -128,7 +130,7 @@ def _iresnet(entry, seed):
     config = IRESNET_SIZES[STORYBOOK]
     network, weights = split(TwoViews(IResNet(config, rngs=nnx.Rngs(seed))))
     # Inference's batch norms: their statistics stay 0 and 1, scale and bias learn.
-    frozen = {name: value for name, value in weights.items() if name.endswith((".mean", ".variance"))}
+    frozen = {name: value for name, value in weights.items() if name.endswith(STATISTICS)}
     params = {name: value for name, value in weights.items() if name not in frozen}
 
     def halves(found):

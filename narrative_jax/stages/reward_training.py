@@ -11,9 +11,10 @@ from flax import nnx
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import STORYBOOK, save_weights
+from narrative_jax.models.id_encoder import STATISTICS
 from narrative_jax.models.network import split
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
-from narrative_jax.models.scalar_reward import TOWERS, scalar_names
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, scalar_names
 from narrative_jax.rewards.aesthetic import Aesthetic, load_aesthetic
 from narrative_jax.rewards.base import PureReward, below, under
 from narrative_jax.rewards.clip_scores import load_clip
@@ -47,17 +48,21 @@ def new_reward(entry, seed: int) -> NewReward:
     return call(f"reward {entry.reward}", NEW[entry.reward], {"seed": seed, **entry.get(entry.reward, {})})
 
 
-def _scalar(seed, clip="", dinov2="", size="ViT-L/14", train_towers=True):
-    files = weights_file(clip, size, "clip"), weights_file(dinov2, size, "dinov2")
-    reward, weights = new_scalar(*files, size, seed)
-    frozen = {} if train_towers else {n: value for n, value in weights.items() if n.partition(".")[0] in TOWERS}
+def _scalar(seed, clip="", subject="", size="ViT-L/14", regions=(), train_towers=False):
+    check_name("size of scalar", size, SCALAR_SIZES)
+    files = weights_file(clip, size, "clip"), weights_file(subject, size, "iresnet")
+    reward, weights = new_scalar(*files, size, regions, seed)
+    kept = TOWERS if not train_towers else ()
+    frozen = {
+        name: value for name, value in weights.items() if name.partition(".")[0] in kept or name.endswith(STATISTICS)
+    }
 
     def save(folder, params):
         save_weights(folder / WEIGHTS, params, scalar_names(params))
         reward.tokenizer.save(folder / "tokenizer.json")
 
-    side = max(reward.config.vision.image_size, reward.config.subject.image_size)
-    return _new(reward, weights, frozen, side, save, lambda folder: load_scalar(folder / WEIGHTS, size))
+    side = max(reward.config.vision.image_size, reward.config.side)
+    return _new(reward, weights, frozen, side, save, lambda folder: load_scalar(folder / WEIGHTS, size, regions))
 
 
 def _aesthetic(seed, clip="", version=STORYBOOK):

@@ -67,8 +67,8 @@ def _identity(weights, encoder="dinov2", size="ViT-B/14", side=224, max_subjects
     return Identity(seen_by, side, max_subjects, tuple(map(tuple, regions)), landmarks)
 
 
-def _scalar(weights, size="ViT-L/14"):
-    return load_scalar(weights_file(weights), size)
+def _scalar(weights, size="ViT-L/14", regions=()):
+    return load_scalar(weights_file(weights), size, regions)
 
 
 HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics, HttpJudge)}
@@ -100,7 +100,9 @@ def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
 
 
 def _trained(config, entry, workdir):
-    trains = [name for name, section in config.items() if getattr(section, "reward", None) in NEW]
+    # A score entry may name the same rewards.
+    sections = {name: section for name, section in config.items() if getattr(section, "stage", None) == "train"}
+    trains = [name for name, section in sections.items() if section.get("reward", None) in NEW]
     check_name("train entry of a reward", entry.get("trained", ""), trains)
     new = new_reward(config[entry.trained], config.seed)
     return new.reward if workdir is None else new.load(workdir / entry.trained)

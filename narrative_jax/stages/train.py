@@ -52,6 +52,8 @@ def check(config, entry) -> None:
         check_generator(config)
     make_optimizer(entry)
     Schedule(entry.total_steps, entry.save_every, entry.sample_every)
+    if algorithm.trains_on in ("pairs", "preferences") and not entry.source:
+        raise InputError("source ''", f"{entry.algorithm} trains on preferences", "name the entry that makes them")
     if not entry.source:
         storybook_training_set(**entry.training_set)
     if entry.adapter.rank:
