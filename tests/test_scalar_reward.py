@@ -80,10 +80,12 @@ def test_prompt_subjects_and_picture_all_matter(score, asked):
 
 
 def test_a_row_depends_on_its_own_row_only(score, asked):
-    images, others = pictures(2), pictures(2, seed=9)
+    images, others, strangers = pictures(2), pictures(2, seed=9), scenes(0, 0, 0, 2, 2)[3:]
     base = score(images, asked)
-    mixed = np.stack([images[0], others[1]])
-    assert differs(score(mixed, [asked[0], replace(asked[1], prompt=PROMPTS[3])]), base, (False, True))
+    for row, changes in ((0, (True, False)), (1, (False, True))):
+        mixed, scene = images.copy(), list(asked)
+        mixed[row], scene[row] = others[row], strangers[row]
+        assert differs(score(mixed, scene), base, changes)
     assert differs(score(images[::-1], asked[::-1])[::-1], base, (False, False))
 
 
