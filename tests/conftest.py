@@ -32,6 +32,16 @@ def test_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Little is optimised within a file that uses it: compiling is what takes the time of small networks."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def random_weights():
     """random_weights(shapes, seed): weights with no zeros, since a fresh network's zeros and ones hide mistakes."""

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import optax
+from conftest import random_weights
 from flax import nnx
 from jax.sharding import Mesh
+from small_rewards import SCALAR, TOKENIZER, small_scalar
 
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.core.types import Conditioning
@@ -22,8 +25,10 @@ from narrative_jax.generators.flow import build
 from narrative_jax.generators.presets import TINY
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import split
+from narrative_jax.models.scalar_reward import TOWERS
 from narrative_jax.models.text_encoders import ClipTextConfig
 from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
+from narrative_jax.rewards.scalar import ScalarContext
 from narrative_jax.training.step import Trainee, TrainState, make_step
 
 BATCH = 16
@@ -32,6 +37,7 @@ CASES = {
     "dpo": DPO(beta=50.0),
     "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
     "contrastive": Contrastive(),
+    "reward_modelling": RewardModelling(),
 }
 MESHES = {"data8": {"data": 8}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qv]|mlp_out|out)"
@@ -68,10 +74,17 @@ def make_clip():
 
 
 def make_trainee(case) -> Trainee:
-    """What the case trains: the adapter, or all of CLIP."""
+    """What the case trains: the adapter, all of CLIP, or a reward but for its towers."""
     if case == "contrastive":
         network, params = make_clip()
         return Trainee(SimpleNamespace(network=network), None, shake(params, 0.02), {})
+    if case == "reward_modelling":
+        reward = small_scalar(random_weights.__wrapped__())
+        # Preferences do not see what is added to all scores: gradients of these biases are nothing but rounding.
+        still = {name for name in reward.params if name.partition(".")[0] in TOWERS} | {"norm.bias", "out.bias"}
+        frozen = {name: value for name, value in reward.params.items() if name in still}
+        params = {name: value for name, value in reward.params.items() if name not in still}
+        return Trainee(reward, None, params, frozen)
     base, policy, weights = make_generator()
     params = {name: value for name, value in weights.items() if adapter_of(name)}
     frozen = {name: value for name, value in weights.items() if not adapter_of(name)}
@@ -89,6 +102,11 @@ def make_batch(case):
     if case == "contrastive":
         return {"first": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "second": draw(16, 16, 3), "index": index}
     mask = np.arange(2) < rng.integers(1, 3, (BATCH, 1))
+    if case == "reward_modelling":
+        tokens = rng.integers(0, TOKENIZER.vocab_size, (BATCH, SCALAR.text.max_length)).astype(np.int32)
+        context = ScalarContext(tokens, draw(2, 16, 16, 3), mask)
+        pictures = {"chosen": draw(16, 16, 3), "rejected": draw(16, 16, 3)}
+        return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0, "index": index}
     conditioning = Conditioning(draw(TINY.text_length, 16), draw(16), draw(2, 9, 192), mask)
     batch = {"conditioning": conditioning, "index": index}
     if case == "sft":

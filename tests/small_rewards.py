@@ -12,11 +12,14 @@ from narrative_jax.models.id_encoder import IResNet, IResNetConfig
 from narrative_jax.models.network import abstract
 from narrative_jax.models.preprocessing import ARCFACE, IMAGENET
 from narrative_jax.models.reward_heads import HeadConfig, LinearHead
+from narrative_jax.models.scalar_reward import ScalarReward, ScalarRewardConfig
 from narrative_jax.models.text_encoders import ClipTextConfig
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
 from narrative_jax.rewards.aesthetic import Aesthetic
+from narrative_jax.rewards.base import under
 from narrative_jax.rewards.clip_scores import ClipPair
+from narrative_jax.rewards.scalar import Scalar
 from narrative_jax.rewards.subjects import PictureEncoder
 
 PROMPTS = ["Mara waves in the forest", "Ivo reads by the castle", "Mara waves in the forest", "Ivo waves"]
@@ -25,6 +28,7 @@ TEXT = ClipTextConfig(TOKENIZER.vocab_size, 8, 16, 2, 2, 24, 12, TOKENIZER.end)
 VISION = ClipVisionConfig(12, 4, 20, 2, 2, 28, 12)
 DINO = Dinov2Config(16, 4, 24, 3, 2, 48)
 IRESNET = IResNetConfig(32, (4, 6, 6, 8), (1, 1, 2, 1), 10)
+SCALAR = ScalarRewardConfig(TEXT, VISION, DINO, 16, 2, 1)
 
 
 def clip_network(text=TEXT, vision=VISION):
@@ -84,6 +88,15 @@ def small_aesthetic(random_weights):
     """A head of two layers on the small pair."""
     network, shapes = abstract(lambda: LinearHead(HeadConfig((12, 5, 1), (0, 2), {}), rngs=nnx.Rngs(0)))
     return Aesthetic(small_clip(random_weights), "v2", network, random_weights(shapes))
+
+
+def small_scalar(random_weights):
+    """One that has learned something: no weight is 0."""
+    network, shapes = abstract(lambda: ScalarReward(SCALAR, rngs=nnx.Rngs(0)))
+    reward = Scalar("small", SCALAR, TOKENIZER, network, None)
+    # as if they had been read from a file
+    vars(reward)["params"] = random_weights(shapes, seed=5) | under("subject", small_dino(random_weights).params)
+    return reward
 
 
 def pictures(count, height=18, width=27, seed=2):

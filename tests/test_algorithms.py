@@ -14,9 +14,10 @@ from linear_training import make_batch, make_trainee
 
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.errors import InputError
-from narrative_jax.training.step import gradients
+from narrative_jax.training.step import Trainee, gradients
 
 DIFFERENCES = ("margin", "chosen_error_gain", "rejected_error_gain")
 
@@ -214,6 +215,55 @@ def test_contrastive_accuracy():
     logits = np.exp(2.0) * np.eye(4)[[0, 1, 3, 2]]
     rows = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert float(loss.sum) == pytest.approx(-np.log(np.diag(rows)).sum(), rel=1e-6)
+
+
+class LinearReward:
+    """The scene's number times the picture's brightness, seen through `weight`."""
+
+    @staticmethod
+    def score(params, images, context):
+        return (images.reshape(len(images), -1) @ params["weight"] * context["factor"])[:, None]
+
+
+def preferences(size=8):
+    """A linear reward, and a batch of preferences of which some are ties."""
+    rng = np.random.default_rng(4)
+    chosen, rejected = np.float32(rng.normal(size=(2, size, 2, 3, 3)))
+    context = {"factor": np.float32(rng.uniform(0.2, 2, size))}
+    batch = {"chosen": chosen, "rejected": rejected, "context": context, "index": np.arange(size)}
+    trainee = Trainee(LinearReward, None, {"weight": np.float32(0.3 * rng.normal(size=18))}, {})
+    return trainee, batch | {"tie": np.arange(size) % 3 == 0}
+
+
+def test_reward_modelling_by_hand():
+    """Each pair pulls by (σ(difference) - 1), a tie by (σ(difference) - ½), along what tells its pictures apart."""
+    trainee, batch = preferences()
+    apart = np.float64(batch["chosen"] - batch["rejected"]).reshape(8, -1) * batch["context"]["factor"][:, None]
+    difference = apart @ trainee.params["weight"]
+    likely = 1 / (1 + np.exp(-difference))
+    loss = np.where(batch["tie"], -(np.log(likely) + np.log(1 - likely)) / 2, -np.log(likely))
+    pull = likely - np.where(batch["tie"], 0.5, 1)
+    found, metrics = gradients(RewardModelling(), trainee, trainee.params, {}, batch, jax.random.key(0))
+    np.testing.assert_allclose(found["weight"], pull @ apart / 8, rtol=1e-5, atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(loss.mean(), rel=1e-6)
+    assert float(metrics["accuracy"]) == (difference > 0).mean() and 0 < (difference > 0).sum() < 8
+
+
+def test_parts_of_preferences_equal_the_whole():
+    trainee, batch = preferences()
+    (whole, metrics), (parts, metrics_of_parts) = (
+        gradients(RewardModelling(), trainee, trainee.params, {}, batch, jax.random.key(0), accumulate)
+        for accumulate in (1, 4)
+    )
+    largest = worst({**parts, **metrics_of_parts}, {**whole, **metrics}, denoising_error=1.0)
+    assert largest[1] <= 1e-6, largest
+
+
+def test_an_untrained_reward_is_right_about_nothing():
+    trainee, batch = preferences()
+    loss = run_loss(RewardModelling(), trainee._replace(params={"weight": np.zeros(18, np.float32)}), batch)
+    assert float(loss.sum) == pytest.approx(8 * np.log(2), rel=1e-6) and float(loss.weight) == 8
+    assert float(loss.metrics["accuracy"]) == 0, "a tie is not right"
 
 
 @pytest.mark.parametrize(

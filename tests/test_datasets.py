@@ -8,8 +8,10 @@ from narrative_jax.statistics import wilson
 from narrative_jax.storybook import datasets
 from narrative_jax.storybook.datasets import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.oracle import CRITERIA, judge
+from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.world import ATTRIBUTES, identity_codes
+from narrative_jax.storybook.sets import SIZE
+from narrative_jax.storybook.world import ATTRIBUTES, NUM_VALUES, SPLITS, identity_codes, split_identities
 
 
 def test_a_scene_has_a_portrait_for_each_character_in_order():
@@ -93,9 +95,87 @@ def test_training_identities_are_of_the_train_split():
     assert not own & others
 
 
+def test_the_true_set_has_raw_portraits_and_refined_pictures():
+    raw, refined, true = (TrainingSet(kind, 60).batch(range(60)) for kind in ("raw", "refined", "true"))
+    for rough, clean, both in zip(raw, refined, true, strict=True):
+        assert both.scene.id == clean.scene.id == rough.scene.id
+        assert both.scene.facts == clean.scene.facts == rough.scene.facts
+        np.testing.assert_array_equal(both.target, clean.target)
+        for one, other in zip(both.scene.subjects, rough.scene.subjects, strict=True):
+            np.testing.assert_array_equal(one.images, other.images)
+    assert any((rough.target != both.target).any() for rough, both in zip(raw, true, strict=True))
+    busy = [not plain(s.images[0][~s.masks[0]]) for e in true for s in e.scene.subjects]
+    assert 0.2 < np.mean(busy) < 0.8
+
+
+def test_whereabouts_are_where_a_blind_reader_finds_the_subjects():
+    examples = TrainingSet("true", 60, split="tune")
+    pictures = np.stack([example.target for example in examples.batch(range(60))])
+    seen = parse(np.float32(pictures) / 127.5 - 1).drawing
+    compared, sides = 0, set()
+    for row, places in enumerate(examples.whereabouts(range(60))):
+        characters = examples[row].scene.facts.characters
+        assert len(places) == len(characters)
+        for character, place in zip(characters, places, strict=True):
+            same = (seen.identities[row] == identity_codes(character.attributes)).all(-1) & seen.present[row]
+            for slot in np.flatnonzero(same):
+                assert abs(seen.places[row, slot, 0] - place * SIZE) < 1
+                compared += 1
+        if len(places) == 2:
+            sides.add(places[0] < places[1])
+    assert compared > 60 and sides == {True, False}, "either one may stand on the left"
+
+
+def test_whereabouts_are_the_same_alone_and_whoever_is_shown():
+    raw, true = TrainingSet("raw", 50), TrainingSet("true", 50)
+    assert raw.whereabouts(range(50)) == true.whereabouts(range(50))
+    assert raw.whereabouts([7, -1, 7]) == [raw.whereabouts(range(50))[i] for i in (7, 49, 7)]
+    with pytest.raises(IndexError, match="example 50 of a set of 50"):
+        raw.whereabouts([50])
+
+
+@pytest.mark.parametrize("kind", ["raw", "true"])
+def test_an_example_does_not_depend_on_its_set_and_batch(kind):
+    alone, among = TrainingSet(kind, 9, split="tune")[8], TrainingSet(kind, 500, split="tune").batch([499, 8, 0])[1]
+    assert (alone.scene.id, alone.scene.prompt) == (among.scene.id, among.scene.prompt)
+    np.testing.assert_array_equal(alone.target, among.target)
+    for one, other in zip(alone.scene.subjects, among.scene.subjects, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+
+
+def test_training_sets_of_two_splits_share_nobody():
+    people, first = {}, {}
+    for split in SPLITS:
+        examples = TrainingSet("raw", 300, split=split)
+        first[split] = examples[0]
+        facts = [example.scene.facts for example in examples.batch(range(300))]
+        people[split] = {tuple(identity_codes(c.attributes)) for each in facts for c in each.characters}
+        assert first[split].scene.split == split and first[split].scene.id.startswith(split)
+    assert all(len(found) > 200 for found in people.values())
+    assert not any(people[one] & people[other] for one in SPLITS for other in SPLITS if one < other)
+    assert len({example.target.tobytes() for example in first.values()}) == 3
+
+
+def test_a_stranger_in_a_raw_picture_is_of_the_same_split():
+    asked, drawing = drawings("tune", range(300))
+    for row in range(300):
+        datasets._spoil(drawing, row, np.random.default_rng(row), "tune")
+    shown = drawing.identities[drawing.present]
+    own = np.stack(np.unravel_index(split_identities("tune"), NUM_VALUES), -1)
+    strange = ~(shown[:, None] == own).all(-1).any(1)
+    changed = [
+        not (drawing.identities[row, slot] == [identity_codes(c.attributes) for c in facts.characters]).all(-1).any()
+        for row, facts in enumerate(asked)
+        for slot in np.flatnonzero(drawing.present[row])
+    ]
+    # A leaked attribute, about a quarter of the changes, makes a mixture that may be nobody's of the split.
+    assert strange.sum() < 0.5 * np.sum(changed) and np.sum(changed) > 30
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("true", 10, 0, datasets.WORLD, "tst"), r"unknown split 'tst'.*did you mean 'test'"),
         (("rwa", 10), r"unknown training set 'rwa'.*did you mean 'raw'"),
         (("raw", 0), r"size 0.*≥ 1"),
         (("raw", 10, 0.5), r"seed 0.5.*integer"),

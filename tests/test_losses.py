@@ -17,6 +17,7 @@ from narrative_jax.losses.preference import (
     scale_gradient,
     winner_preserving_scale,
 )
+from narrative_jax.losses.ranking import bradley_terry
 
 
 def draws(*shape, seed=0):
@@ -178,3 +179,55 @@ def test_scale_gradient_changes_the_gradient_alone():
     np.testing.assert_array_equal(scale_gradient(values, scale), values)
     slope = jax.grad(lambda v: (scale_gradient(v, scale) ** 2).sum())(values)
     np.testing.assert_allclose(slope, [2 * 2 * 0.25, 2 * 3])
+
+
+# Ranking
+
+
+def test_bradley_terry_golden():
+    chosen, rejected = draws(2, 6)
+    tie = np.array([False, True] * 3)
+    likely = 1 / (1 + np.exp(np.float64(rejected) - chosen))
+    expected = np.where(tie, -(np.log(likely) + np.log(1 - likely)) / 2, -np.log(likely))
+    loss = bradley_terry(chosen, rejected, tie)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert loss.dtype == jnp.float32
+
+
+def test_equal_scores_cost_log_2():
+    scores = draws(4)
+    for tie in (False, True):
+        np.testing.assert_allclose(bradley_terry(scores, scores, np.full(4, tie)), np.full(4, np.log(2)), rtol=1e-6)
+
+
+def test_swapping_chosen_and_rejected_is_the_other_half_of_the_odds():
+    """exp(-loss) are the two chances of a pair, which sum to 1; a tie has no direction."""
+    chosen, rejected = draws(2, 5)
+    for tie in (np.zeros(5, bool), np.ones(5, bool)):
+        one, other = bradley_terry(chosen, rejected, tie), bradley_terry(rejected, chosen, tie)
+        if tie.all():
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+        else:
+            np.testing.assert_allclose(np.exp(-one) + np.exp(-other), np.ones(5), rtol=1e-6)
+            assert ((one < other) == (chosen > rejected)).all()
+
+
+def test_a_tie_pulls_scores_together_and_a_preference_apart():
+    def slope(difference, tie):
+        return jax.grad(lambda d: bradley_terry(d[None], jnp.zeros(1), np.array([tie]))[0])(jnp.float32(difference))
+
+    assert float(slope(0, True)) == 0 and float(slope(0, False)) == -0.5
+    assert float(slope(2, True)) == pytest.approx(1 / (1 + np.exp(-2)) - 0.5, rel=1e-6)
+    assert float(slope(-2, True)) == -float(slope(2, True))
+    assert float(slope(2, False)) == pytest.approx(1 / (1 + np.exp(-2)) - 1, rel=1e-6)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_bradley_terry_of_very_different_scores(tie):
+    """Also in half precision, whose own differences would not tell 1e4 from 1e4 + 1."""
+    chosen, rejected, tied = jnp.float32([1e4, -1e4]), jnp.zeros(2), np.full(2, tie)
+    np.testing.assert_allclose(bradley_terry(chosen, rejected, tied), [5e3, 5e3] if tie else [0, 1e4], rtol=1e-6)
+    slopes = jax.grad(lambda chosen: bradley_terry(chosen, rejected, tied).sum())(chosen)
+    np.testing.assert_allclose(slopes, [0.5, -0.5] if tie else [0, -1], atol=1e-6)
+    halves = bradley_terry(jnp.bfloat16([3.0]), jnp.bfloat16([0.01]), tied[:1])
+    assert halves.dtype == jnp.float32

@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_rewards import pictures, scenes, small_aesthetic, small_clip, small_dino, small_iresnet, with_faces
+from small_rewards import (
+    pictures,
+    scenes,
+    small_aesthetic,
+    small_clip,
+    small_dino,
+    small_iresnet,
+    small_scalar,
+    with_faces,
+)
 
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore
@@ -13,6 +22,7 @@ from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
 
 HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def rewards(random_weights):
@@ -29,6 +39,7 @@ def rewards(random_weights):
         "penalised": SubjectConsistency(dino, Grid(12, 6), side=24, penalty=3.0, threshold=-0.5, **two),
         "identity": Identity(dino, 16, **two),
         "faces": Identity(small_iresnet(random_weights), 32, 2, landmarks=True),
+        "scalar": small_scalar(random_weights),
     }
     parts = single["clip_cosine"], single["identity"], single["aesthetic"]
     terms = {r.name: Term(r, Calibration(r.name, r.aspects, (0.1,), (0.2,), "x"), 0.5) for r in parts}
@@ -47,6 +58,7 @@ NAMES = [
     "penalised",
     "identity",
     "faces",
+    "scalar",
 ]
 
 
@@ -68,17 +80,18 @@ def test_gradient(every, name):
         images = 0.9 * np.float64(pictures(2, 18, 27, seed=2))
         factors = rng.normal(size=(2, len(reward.aspects)))
 
-        @jax.jit
-        def value(images):
-            return (factors * reward.score(params, images, context)).sum()
+        score = jax.jit(lambda images: reward.score(params, images, context))
 
-        slope = np.asarray(jax.grad(value)(images))
+        def value(images):
+            return (factors * score(images)).sum()
+
+        slope = np.asarray(jax.jit(jax.grad(value))(images))
         step = rng.normal(size=images.shape)
         step /= np.linalg.norm(step)
         step += slope / np.linalg.norm(slope)  # so that the difference does not drown in rounding
         size = 1e-3
         difference = (value(images + size * step) - value(images - size * step)) / (2 * size)
-        felt = np.asarray(reward.score(params, images, context)).any(1)  # all but a CLIPScore cut off at 0
+        felt = np.asarray(score(images)).any(1)  # all but a CLIPScore cut off at 0
     assert felt.any()
     np.testing.assert_array_equal(np.abs(slope).max((1, 2, 3)) > 1e-6, felt)
     np.testing.assert_allclose((slope * step).sum(), difference, rtol=1e-3)

@@ -215,6 +215,33 @@ def test_the_stage_shuffles_labels(context):
     assert [p.chosen_id for p in shuffled] != [p.chosen_id for p in straight]
 
 
+def test_preferences_on_one_aspect_bear_its_name(context):
+    """Chosen, counted and weighed by that aspect's scores alone."""
+    summary = screen.run(context(aspects=("visual_quality",), rule="average"))
+    found = preferences(context())
+    assert summary["pairs"] == len(found) == 4 and {p.aspect for p in found} == {"visual_quality"}
+    last = SCORES[:, 2]
+    expected = {
+        (f"c{i}", f"c{j}") for i in range(6) for j in range(6) if PROMPTS[i] == PROMPTS[j] and last[i] > last[j]
+    }
+    assert {(p.chosen_id, p.rejected_id) for p in found} == expected
+    assert [p.gap for p in found] == pytest.approx([1 / last.std()] * 4, rel=1e-6)
+
+
+def test_several_aspects_count_together(context):
+    chosen = ("visual_quality", "prompt_following")
+    screen.run(context(aspects=chosen, rule="dominance"))
+    found = preferences(context())
+    pairs = select_pairs(SCORES[:, [2, 0]], PROMPTS, rule="dominance")
+    assert sorted((p.chosen_id, p.rejected_id) for p in found) == [(f"c{i}", f"c{j}") for i, j in listed(pairs)]
+    assert {p.aspect for p in found} == {"overall"} and len(found) != len(GOLDEN["dominance"])
+    # One threshold for each, in the order given: the chosen one is at (-0.3, 0.3).
+    for thresholds, removed in (((-0.6, 0.0), 0), ((0.0, -0.6), 3)):
+        rejecting = dict(rejection=True, thresholds=thresholds, on_no_pairs="skip")
+        summary = screen.run(context(aspects=chosen, rule="dominance", **rejecting))
+        assert summary["removed/rejection"] == removed
+
+
 def test_no_pair_left(context):
     nothing = dict(rule="dominance", rejection=True, thresholds=(9.0, 0.0, 0.0))
     account = "no pair left: 7 pairs, dominance removed 5 of 7, rejection removed 2 of 2"
@@ -237,6 +264,11 @@ def test_scores_of_other_candidates(context):
         ({"rule": "dominanse"}, "did you mean 'dominance'"),
         ({"on_no_pairs": "go"}, "unknown on_no_pairs 'go'"),
         ({"max_pairs_per_prompt": -1}, "max_pairs_per_prompt -1"),
+        ({"aspects": ("visual_qualty",)}, "unknown aspect 'visual_qualty': .*did you mean 'visual_quality'"),
+        (
+            {"aspects": ("visual_quality",), "rejection": True},
+            r"thresholds \(0.0, 0.0, 0.0\): aspects are visual_quality; give one for each",
+        ),
         ({"thresholds": (0.0,), "rejection": True}, r"thresholds \(0.0,\): aspects are prompt_following, identity_c"),
     ],
 )

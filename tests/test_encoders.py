@@ -1,0 +1,243 @@
+"""What Storybook's encoders are trained on, and how often they find it again."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+from small_encoders import DINO, IRESNET, small_storybook
+
+from narrative_jax.core.config import load
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import fit_image, to_float
+from narrative_jax.stages import encoders, retrieve
+from narrative_jax.stages.base import Context
+from narrative_jax.stages.encoders import ENCODERS, Pairs, new_encoder
+from narrative_jax.statistics import wilson
+from narrative_jax.storybook.datasets import TrainingSet
+from narrative_jax.storybook.parse import parse
+from narrative_jax.storybook.world import identity_codes
+
+CONFIG = Path(__file__).parents[1] / "configs" / "encoders.py"
+SIZE = 40
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def context(quick_compilation):
+    """That of configs/encoders.py:tiny, with networks of few weights."""
+    with small_storybook():
+        yield Context(FrozenConfigDict(load(f"{CONFIG}:tiny")), "retrieve", Path("nowhere"))
+
+
+@pytest.fixture(scope="module")
+def new(context):
+    """The untrained encoders by name."""
+    return {name: new_encoder(context, name) for name in ENCODERS}
+
+
+def fresh(encoder):
+    """Its pairs, with nothing drawn yet."""
+    return Pairs(encoder.pairs.per_example, encoder.pairs.halves)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_pair_follows_from_its_index_alone(new, name, monkeypatch):
+    """In any order and company, drawn before or not, in a memory that holds four examples."""
+    monkeypatch.setattr(encoders, "_KEPT", 4)
+    used, examples = fresh(new[name]), TrainingSet("raw", 12)
+    indices = [place * used.per_example + place % used.per_example for place in range(12)]
+    alone = {i: fresh(new[name]).of(examples, [i]) for i in indices}
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        asked = rng.choice(indices, 3)
+        ids, halves = used.of(examples, asked)
+        assert ids == [alone[i][0][0] for i in asked] and len(used._drawn) <= 4
+        for place, i in enumerate(asked):
+            for found, expected in zip(halves, alone[i][1], strict=True):
+                np.testing.assert_array_equal(found[place], expected[0])
+    for half in (0, 1):
+        assert len({alone[i][1][half].tobytes() for i in indices}) > 1
+    assert len(used.of(examples, indices)[0]) == 12, "a batch may be larger than what is kept"
+
+
+def test_what_is_kept_of_one_set_is_not_given_for_another(new):
+    pairs = fresh(new["clip"])
+    for split in ("train", "tune", "train"):
+        ids, _ = pairs.of(TrainingSet("true", 5, split=split), [3])
+        assert ids == [f"{split}-0-000003"]
+
+
+def test_an_example_is_drawn_once(new):
+    """By either of its pairs, and however often a batch names it."""
+    drawn, pairs, examples = [], fresh(new["iresnet"]), TrainingSet("raw", 9)
+    batch = examples.batch
+    examples.batch = lambda rows: drawn.extend(rows) or batch(rows)
+    for indices in ([0, 1, 4, 5, 4], [5, 0], [2, 3]):
+        pairs.of(examples, indices)
+    assert drawn == [0, 2, 1]
+
+
+def test_clip_pairs_are_a_caption_and_its_picture(new):
+    examples, indices = TrainingSet("raw", 9), [8, 0, 3]
+    ids, (tokens, pictures) = fresh(new["clip"]).of(examples, indices)
+    asked = [examples[i] for i in indices]
+    assert ids == [example.scene.id for example in asked]
+    tokenizer = new["clip"].tokenizer
+    np.testing.assert_array_equal(tokens, tokenizer.encode([each.scene.prompt for each in asked], tokens.shape[1]))
+    assert not tokenizer.unknown_words([each.scene.prompt for each in asked])
+    np.testing.assert_array_equal(pictures, to_float(np.stack([each.target for each in asked])))
+
+
+def test_dinov2_pairs_are_two_looks_at_one_picture(new, monkeypatch):
+    """Of the scene or of a subject, as chance has it; here each look is all of it."""
+    examples, per_example = TrainingSet("raw", 5), new["dinov2"].pairs.per_example
+    first, second = fresh(new["dinov2"]).of(examples, range(20))[1]
+    assert first.shape == (20, DINO.image_size, DINO.image_size, 3) and first.min() >= -1 and first.max() <= 1
+    assert all((one != other).any() for one, other in zip(first, second, strict=True))
+    monkeypatch.setattr(encoders, "_look", lambda picture, size, rng: fit_image(picture, size))
+    seen = set()
+    for place in range(5):
+        scene, target = examples[place].scene, examples[place].target
+        shown = [target, *(subject.images[0] for subject in scene.subjects)]
+        known = {to_float(fit_image(picture, DINO.image_size)).tobytes(): i for i, picture in enumerate(shown)}
+        first, second = fresh(new["dinov2"]).of(examples, place * per_example + np.arange(30))[1]
+        np.testing.assert_array_equal(first, second)
+        chosen = [known[look.tobytes()] for look in first]
+        assert set(chosen) == set(range(len(shown)))
+        seen.add(len(shown))
+    assert seen == {2, 3}
+
+
+def test_a_look_is_a_part_perhaps_mirrored_lighter_or_darker():
+    """Red grows from left to right, green from top to bottom, blue is the light."""
+    across = np.tile(np.linspace(0, 200, SIZE), (SIZE, 1))
+    picture = np.uint8(np.round(np.stack([across, across.T, np.full((SIZE, SIZE), 150)], -1)))
+    rng, shares, mirrored, light = np.random.default_rng(0), [], [], []
+    for _ in range(200):
+        look = np.float32(encoders._look(picture, 16, rng))
+        light.append(look[..., 2].mean() / 150)
+        across, down = (look.mean(0)[:, 0] / light[-1], look.mean(1)[:, 1] / light[-1])
+        # 16 pixels' middles span 15/16 of the part
+        shares.append((abs(across[-1] - across[0]) / 200 * 16 / 15, abs(down[-1] - down[0]) / 200 * 16 / 15))
+        mirrored.append(across[-1] < across[0])
+        assert down[-1] > down[0], "never upside down"
+    areas = np.prod(shares, 1)
+    assert 0.25 < areas.min() < 0.4 and 0.85 < areas.max() < 1.1
+    np.testing.assert_allclose(*np.transpose(shares), atol=0.06)
+    assert 0.78 < min(light) < 0.85 and 1.15 < max(light) < 1.22
+    assert 0.4 < np.mean(mirrored) < 0.6
+
+
+def test_iresnet_pairs_are_a_portrait_and_where_its_character_stands(new):
+    """A blind reader finds whom the portrait shows in that half of the picture, and the other one is not there."""
+    examples, pairs = TrainingSet("true", 40, split="tune"), fresh(new["iresnet"])
+    found = parse(np.float32([example.target for example in examples.batch(range(40))]) / 127.5 - 1).drawing
+    portraits, seen = pairs.of(examples, range(80))[1]
+    compared = 0
+    for row in range(40):
+        scene, target = examples[row].scene, examples[row].target
+        for which in range(2):
+            subject = which % len(scene.subjects)
+            photo = fit_image(scene.subjects[subject].images[0], IRESNET.image_size)
+            np.testing.assert_array_equal(portraits[2 * row + which], to_float(photo))
+            if len(scene.subjects) == 1:
+                np.testing.assert_array_equal(seen[2 * row + which], to_float(fit_image(target, IRESNET.image_size)))
+                continue
+            codes = identity_codes(scene.facts.characters[subject].attributes)
+            same = np.flatnonzero((found.identities[row] == codes).all(-1) & found.present[row])
+            if len(same) == 1:
+                half = target[:, : SIZE // 2] if found.places[row, same[0], 0] < SIZE / 2 else target[:, SIZE // 2 :]
+                np.testing.assert_array_equal(seen[2 * row + which], to_float(fit_image(half, IRESNET.image_size)))
+                compared += 1
+    assert compared > 20
+
+
+def test_the_statistics_of_batch_norms_do_not_train(new):
+    encoder = new["iresnet"]
+    statistics = {name for name in encoder.network.axes if name.endswith((".mean", ".variance"))}
+    assert set(encoder.frozen) == statistics and len(statistics) > 10
+    assert encoder.params.keys() == encoder.network.axes.keys() - statistics
+    assert not any(leaf.weak_type for leaf in encoder.params.values()), "or the train step compiles twice"
+    for name in ("clip", "dinov2"):
+        assert not new[name].frozen and new[name].params.keys() == new[name].network.axes.keys()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_saved_and_loaded_an_encoder_is_the_same(new, name, tmp_path, random_weights):
+    """Up to bfloat16; what only training needs is not kept."""
+    encoder = new[name]
+    shapes = {weight: value for weight, value in encoder.params.items() if weight != "logit_scale"}
+    trained = random_weights(shapes) | {"logit_scale": np.float32(3)}
+    encoder.save(tmp_path, trained)
+    loaded = encoder.load(tmp_path)
+    assert loaded.keys() == encoder.network.axes.keys()
+    for weight, value in {**encoder.frozen, **trained}.items():
+        kept = encoder.params["logit_scale"] if weight == "logit_scale" and encoder.prefix else value
+        np.testing.assert_allclose(loaded[weight], kept, rtol=2**-8)
+    assert (
+        (tmp_path / "tokenizer.json").exists() == (tmp_path / "text_encoder.safetensors").exists() == (name == "clip")
+    )
+
+
+# Retrieval
+
+
+class Stub:
+    """An encoder whose halves are the numbers of scenes; `embed` turns them into embeddings [b, d] of either half."""
+
+    def __init__(self, *halves):
+        first, second = map(jnp.float32, halves)
+        self.pairs = Pairs(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
+        self.network = SimpleNamespace(bind=lambda params: lambda one, two: (params * first[one], second[two]))
+
+    def load(self, folder):
+        assert folder.name == "stub"
+        return 2.0
+
+
+def run_retrieve(monkeypatch, tmp_path, first, second):
+    """Numbers of the stage where the encoder embeds the halves of pair i as these rows."""
+    entry = {"stage": "retrieve", "trained": ("stub",), "kind": "true", "split": "tune", "seed": 0, "pairs": len(first)}
+    monkeypatch.setattr(retrieve, "new_encoder", lambda context, name: Stub(first, second))
+    config = FrozenConfigDict({"stub": {"encoder": "clip"}, "found": entry})
+    retrieve.check(config, config.found)
+    return retrieve.run(Context(config, "found", tmp_path))
+
+
+def test_a_perfect_encoder_finds_all_and_a_constant_one_as_many_as_chance(monkeypatch, tmp_path):
+    perfect = run_retrieve(monkeypatch, tmp_path, np.eye(16), np.eye(16))
+    assert perfect["stub/second"] == perfect["stub/first"] == 1 and perfect["chance"] == 1 / 16
+    low, high = wilson(16, 16)[1:]
+    assert (perfect["stub/second_low"], perfect["stub/second_high"]) == (low, high)
+    constant = run_retrieve(monkeypatch, tmp_path, np.ones((16, 1)), np.ones((16, 1)))
+    assert constant["stub/second"] == constant["stub/first"] == constant["chance"]
+    turned = run_retrieve(monkeypatch, tmp_path, np.eye(16), np.eye(16)[::-1])
+    assert turned["stub/second"] == turned["stub/first"] == 0
+
+
+def test_each_half_is_looked_for_among_the_others(monkeypatch, tmp_path):
+    """Rows look for their own column by the row's largest value; one loud second half drowns two others."""
+    similarity = np.eye(4)
+    similarity[1, 0] = similarity[2, 0] = 3
+    found = run_retrieve(monkeypatch, tmp_path, similarity, np.eye(4))
+    assert (found["stub/second"], found["stub/first"]) == (2 / 4, 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"trained": ("clip", "align")}, "trained 'align': it trains no encoder; name entries of configs/encoders.py"),
+        ({"pairs": 1}, "pairs 1: pairs is an integer ≥ 2"),
+        ({"kind": "ture"}, "unknown training set 'ture'.*did you mean 'true'"),
+        ({"split": "tuen"}, "unknown split 'tuen'.*did you mean 'tune'"),
+    ],
+)
+def test_what_cannot_be_looked_for(change, said):
+    config = ConfigDict(load(f"{CONFIG}:tiny"))
+    config.align = {"stage": "train", "algorithm": "dpo"}
+    config.retrieve.update(change)
+    with pytest.raises(InputError, match=said):
+        retrieve.check(config, config.retrieve)

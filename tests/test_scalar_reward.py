@@ -1,0 +1,258 @@
+"""The scalar reward: it reads prompt, subjects and picture, nothing else, and starts from the towers it is given."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+from small_rewards import (
+    DINO,
+    PROMPTS,
+    SCALAR,
+    TEXT,
+    TOKENIZER,
+    VISION,
+    clip_params,
+    pictures,
+    scenes,
+    small_dino,
+    small_scalar,
+    subject,
+)
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, published_names, save_weights, stored_shapes
+from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
+from narrative_jax.models.network import abstract
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward
+from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
+from narrative_jax.rewards.base import below
+from narrative_jax.rewards.scalar import load_scalar
+from narrative_jax.stages.reward_training import new_reward
+
+ROUNDING = 1e-5
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def reward(random_weights, quick_compilation):
+    return small_scalar(random_weights)
+
+
+@pytest.fixture(scope="module")
+def score(reward):
+    """score(images, context or scenes): f32[2], always of two pictures, so that it compiles once."""
+    run = jax.jit(reward.score)
+
+    def score(images, asked, params=reward.params):
+        context = reward.encode(asked) if isinstance(asked, list) else asked
+        scores = np.asarray(run(params, images, context))
+        assert scores.shape == (2, 1)
+        return scores[:, 0]
+
+    return score
+
+
+@pytest.fixture
+def asked():
+    """Two scenes, of one and of two subjects."""
+    return scenes(1, 2)
+
+
+def differs(found, base, rows=(True, True)):
+    """Rows are equal up to rounding, or far from it."""
+    apart = np.abs(found - base)
+    return ((apart > 100 * ROUNDING) == rows).all() and ((apart < ROUNDING) == ~np.array(rows)).all()
+
+
+def test_prompt_subjects_and_picture_all_matter(score, asked):
+    images = pictures(2)
+    base = score(images, asked)
+    other_words = [replace(scene, prompt=PROMPTS[3]) for scene in asked]
+    other_people = [replace(scene, subjects=[subject(50), *scene.subjects[1:]]) for scene in asked]
+    assert differs(score(images, other_words), base)
+    assert differs(score(images, other_people), base)
+    assert differs(score(pictures(2, seed=9), asked), base)
+
+
+def test_a_row_depends_on_its_own_row_only(score, asked):
+    images, others, strangers = pictures(2), pictures(2, seed=9), scenes(0, 0, 0, 2, 2)[3:]
+    base = score(images, asked)
+    for row, changes in ((0, (True, False)), (1, (False, True))):
+        mixed, scene = images.copy(), list(asked)
+        mixed[row], scene[row] = others[row], strangers[row]
+        assert differs(score(mixed, scene), base, changes)
+    assert differs(score(images[::-1], asked[::-1])[::-1], base, (False, False))
+
+
+def test_padding_changes_nothing(score, reward, asked):
+    """Tokens after the end token, and the places of subjects that are not there."""
+    images, context = pictures(2), reward.encode(asked)
+    base = score(images, context)
+    ended = np.cumsum(context.tokens == TOKENIZER.end, 1) - (context.tokens == TOKENIZER.end) > 0
+    assert ended.any(1).all() and not ended.all(1).any()
+    noise = np.random.default_rng(0).integers(0, TOKENIZER.vocab_size, context.tokens.shape)
+    scrawled = context._replace(tokens=np.where(ended, noise, context.tokens).astype(np.int32))
+    assert differs(score(images, scrawled), base, (False, False))
+    assert (~context.mask).sum() == 1
+    someone = np.where(context.mask[..., None, None, None], context.subjects, np.float32(0.3))
+    assert differs(score(images, context._replace(subjects=someone)), base, (False, False))
+    there = context._replace(subjects=someone, mask=np.ones_like(context.mask))
+    assert differs(score(images, there), base, (True, False))
+
+
+def test_who_is_who_is_told_by_the_order_of_subjects(score, asked):
+    """The prompt names them in this order; their names here do not matter."""
+    images, (first, second) = pictures(2), asked
+    base = score(images, asked)
+    swapped = replace(second, subjects=second.subjects[::-1])
+    assert differs(score(images, [first, swapped]), base, (False, True))
+    renamed = replace(second, subjects=[replace(each, name="x") for each in second.subjects])
+    twins = [replace(second, subjects=[replace(subject(3), name=name) for name in names]) for names in ("ab", "ba")]
+    assert differs(score(images, [first, renamed]), base, (False, False))
+    np.testing.assert_array_equal(score(images, [first, twins[0]]), score(images, [first, twins[1]]))
+
+
+def test_the_first_of_several_images_is_read(score, asked):
+    images, (first, second) = pictures(2), asked
+    base = score(images, asked)
+    photo, others = first.subjects[0].images, subject(60, images=2).images
+    for order, changes in (([photo, others], False), ([others, photo], True)):
+        more = replace(first, subjects=[replace(first.subjects[0], images=np.concatenate(order))])
+        assert differs(score(images, [more, second]), base, (changes, False))
+
+
+def test_a_context_has_one_shape(reward):
+    shapes = [[part.shape[1:] for part in reward.encode(scenes(*counts))] for counts in ((1,), (2, 1, 2))]
+    assert shapes[0] == shapes[1] == [(TEXT.max_length,), (2, DINO.image_size, DINO.image_size, 3), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (scenes(0), "scene '0' with 0 subjects: characters are compared with theirs, 1 to 2"),
+        (scenes(1, 3), "scene '1' with 3 subjects"),
+        (
+            [replace(scenes(1)[0], subjects=[subject(1, size=(3, 9))])],
+            "images of 'subject 1' of 3 × 9 pixels: they hold a patch of the encoder's, 4 × 4",
+        ),
+    ],
+)
+def test_scenes_that_it_cannot_read(reward, asked, said):
+    with pytest.raises(InputError, match=said):
+        reward.encode(asked)
+
+
+def test_the_least_picture_holds_a_patch_of_either_tower(reward):
+    assert reward.least_size == (4, 4)
+    for tower, patch in (("vision", 6), ("subject", 8)):
+        config = replace(SCALAR, **{tower: replace(getattr(SCALAR, tower), patch_size=patch)})
+        assert replace(reward, config=config).least_size == (patch, patch)
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, random_weights, quick_compilation):
+    """Weights of the small towers as published files, and all sizes by the name of "Tiny"."""
+    folder = tmp_path_factory.mktemp("published")
+    TOKENIZER.save(folder / "tokenizer.json")
+    save_weights(folder / "clip.safetensors", clip_params(random_weights), CLIP_NAMES, jnp.float32)
+    save_weights(folder / "dino.safetensors", small_dino(random_weights).params, DINOV2_NAMES, jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALAR_SIZES, "Tiny", SCALAR)
+        patch.setitem(CLIP_SIZES, "Tiny", (TEXT, VISION))
+        patch.setitem(DINOV2_SIZES, "Tiny", DINO)
+        yield folder
+
+
+def untrained(files, **options):
+    paths = {"clip": str(files / "clip.safetensors"), "dinov2": str(files / "dino.safetensors")}
+    return new_reward(ConfigDict({"reward": "scalar", "scalar": {**paths, "size": "Tiny", **options}}), 0)
+
+
+@pytest.fixture(scope="module")
+def new(files):
+    return untrained(files)
+
+
+def test_a_new_one_has_the_towers_of_the_files(new, random_weights):
+    clip, dino = clip_params(random_weights), small_dino(random_weights).params
+    assert new.params.keys() == new.reward.network.axes.keys()
+    for name, value in clip.items():
+        if name != "logit_scale":
+            np.testing.assert_array_equal(new.params[name], value)
+    for name, value in dino.items():
+        np.testing.assert_array_equal(below("subject", new.params)[name], value)
+    others = {name for name in new.params if name.partition(".")[0] not in TOWERS}
+    assert len(new.params) == len(others) + len(clip) - 1 + len(dino)
+    assert not new.params["out.kernel"].any(), "it begins without an opinion"
+
+
+def test_the_towers_may_stay_as_they_are(files, new):
+    names = new.reward.network.axes.keys()
+    frozen = {name for name in names if name.startswith(("text.", "vision.", "subject."))}
+    head_only = untrained(files, train_towers=False)
+    assert (new.params.keys(), set(new.frozen)) == (names, set())
+    assert (head_only.params.keys(), set(head_only.frozen)) == (names - frozen, frozen)
+    assert new.policy.network.axes.keys() == head_only.policy.network.axes.keys() == names
+    assert new.side == 16, "either tower sees all that it can"
+
+
+def test_saved_and_loaded_it_scores_the_same(new, score, reward, asked, tmp_path):
+    """Weights are kept in bfloat16: exactly what these give, and next to what the trained ones gave."""
+    new.save(tmp_path, reward.params)
+    loaded, images = new.load(tmp_path), pictures(2)
+    halves = {name: np.float32(jnp.bfloat16(value)) for name, value in reward.params.items()}
+    found = score(images, loaded.encode(asked), params=loaded.params)
+    np.testing.assert_array_equal(found, score(images, asked, params=halves))
+    np.testing.assert_allclose(found, score(images, asked), atol=0.05)
+    assert (loaded.name, loaded.aspects) == ("scalar_tiny", ("scalar_tiny",))
+
+
+def test_unfit_files(files, new, tmp_path):
+    with pytest.raises(InputError, match=r"dino.safetensors: by its arrays it is .*: .*missing.*unexpected"):
+        load_scalar(files / "dino.safetensors", "Tiny").params  # noqa: B018 (it is read when asked for)
+    with pytest.raises(InputError, match=r"dino.safetensors: by its arrays"):
+        untrained(files, clip=str(files / "dino.safetensors"))
+    with pytest.raises(InputError, match=r"tokenizer.json: it is no readable tokenizer.json"):
+        load_scalar(tmp_path / "weights.safetensors", "Tiny")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": "Tny"}, "unknown size of scalar 'Tny'.*did you mean 'Tiny'"),
+        ({"size": "storybok", "clip": "", "dinov2": ""}, "unknown size of scalar 'storybok'.*did you mean 'storybook'"),
+        ({"clip": "no/where"}, "weights 'no/where': there is no such file"),
+        ({"dinov2": ""}, "weights '': there is no such file"),
+        ({"widht": 3}, "unknown option of reward scalar 'widht'"),
+    ],
+)
+def test_options_that_no_new_one_has(files, options, said):
+    with pytest.raises(InputError, match=said):
+        untrained(files, **options)
+    if "clip" not in options and "size" in options:
+        with pytest.raises(InputError, match=said):
+            load_scalar(files / "weights.safetensors", options["size"])
+
+
+def test_the_towers_that_ship_fit_storybooks_own():
+    """Their arrays, not their numbers: these come from a training."""
+    tokenizer = Tokenizer.load(EMBEDDED / "encoders" / "tokenizer.json")
+    config = SCALAR_SIZES[STORYBOOK]
+    text = replace(config.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    shapes = abstract(lambda: ScalarReward(replace(config, text=text), rngs=nnx.Rngs(0)))[1]
+    for file, names, ours in (
+        ("clip", CLIP_NAMES, {n: v for n, v in shapes.items() if n.startswith(("text.", "vision."))}),
+        ("dinov2", DINOV2_NAMES, below("subject", shapes)),
+    ):
+        stored = stored_shapes(EMBEDDED / "encoders" / f"{file}.safetensors")
+        stored.pop("logit_scale", None)
+        assert stored.keys() == {published.key for published in published_names(ours, names).values()}
+        assert sum(map(np.prod, stored.values())) == sum(np.prod(value.shape) for value in ours.values())
