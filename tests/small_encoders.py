@@ -16,7 +16,7 @@ TEXT = ClipTextConfig(max_length=24, width=16, heads=2, blocks=1, mlp_width=32, 
 VISION = ClipVisionConfig(image_size=40, patch_size=8, width=16, heads=2, blocks=1, mlp_width=32, projection=16)
 DINO = Dinov2Config(image_size=40, patch_size=8, width=16, heads=2, blocks=1, mlp_width=32)
 IRESNET = IResNetConfig(image_size=40, widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1), embedding=16)
-SCALAR = ScalarRewardConfig(TEXT, VISION, DINO, width=16, heads=2, blocks=1)
+SCALAR = ScalarRewardConfig(TEXT, VISION, IRESNET, side=40, width=16, heads=2, blocks=1)
 
 
 @contextmanager

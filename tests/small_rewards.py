@@ -28,7 +28,7 @@ TEXT = ClipTextConfig(TOKENIZER.vocab_size, 8, 16, 2, 2, 24, 12, TOKENIZER.end)
 VISION = ClipVisionConfig(12, 4, 20, 2, 2, 28, 12)
 DINO = Dinov2Config(16, 4, 24, 3, 2, 48)
 IRESNET = IResNetConfig(32, (4, 6, 6, 8), (1, 1, 2, 1), 10)
-SCALAR = ScalarRewardConfig(TEXT, VISION, DINO, 16, 2, 1)
+SCALAR = ScalarRewardConfig(TEXT, VISION, DINO, side=16, width=16, heads=2, blocks=1)
 
 
 def clip_network(text=TEXT, vision=VISION):
@@ -93,9 +93,11 @@ def small_aesthetic(random_weights):
 def small_scalar(random_weights):
     """One that has learned something: no weight is 0."""
     network, shapes = abstract(lambda: ScalarReward(SCALAR, rngs=nnx.Rngs(0)))
-    reward = Scalar("small", SCALAR, TOKENIZER, network, None)
+    halves = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
+    reward = Scalar("small", SCALAR, TOKENIZER, network, None, halves)
     # as if they had been read from a file
     vars(reward)["params"] = random_weights(shapes, seed=5) | under("subject", small_dino(random_weights).params)
+    reward.params["line.kernel"] *= 0.01  # cosines come times 100
     return reward
 
 

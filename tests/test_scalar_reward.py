@@ -26,6 +26,7 @@ from small_rewards import (
 from narrative_jax.core.errors import InputError
 from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, published_names, save_weights, stored_shapes
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
+from narrative_jax.models.id_encoder import IRESNET_NAMES
 from narrative_jax.models.network import abstract
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward
 from narrative_jax.models.tokenizer import Tokenizer
@@ -148,10 +149,10 @@ def test_scenes_that_it_cannot_read(reward, asked, said):
 
 
 def test_the_least_picture_holds_a_patch_of_either_tower(reward):
-    assert reward.least_size == (4, 4)
+    assert reward.least_size == (4, 8), "each half holds one"
     for tower, patch in (("vision", 6), ("subject", 8)):
         config = replace(SCALAR, **{tower: replace(getattr(SCALAR, tower), patch_size=patch)})
-        assert replace(reward, config=config).least_size == (patch, patch)
+        assert replace(reward, config=config).least_size == (patch, 2 * patch)
 
 
 # Files
@@ -172,8 +173,9 @@ def files(tmp_path_factory, random_weights, quick_compilation):
 
 
 def untrained(files, **options):
-    paths = {"clip": str(files / "clip.safetensors"), "dinov2": str(files / "dino.safetensors")}
-    return new_reward(ConfigDict({"reward": "scalar", "scalar": {**paths, "size": "Tiny", **options}}), 0)
+    paths = {"clip": str(files / "clip.safetensors"), "subject": str(files / "dino.safetensors")}
+    options = {**paths, "size": "Tiny", "train_towers": True, **options}
+    return new_reward(ConfigDict({"reward": "scalar", "scalar": options}), 0)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_a_new_one_has_the_towers_of_the_files(new, random_weights):
         np.testing.assert_array_equal(below("subject", new.params)[name], value)
     others = {name for name in new.params if name.partition(".")[0] not in TOWERS}
     assert len(new.params) == len(others) + len(clip) - 1 + len(dino)
-    assert not new.params["out.kernel"].any(), "it begins without an opinion"
+    assert not new.params["out.kernel"].any(), "it begins with the towers' cosines alone"
 
 
 def test_the_towers_may_stay_as_they_are(files, new):
@@ -228,9 +230,12 @@ def test_unfit_files(files, new, tmp_path):
     ("options", "said"),
     [
         ({"size": "Tny"}, "unknown size of scalar 'Tny'.*did you mean 'Tiny'"),
-        ({"size": "storybok", "clip": "", "dinov2": ""}, "unknown size of scalar 'storybok'.*did you mean 'storybook'"),
+        (
+            {"size": "storybok", "clip": "", "subject": ""},
+            "unknown size of scalar 'storybok'.*did you mean 'storybook'",
+        ),
         ({"clip": "no/where"}, "weights 'no/where': there is no such file"),
-        ({"dinov2": ""}, "weights '': there is no such file"),
+        ({"subject": ""}, "weights '': there is no such file"),
         ({"widht": 3}, "unknown option of reward scalar 'widht'"),
     ],
 )
@@ -250,7 +255,7 @@ def test_the_towers_that_ship_fit_storybooks_own():
     shapes = abstract(lambda: ScalarReward(replace(config, text=text), rngs=nnx.Rngs(0)))[1]
     for file, names, ours in (
         ("clip", CLIP_NAMES, {n: v for n, v in shapes.items() if n.startswith(("text.", "vision."))}),
-        ("dinov2", DINOV2_NAMES, below("subject", shapes)),
+        ("iresnet", IRESNET_NAMES, below("subject", shapes)),
     ):
         stored = stored_shapes(EMBEDDED / "encoders" / f"{file}.safetensors")
         stored.pop("logit_scale", None)

@@ -48,6 +48,11 @@ class IResNetConfig:
     blocks: tuple[int, int, int, int] = (3, 4, 14, 3)
     embedding: int = 512
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels on a side that one place of the last features stands for."""
+        return 2 ** len(self.widths)
+
 
 IRESNET_SIZES = {
     "IResNet-50": IResNetConfig(),

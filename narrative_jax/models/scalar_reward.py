@@ -71,7 +71,7 @@ class ScalarReward(nnx.Module):
         )
         self.norm = LayerNorm(width, epsilon=EPSILON)
         self.out = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.line = Linear(2, 1, kernel_init=nnx.initializers.constant(0.01), rngs=rngs)
+        self.line = Linear(2, 1, bias=False, kernel_init=nnx.initializers.constant(0.01), rngs=rngs)
 
     def __call__(self, tokens, seen, views, there, subjects, mask) -> jax.Array:
         """f32[b] of prompts i32[b, t], pictures f32[b, h, w, 3], views of their characters f32[b, v, h, w, 3], of which

@@ -85,8 +85,8 @@ class Scalar:
 
     @property
     def least_size(self) -> tuple[int, int]:
-        """A patch of CLIP's image tower, in each region."""
-        return least_size(self.regions, self.config.vision.patch_size)
+        """A patch of either image tower, in each region."""
+        return least_size(self.regions, max(self.config.vision.patch_size, self.config.subject.patch_size))
 
     @cached_property
     def params(self) -> Params:
@@ -96,7 +96,7 @@ class Scalar:
 
     def encode(self, scenes: Sequence[Scene]) -> ScalarContext:
         """Raises InputError for a scene without subjects, or with more than the network has places for."""
-        mask = check_subjects(scenes, self.config.max_subjects, self.config.vision.patch_size)
+        mask = check_subjects(scenes, self.config.max_subjects, self.config.subject.patch_size)
         side = self.config.side
         subjects = np.ones((*mask.shape, side, side, 3), np.float32)
         for row, scene in zip(subjects, scenes, strict=True):

@@ -94,14 +94,13 @@ def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
     def read():
         return load_weights(weights, like, IRESNET_NAMES)
 
-    cell = 2 ** len(config.widths)  # pixels on a side that one place of its last features stands for
     return PictureEncoder(
         f"iresnet_{size_name(size)}" if size == STORYBOOK else size_name(size),
         network,
         ARCFACE,
         None,
         read,
-        cell,
+        config.patch_size,
         config.image_size,
     )
 

@@ -70,9 +70,8 @@ def _verdicts(context, candidates, ids):
     rows = {}
     for row, candidate in enumerate(candidates):
         rows.setdefault(candidate.scene_id, []).append(row)
-    first, second = (
-        np.array([pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]).reshape(-1, 2).T
-    )
+    pairs = [pair for of_scene in rows.values() for pair in combinations(of_scene, 2)]
+    first, second = np.array(pairs, int).reshape(-1, 2).T
     aspects, scores = _scores(context, gold, ids)
     verdicts = {}
     for aspect, truth in {"overall": scores.mean(1), **dict(zip(aspects, scores.T, strict=True))}.items():

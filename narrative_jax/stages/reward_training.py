@@ -1,6 +1,7 @@
 """Rewards while they are trained on preferences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -25,21 +26,22 @@ from narrative_jax.stages.common import WEIGHTS, call, weights_file
 class NewReward(NamedTuple):
     """An untrained reward, its weights that train and those that do not; it is trained on pictures of `side`².
 
-    `save` writes all weights to a folder, `load` gives the reward that was saved there.
+    `axes` name those of all weights, for sharding. `save` writes all weights to a folder, `load` gives the reward that
+    was saved there.
     """
 
     reward: PureReward
     params: Params
     frozen: Params
+    axes: Mapping[str, tuple]
     side: int
     save: Callable[[Path, Params], None]
     load: Callable[[Path], PureReward]
 
     @property
     def policy(self):
-        """As the train step wants it; the axes of weights that are used together only."""
-        axes = {name: (None,) * len(value.shape) for name, value in {**self.params, **self.frozen}.items()}
-        return SimpleNamespace(score=self.reward.score, network=SimpleNamespace(axes=axes))
+        """As the train step wants it: what scores, and the axes of all weights."""
+        return SimpleNamespace(score=self.reward.score, network=SimpleNamespace(axes=self.axes))
 
 
 def new_reward(entry, seed: int) -> NewReward:
@@ -62,7 +64,13 @@ def _scalar(seed, clip="", subject="", size="ViT-L/14", regions=(), train_towers
         reward.tokenizer.save(folder / "tokenizer.json")
 
     side = max(reward.config.vision.image_size, reward.config.side)
-    return _new(reward, weights, frozen, side, save, lambda folder: load_scalar(folder / WEIGHTS, size, regions))
+    params = {name: value for name, value in weights.items() if name not in frozen}
+    load = partial(_load_scalar, size, regions)
+    return NewReward(reward, params, frozen, reward.network.axes, side, save, load)
+
+
+def _load_scalar(size, regions, folder):
+    return load_scalar(folder / WEIGHTS, size, regions)
 
 
 def _aesthetic(seed, clip="", version=STORYBOOK):
@@ -78,12 +86,9 @@ def _aesthetic(seed, clip="", version=STORYBOOK):
     def load(folder):
         return load_aesthetic(clip, folder / WEIGHTS, version)
 
-    return _new(reward, frozen | under("head", head), frozen, towers.vision.image_size, save, load)
+    params = under("head", head)
+    axes = {name: (None,) * value.ndim for name, value in {**params, **frozen}.items()}  # a tower that fits everywhere
+    return NewReward(reward, params, frozen, axes, towers.vision.image_size, save, load)
 
 
 NEW = {"scalar": _scalar, "aesthetic": _aesthetic}
-
-
-def _new(reward, weights, frozen, side, save, load):
-    params = {name: value for name, value in weights.items() if name not in frozen}
-    return NewReward(reward, params, frozen, side, save, load)
