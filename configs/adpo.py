@@ -4,9 +4,10 @@
 
 Candidates of 1,024 train scenes, scored by three raters, screened by dominance and rejection sampling, aligned by
 Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test scenes. Training on raters makes this an upper
-bound of what a learned reward can do. `:proxies` has no rater: CLIP's cosine, an identity encoder and an aesthetic
-head score one aspect each, as where only published rewards exist. `:controls` adds the same over three training seeds
-beside SFT on the chosen pictures, DPO on shuffled labels, best-of-4 and tuned guidance; `:tiny` is a smoke run.
+bound of what a learned reward can do. `:proxies` asks no rater here: CLIP's cosine, an identity encoder and an
+aesthetic head score one aspect each, as where only published rewards exist; of them the head was trained on raters.
+`:controls` adds the same over three training seeds beside SFT on the chosen pictures, DPO on shuffled labels, best-of-4
+and tuned guidance; `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "rule": "dominance",
         "rejection": True,
         "thresholds": (0.0, 0.0, 0.0),
+        "aspects": (),
         "max_pairs_per_prompt": 0,
         "shuffle_labels": False,
     }

@@ -3,7 +3,7 @@
     python -m narrative_jax.launch --config=configs/encoders.py
 
 Three contrastive trainings (see narrative_jax/stages/encoders.py), then how often each finds the other half of a pair
-among those of tune scenes. What ships in narrative_jax/storybook/weights is this run's result.
+among those of tune scenes. What ships in narrative_jax/storybook/weights/encoders is this run's result.
 """
 
 from ml_collections import ConfigDict

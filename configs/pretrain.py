@@ -3,7 +3,7 @@
     python -m narrative_jax.launch --config=configs/pretrain.py
 
 CLIP first (4 minutes on two cores), then the flow transformer on its frozen text encoder (about an hour), then the
-oracle's scores on tune scenes. What ships in narrative_jax/storybook/weights is this run's result.
+oracle's scores on tune scenes. The generator that ships in narrative_jax/storybook/weights is this run's result.
 """
 
 from ml_collections import ConfigDict

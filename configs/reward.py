@@ -7,13 +7,13 @@ LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which 
 aesthetic head is this run's result.
 
 `:own` trains on preferences of one's own, from the weights of CLIP ViT-L/14 (tokenizer.json beside them) and DINOv2
-ViT-B/14; lines of FILE.jsonl are as for configs/score.py, those of PREFERENCES.jsonl {"chosen": id, "rejected": id}:
+ViT-B/14, and says how often the reward then agrees with others, held out. Lines of FILE.jsonl and OTHERS.jsonl are as
+for configs/score.py, with one or two subjects each, those of the preferences {"chosen": id, "rejected": id}:
 
-    python -m narrative_jax.launch --config=configs/reward.py:own --config.collect.pictures=FILE.jsonl \
-        --config.collect.preferences=PREFERENCES.jsonl --config.scalar.scalar.clip=CLIP/model.safetensors \
-        --config.scalar.scalar.subject=DINOV2/model.safetensors
-
-A second pair of files, as `held_out`, says how often the trained reward agrees with people.
+    python -m narrative_jax.launch --config=configs/reward.py:own \
+        --config.collect.pictures=FILE.jsonl --config.collect.preferences=PREFERENCES.jsonl \
+        --config.held_out.pictures=OTHERS.jsonl --config.held_out.preferences=THEIRS.jsonl \
+        --config.scalar.scalar.clip=CLIP/model.safetensors --config.scalar.scalar.subject=DINOV2/model.safetensors
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
     raters = {"reward": "raters", "raters": {"seeds": (0, 1, 2)}}
     config.score = {"stage": "score", "source": "generate", **raters}
     screen = {"stage": "screen", "source": "score", "rule": "average", "rejection": False, "shuffle_labels": False}
+    screen["thresholds"] = (0.0, 0.0, 0.0)
     config.screen = {**screen, "aspects": (), "max_pairs_per_prompt": 2}
     config.screen_quality = {**screen, "aspects": ("visual_quality",), "max_pairs_per_prompt": 2}
 
@@ -76,14 +77,15 @@ def get_config(variant: str = "") -> ConfigDict:
     }
 
     config.held_out = {"stage": "generate", "split": "test", "scenes": 4000, "scene_seed": 2, "per_scene": 2}
-    score = {"stage": "score", "source": "held_out", "batch_size": 64}
+    score = {"stage": "score", "source": "held_out"}
     config.gold = {**score, "reward": "oracle"}
     config.by_raters = {**score, **raters}
+    score["batch_size"] = 64
     config.by_clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}}
     config.by_identity = {**score, "reward": "identity", "identity": IDENTITY}
     config.by_subject = {**score, "reward": "identity", "identity": {**IDENTITY, "encoder": "dinov2"}}
-    config.by_aesthetic = {**score, "reward": "trained", "trained": "aesthetic"}
-    config.by_scalar = {**score, "reward": "trained", "trained": "scalar"}
+    config.by_aesthetic = {**score, "reward": "trained", "reward_from": "aesthetic"}
+    config.by_scalar = {**score, "reward": "trained", "reward_from": "scalar"}
     judges = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar")
     config.accuracy = {"stage": "accuracy", "gold": "gold", "sources": judges, "pairs": 4000}
     training = ("generate", "score", "screen", "screen_quality", "scalar", "aesthetic")
@@ -100,7 +102,7 @@ def _own(config):
     scalar["scalar"].update(size="ViT-L/14", regions=())
     by_scalar = {**config.by_scalar.to_dict(), "batch_size": 8}
     accuracy = {"stage": "accuracy", "gold": "held_out", "sources": ("by_scalar",), "pairs": 1_000_000}
-    own = {"collect": files, "scalar": scalar, "held_out": files, "by_scalar": by_scalar, "accuracy": accuracy}
+    own = {"collect": files, "scalar": scalar, "held_out": {**files}, "by_scalar": by_scalar, "accuracy": accuracy}
     shared = {key: config[key] for key in ("seed", "scenes", "report", "mesh")}
     return ConfigDict({**shared, **own, "stages": tuple(own)})
 
@@ -113,5 +115,5 @@ def _shrink(config):
     for name in ("scalar", "aesthetic"):
         config[name].update(total_steps=2, batch_size=4, save_every=2)
         config[name].optimizer.warmup_steps = 1
-    for name in ("gold", "by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar"):
+    for name in ("by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar"):
         config[name].batch_size = 8

@@ -107,7 +107,7 @@ def test_config(refuse, change, message):
 
 
 def test_variant(refuse):
-    assert "unknown variant 'tinny': known are controls, tiny; did you mean 'tiny'?" in refuse(variant="tinny")
+    assert "unknown variant 'tinny': known are proxies, controls, tiny; did you mean 'tiny'?" in refuse(variant="tinny")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.stages import encoders, retrieve
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.encoders import ENCODERS, Pairs, new_encoder
+from narrative_jax.stages.encoders import ENCODERS, Matches, new_encoder
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.storybook.parse import parse
@@ -40,7 +40,7 @@ def new(context):
 
 def fresh(encoder):
     """Its pairs, with nothing drawn yet."""
-    return Pairs(encoder.pairs.per_example, encoder.pairs.halves)
+    return Matches(encoder.pairs.per_example, encoder.pairs.halves)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -190,7 +190,7 @@ class Stub:
 
     def __init__(self, *halves):
         first, second = map(jnp.float32, halves)
-        self.pairs = Pairs(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
+        self.pairs = Matches(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
         self.network = SimpleNamespace(bind=lambda params: lambda one, two: (params * first[one], second[two]))
 
     def load(self, folder):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 from small_encoders import IRESNET, small_storybook
 from test_train_stage import StopAfter, numbers
 
@@ -199,7 +200,7 @@ def test_a_reward_that_was_stopped_ends_as_if_nothing_had_happened(rewards, tmp_
 def test_only_a_reward_that_is_trained_can_be_the_trained_one(named, said):
     config = load(f"{CONFIGS / 'reward.py'}:tiny")
     config.by_clip.reward = "aesthetic"  # a published one, which a score entry may name
-    config.by_scalar.trained = named
+    config.by_scalar.reward_from = named
     with pytest.raises(InputError, match=said):
         score.check(config, config.by_scalar)
 
@@ -213,22 +214,52 @@ def test_only_a_reward_that_is_trained_can_be_the_trained_one(named, said):
         ({"scalar": {"sise": "storybook"}}, "unknown option of reward scalar 'sise'.*did you mean 'size'"),
     ],
 )
-def test_options_of_the_training_are_checked_before_anything_runs(monkeypatch, change, said):
+def test_options_of_the_training_are_checked_before_anything_runs(change, said):
     config = load(f"{CONFIGS / 'reward.py'}:tiny")
-    monkeypatch.setattr("narrative_jax.stages.reward_training.new_scalar", _untrained)
     train.check(config, config.scalar)
     config.scalar.update(change)
     with pytest.raises(InputError, match=said):
         train.check(config, config.scalar)
 
 
-def _untrained(clip, subject, size, regions, seed):
-    """The structure of a new reward without its weights: what ships does not fit the small networks."""
-    reward = load_scalar(clip, size, regions)
-    return reward, dict.fromkeys(reward.network.axes)
-
-
 def test_the_whole_command_refuses_at_once(reward_flags, tmp_path, capsys):
-    code = launch.main([*reward_flags, "--config.by_scalar.trained=screen", f"--workdir={tmp_path / 'run'}"])
+    code = launch.main([*reward_flags, "--config.by_scalar.reward_from=screen", f"--workdir={tmp_path / 'run'}"])
     assert code == 2 and not (tmp_path / "run").exists()
     assert capsys.readouterr().err.startswith("unknown train entry of a reward 'screen': known are aesthetic, scalar;")
+
+
+def test_preferences_of_ones_own(encoders, tmp_path):
+    """Pictures of several sizes and two people's verdicts: a reward is trained and compared with them."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for name, side in (("a", 40), ("b", 48), ("c", 40), ("d", 40), ("mara", 24)):
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    subjects = [{"class_word": "character", "images": ["mara.png"]}]
+    for name in "abcd":
+        prompt = "Mara waves." if name in "ab" else "Mara reads."
+        lines.append(json.dumps({"id": name, "prompt": prompt, "picture": f"{name}.png", "subjects": subjects}))
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    verdicts = [{"chosen": "a", "rejected": "b"}, {"chosen": "d", "rejected": "c"}]
+    verdicts.append({"chosen": "a", "rejected": "b", "tie": True})
+    (tmp_path / "preferences.jsonl").write_text("\n".join(map(json.dumps, verdicts)))
+    (tmp_path / "others.jsonl").write_text("\n".join(map(json.dumps, verdicts[1:])))
+    options = {
+        "collect.pictures": tmp_path / "mine.jsonl",
+        "collect.preferences": tmp_path / "preferences.jsonl",
+        "held_out.pictures": tmp_path / "mine.jsonl",
+        "held_out.preferences": tmp_path / "others.jsonl",
+        "scalar.scalar.size": STORYBOOK,
+        "scalar.scalar.clip": encoders / "clip" / "weights.safetensors",
+        "scalar.scalar.subject": encoders / "iresnet" / "weights.safetensors",
+        "scalar.total_steps": 2,
+        "scalar.batch_size": 4,
+        "scalar.optimizer.warmup_steps": 1,
+        "by_scalar.batch_size": 4,
+    }
+    flags = [f"--config.{key}={value}" for key, value in options.items()]
+    workdir = tmp_path / "run"
+    assert launch.main([f"--config={CONFIGS / 'reward.py'}:own", *flags, f"--workdir={workdir}"]) == 0
+    found = summary(workdir)
+    assert found["collect/preferences"] == 3 and found["accuracy/pairs/overall"] == 1, "a tie tells nothing"
+    scores = {each.candidate_id: each.scores[0] for each in records(workdir / "by_scalar" / "scores", Score)}
+    assert found["accuracy/by_scalar/overall"] == (scores["d"] > scores["c"])

@@ -203,7 +203,7 @@ def test_the_towers_may_stay_as_they_are(files, new):
     assert (new.params.keys(), set(new.frozen)) == (names, set())
     assert (head_only.params.keys(), set(head_only.frozen)) == (names - frozen, frozen)
     assert new.policy.network.axes.keys() == head_only.policy.network.axes.keys() == names
-    assert new.side == 16, "either tower sees all that it can"
+    assert new.fitted(np.zeros((9, 5, 3), np.uint8)).shape == (16, 16, 3), "either tower sees all that it can"
 
 
 def test_saved_and_loaded_it_scores_the_same(new, score, reward, asked, tmp_path):
@@ -221,7 +221,7 @@ def test_unfit_files(files, new, tmp_path):
     with pytest.raises(InputError, match=r"dino.safetensors: by its arrays it is .*: .*missing.*unexpected"):
         load_scalar(files / "dino.safetensors", "Tiny").params  # noqa: B018 (it is read when asked for)
     with pytest.raises(InputError, match=r"dino.safetensors: by its arrays"):
-        untrained(files, clip=str(files / "dino.safetensors"))
+        untrained(files, clip=str(files / "dino.safetensors")).params  # noqa: B018
     with pytest.raises(InputError, match=r"tokenizer.json: it is no readable tokenizer.json"):
         load_scalar(tmp_path / "weights.safetensors", "Tiny")
 

@@ -7,11 +7,12 @@ from PIL import Image
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float, to_uint8
-from narrative_jax.core.records import Scene
+from narrative_jax.core.records import Preference, Scene, Subject
 from narrative_jax.data.sources import (
     PHOTO_SIDE,
     find_pictures,
     limit_subjects,
+    read_preferences,
     read_scenes,
     storybook_scenes,
     storybook_training_set,
@@ -245,3 +246,46 @@ def test_reduction_is_antialiased():
     stripes = np.zeros((80, 80, 3), np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(fit_image(stripes, 8).astype(int) - 127).max() < 10
+
+
+# Preferences
+
+
+def preferences(tmp_path, *lines):
+    path = tmp_path / "preferences.jsonl"
+    path.write_text("\n".join(lines))
+    mara, ivo = (Subject(name, "man", np.full((1, 4, 4, 3), len(name), np.uint8)) for name in ("Mara", "Ivo"))
+    asked = {"a": ("Mara waves", mara), "b": ("Mara waves", mara), "c": ("Ivo reads", ivo), "e": ("Mara waves", ivo)}
+    return read_preferences(path, [Scene(id, prompt, (who,), "user") for id, (prompt, who) in asked.items()])
+
+
+def test_preferences_are_read_in_order(tmp_path):
+    found = preferences(
+        tmp_path,
+        '{"chosen": "a", "rejected": "b"}',
+        "",
+        '{"chosen": "b", "rejected": "a", "aspect": "visual_quality", "tie": true}',
+    )
+    assert found == [Preference("a", "b", "overall", False), Preference("b", "a", "visual_quality", True)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"chosen": "a"}', "jsonl:1: 'rejected' is missing"),
+        ('{"chosen": "a", "rejected": "d"}', "jsonl:1: 'd': there is no picture with this id"),
+        (
+            '{"chosen": "a", "rejected": "c"}',
+            "jsonl:1: 'a' and 'c': a preference is between two pictures of one prompt",
+        ),
+        ('{"chosen": "a", "rejected": "e"}', "with the same subjects"),
+        ('{"chosen": "a", "rejected": "a"}', "two pictures of one prompt"),
+        ('{"chosen": "a", "rejected": "b", "tie": 1}', "tie 1: tie is true or false"),
+        ('{"chosen": "a", "rejected": "b", "aspekt": "x"}', "unknown field .*aspekt.*did you mean 'aspect'"),
+        ("[]", "jsonl:1: a line is a JSON object"),
+        ("", "it holds no preference"),
+    ],
+)
+def test_bad_preferences(tmp_path, line, said):
+    with pytest.raises(InputError, match=said):
+        preferences(tmp_path, line)

@@ -1,7 +1,7 @@
 """Where scenes come from: the embedded world, or a file of one's own."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -63,23 +63,24 @@ def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
     return _read_lines(path, _read_photo, finished=True)
 
 
-def read_preferences(path: str | Path, prompts: Mapping[str, str]) -> list[Preference]:
-    """People's preferences among pictures with `prompts` by id, of a JSONL file.
+def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preference]:
+    """People's preferences among pictures of a JSONL file; each has one of `scenes`, of its id.
 
     A line is {"chosen": id, "rejected": id, "aspect"?: text, "tie"?: bool}; without an aspect it is "overall". Raises
-    InputError with file and line for whatever is missing, unknown or misspelt, and for pictures of unlike prompts.
+    InputError with file and line for whatever is missing, unknown or misspelt, and for pictures of unlike scenes.
     """
-    found = []
+    found, by_id = [], {scene.id: scene for scene in scenes}
     for fields, where in _lines(Path(path)):
         for name in fields:
             check_name(f"field in {where}", name, ("chosen", "rejected", "aspect", "tie"))
         chosen, rejected = (_field(fields, name, str, where) for name in ("chosen", "rejected"))
         for id in (chosen, rejected):
-            if id not in prompts:
+            if id not in by_id:
                 raise InputError(f"{where}: {id!r}", "there is no picture with this id", "name one that is collected")
-        if chosen == rejected or prompts[chosen] != prompts[rejected]:
+        if chosen == rejected or not _alike(by_id[chosen], by_id[rejected]):
             given = f"{where}: {chosen!r} and {rejected!r}"
-            raise InputError(given, "a preference is between two pictures of one prompt", "remove the line")
+            rule = "a preference is between two pictures of one prompt with the same subjects"
+            raise InputError(given, rule, "remove the line")
         aspect = _field(fields, "aspect", str, where) if "aspect" in fields else "overall"
         tie = fields.get("tie", False)
         if not isinstance(tie, bool):
@@ -88,6 +89,13 @@ def read_preferences(path: str | Path, prompts: Mapping[str, str]) -> list[Prefe
     if not found:
         raise InputError(f"{path}", "it holds no preference", "write one a line, as JSON")
     return found
+
+
+def _alike(one, other):
+    """Whether two scenes ask for the same."""
+    subjects = [[subject.images for subject in scene.subjects] for scene in (one, other)]
+    same = len(subjects[0]) == len(subjects[1]) and all(map(np.array_equal, *subjects))
+    return one.prompt == other.prompt and same
 
 
 def _pictures_in(folder):

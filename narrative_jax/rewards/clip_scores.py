@@ -62,6 +62,11 @@ class ClipPair:
         """Height and width of a patch of the image tower."""
         return self.vision.patch_size, self.vision.patch_size
 
+    @property
+    def vision_axes(self) -> dict[str, tuple]:
+        """The axes of the image tower's weights, for sharding."""
+        return self._towers["vision"].axes
+
     def embed_images(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[b, projection] of pictures in [-1, 1] of the tower's size; pure."""
         tower = self._towers["vision"].bind(below("vision", params))

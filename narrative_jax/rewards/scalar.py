@@ -1,6 +1,6 @@
 """How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,19 +126,25 @@ def load_scalar(weights: str | Path, size: str, regions: Sequence[Box] = ()) -> 
 
 def new_scalar(
     clip: str | Path, subject: str | Path, size: str, regions: Sequence[Box], seed: int
-) -> tuple[Scalar, Params]:
-    """An untrained one on trained towers: files of CLIP's, tokenizer.json beside them, and of the subjects' tower.
+) -> tuple[Scalar, Callable[[], Params]]:
+    """An untrained one, and what gives its weights: towers from files of CLIP's, tokenizer.json beside them, and of the
+    subjects' tower, the rest at random.
 
-    Raises InputError for an unknown size, regions that do not fit, an unreadable tokeniser and unfit weights.
+    Raises InputError for an unknown size, regions that do not fit and an unreadable tokeniser; later for unfit weights.
     """
     config, tokenizer = _sized(size, Path(clip).parent / "tokenizer.json")
-    network, params = split(ScalarReward(config, rngs=nnx.Rngs(seed)))
-    shapes = abstract(lambda: Clip(config.text, config.vision, rngs=nnx.Rngs(0)))[1]
-    towers = load_clip_weights(clip, shapes)
-    towers = {name: value for name, value in towers.items() if name != "logit_scale"}
-    names = SUBJECT_NAMES[type(config.subject)]
-    towers |= under("subject", load_weights(subject, below("subject", params), names))
-    return Scalar(size, config, tokenizer, network, None, tuple(map(tuple, regions))), params | towers
+    reward = Scalar(size, config, tokenizer, _abstract(config)[0], None, tuple(map(tuple, regions)))
+
+    def read():
+        params = split(ScalarReward(config, rngs=nnx.Rngs(seed)))[1]
+        shapes = abstract(lambda: Clip(config.text, config.vision, rngs=nnx.Rngs(0)))[1]
+        towers = load_clip_weights(clip, shapes)
+        towers = {name: value for name, value in towers.items() if name != "logit_scale"}
+        names = SUBJECT_NAMES[type(config.subject)]
+        towers |= under("subject", load_weights(subject, below("subject", params), names))
+        return params | towers
+
+    return reward, read
 
 
 def _sized(size, tokenizer):

@@ -23,7 +23,7 @@ def check(config, entry) -> None:
     for name in entry.sources:
         if config[name].stage != "score":
             raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
-    if config[entry.gold].stage not in ("score", "collect"):
+    if not entry.gold or config[entry.gold].stage not in ("score", "collect"):
         raise InputError(f"gold {entry.gold!r}", "it judges no pictures", "name a score entry, or one that collects")
     judged = {name: config[name].get("source", name) for name in (entry.gold, *entry.sources)}
     if len(set(judged.values())) != 1:
@@ -43,6 +43,8 @@ def run(context: Context) -> dict[str, float]:
     candidates = list(open_records(source / "candidates", Candidate))
     ids = [candidate.id for candidate in candidates]
     verdicts = {aspect: pairs[:, : entry.pairs] for aspect, pairs in _verdicts(context, candidates, ids).items()}
+    if not verdicts:
+        raise InputError(f"gold {entry.gold!r}", "its preferences are all ties", "give some that are none")
     for aspect, pairs in verdicts.items():
         if not pairs.size:
             rule = "it tells no pair of pictures of one scene apart"

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from narrative_jax.core.images import fit_image, to_float
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Candidate, Preference, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.encoders import Pairs
+from narrative_jax.stages.encoders import Matches
 
 Maker = tuple[int, Callable[[np.ndarray], tuple[list[str], dict]]]
 
@@ -71,7 +72,7 @@ def examples(context: Context, generator: Generator) -> Maker:
     return size, make_batch
 
 
-def matches(context: Context, pairs: Pairs) -> Maker:
+def matches(context: Context, pairs: Matches) -> Maker:
     """Things that belong together, of a Storybook training set."""
     training_set = storybook_training_set(**context.entry.training_set)
 
@@ -82,16 +83,23 @@ def matches(context: Context, pairs: Pairs) -> Maker:
     return len(training_set) * pairs.per_example, make_batch
 
 
-def preferences(context: Context, reward: PureReward, side: int) -> Maker:
-    """Preferences of the entry `source`: both pictures in squares of `side`, and what the reward reads in the scene."""
+def preferences(context: Context, reward: PureReward, fitted: Callable) -> Maker:
+    """Preferences of the entry `source`: both pictures, `fitted` to one size, and what the reward reads in the scene.
+
+    Raises InputError for preferences on several aspects.
+    """
     found, candidates, scenes = _screened(context)
+    aspects = sorted({preference.aspect for preference in found})
+    if len(aspects) > 1:
+        rule = "one reward learns what is preferred on one of them"
+        raise InputError(f"preferences on {', '.join(aspects)}", rule, "give those of one aspect")
 
     def make_batch(indices):
         asked = [found[i] for i in indices]
         chosen, rejected = ([candidates(getattr(p, key)) for p in asked] for key in ("chosen_id", "rejected_id"))
         batch = {
-            "chosen": to_float(np.stack([fit_image(candidate.image, side) for candidate in chosen])),
-            "rejected": to_float(np.stack([fit_image(candidate.image, side) for candidate in rejected])),
+            "chosen": to_float(np.stack([fitted(candidate.image) for candidate in chosen])),
+            "rejected": to_float(np.stack([fitted(candidate.image) for candidate in rejected])),
             "context": reward.encode([scenes(candidate.scene_id) for candidate in chosen]),
             "tie": np.array([preference.tie for preference in asked]),
             "index": _places(indices),

@@ -1,13 +1,13 @@
 """Takes in finished pictures, whoever drew them, as candidates of the scenes that they should show.
 
-With them come, where an entry names a file of `preferences`, people's preferences among them.
+With them come, where an entry names a file of `preferences`, those of people among them.
 """
 
 import shutil
 
 from tqdm import tqdm
 
-from narrative_jax.core.errors import Stopped
+from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import finished_chunks, pack_chunks, write_chunk, write_records
 from narrative_jax.data.sources import find_pictures, read_photo, read_preferences
@@ -18,9 +18,14 @@ _CHUNK = 64  # pictures between two looks at the stop flag
 
 def check(config, entry) -> None:
     """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
+    for option in ("pictures", "preferences"):
+        if not entry.get(option, True):
+            raise InputError(
+                f"{option} ''", "there is no file to take them from", f"set --config.collect.{option}=FILE"
+            )
     found = find_pictures(entry.pictures)
-    if entry.get("preferences", ""):
-        read_preferences(entry.preferences, _prompts(found))
+    if "preferences" in entry:
+        read_preferences(entry.preferences, [scene for scene, _ in found])
 
 
 def run(context: Context) -> dict[str, float]:
@@ -39,11 +44,7 @@ def run(context: Context) -> dict[str, float]:
             write_chunk(chunks, number, [Candidate(s.id, s.id, read_photo(file), 0, "collected") for s, file in part])
         pack_chunks(chunks, done, Candidate)
     shutil.rmtree(chunks, ignore_errors=True)
-    if not context.entry.get("preferences", ""):
+    if "preferences" not in context.entry:
         return {"pictures": len(found)}
-    preferences = read_preferences(context.entry.preferences, _prompts(found))
+    preferences = read_preferences(context.entry.preferences, [scene for scene, _ in found])
     return {"pictures": len(found), "preferences": write_records(context.folder / "preferences", preferences)}
-
-
-def _prompts(found):
-    return {scene.id: scene.prompt for scene, _ in found}

@@ -40,7 +40,7 @@ class Encoder(NamedTuple):
     network: Network
     params: Params
     frozen: Params
-    pairs: "Pairs"
+    pairs: "Matches"
     names: Names
     prefix: str = ""
     tokenizer: Tokenizer | None = None
@@ -63,7 +63,7 @@ class Encoder(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Matches:
     """Pairs from the examples of a training set, `per_example` of each; `halves` makes them of (example, which, x).
 
     `x` are the places of the example's subjects.
@@ -91,7 +91,8 @@ class Pairs:
 
 def new_encoder(context: Context, entry: str) -> Encoder:
     """The untrained encoder that a train entry names."""
-    return ENCODERS[context.config[entry].encoder](context.config[entry], context.config.seed)
+    chosen = context.config[entry]
+    return ENCODERS[chosen.encoder](chosen, context.config.seed + chosen.seed)
 
 
 def _clip(entry, seed):
@@ -105,7 +106,7 @@ def _clip(entry, seed):
         prompts = [example.scene.prompt for example, _, _ in found]
         return tokenizer.encode(prompts, length), to_float(np.stack([example.target for example, _, _ in found]))
 
-    return Encoder(network, params, {}, Pairs(1, halves), CLIP_NAMES, tokenizer=tokenizer)
+    return Encoder(network, params, {}, Matches(1, halves), CLIP_NAMES, tokenizer=tokenizer)
 
 
 def _dinov2(entry, seed):
@@ -123,7 +124,7 @@ def _dinov2(entry, seed):
         first, second = np.stack(looks, 1)
         return to_float(first), to_float(second)
 
-    return Encoder(network, params, {}, Pairs(_LOOKS, halves), DINOV2_NAMES, "encoder")
+    return Encoder(network, params, {}, Matches(_LOOKS, halves), DINOV2_NAMES, "encoder")
 
 
 def _iresnet(entry, seed):
@@ -141,7 +142,7 @@ def _iresnet(entry, seed):
             seen.append(fit_image(_part(example.target, places, subject), config.image_size))
         return to_float(np.stack(portraits)), to_float(np.stack(seen))
 
-    return Encoder(network, params, frozen, Pairs(2, halves), IRESNET_NAMES, "encoder")
+    return Encoder(network, params, frozen, Matches(2, halves), IRESNET_NAMES, "encoder")
 
 
 ENCODERS = {"clip": _clip, "dinov2": _dinov2, "iresnet": _iresnet}

@@ -33,7 +33,7 @@ from narrative_jax.stages.rewards import make_reward
 from narrative_jax.stages.score import check as check_reward
 from narrative_jax.storybook import ASPECTS, drawings, render
 
-INPUTS = ("trained",)
+INPUTS = ("trained", "reward_from")
 TUNE_SCENES = 64  # that the guidance scale is chosen on
 
 

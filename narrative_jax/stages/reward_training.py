@@ -1,15 +1,18 @@
 """Rewards while they are trained on preferences."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from PIL import Image, ImageOps
 
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.images import fit_image
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import STORYBOOK, save_weights
 from narrative_jax.models.id_encoder import STATISTICS
@@ -23,18 +26,19 @@ from narrative_jax.rewards.scalar import load_scalar, new_scalar
 from narrative_jax.stages.common import WEIGHTS, call, weights_file
 
 
-class NewReward(NamedTuple):
-    """An untrained reward, its weights that train and those that do not; it is trained on pictures of `side`².
+@dataclass(frozen=True)
+class NewReward:
+    """An untrained reward; `axes` name those of all weights, for sharding, and `trains` says which weights train.
 
-    `axes` name those of all weights, for sharding. `save` writes all weights to a folder, `load` gives the reward that
-    was saved there.
+    `read` gives the weights, `fitted` a picture as it is trained on, all of one size. `save` writes all weights to a
+    folder, `load` gives the reward that was saved there.
     """
 
     reward: PureReward
-    params: Params
-    frozen: Params
     axes: Mapping[str, tuple]
-    side: int
+    trains: Callable[[str], bool]
+    read: Callable[[], Params]
+    fitted: Callable[[np.ndarray], np.ndarray]
     save: Callable[[Path, Params], None]
     load: Callable[[Path], PureReward]
 
@@ -42,6 +46,20 @@ class NewReward(NamedTuple):
     def policy(self):
         """As the train step wants it: what scores, and the axes of all weights."""
         return SimpleNamespace(score=self.reward.score, network=SimpleNamespace(axes=self.axes))
+
+    @property
+    def params(self) -> Params:
+        """The weights that train."""
+        return {name: value for name, value in self._weights.items() if self.trains(name)}
+
+    @property
+    def frozen(self) -> Params:
+        """Those that do not."""
+        return {name: value for name, value in self._weights.items() if not self.trains(name)}
+
+    @cached_property
+    def _weights(self):
+        return self.read()
 
 
 def new_reward(entry, seed: int) -> NewReward:
@@ -53,20 +71,25 @@ def new_reward(entry, seed: int) -> NewReward:
 def _scalar(seed, clip="", subject="", size="ViT-L/14", regions=(), train_towers=False):
     check_name("size of scalar", size, SCALAR_SIZES)
     files = weights_file(clip, size, "clip"), weights_file(subject, size, "iresnet")
-    reward, weights = new_scalar(*files, size, regions, seed)
-    kept = TOWERS if not train_towers else ()
-    frozen = {
-        name: value for name, value in weights.items() if name.partition(".")[0] in kept or name.endswith(STATISTICS)
-    }
+    reward, read = new_scalar(*files, size, regions, seed)
+    side = max(reward.config.vision.image_size, reward.config.side)
+
+    def trains(name):
+        return not name.endswith(STATISTICS) and (train_towers or name.partition(".")[0] not in TOWERS)
+
+    def fitted(image):
+        if regions and image.shape[0] != image.shape[1]:
+            given = f"a picture of {image.shape[0]} × {image.shape[1]} pixels"
+            rule = "it is trained on in a white square, where regions would be others than in the picture"
+            raise InputError(given, rule, "give square pictures, or no regions")
+        return fit_image(image, side)
 
     def save(folder, params):
         save_weights(folder / WEIGHTS, params, scalar_names(params))
         reward.tokenizer.save(folder / "tokenizer.json")
 
-    side = max(reward.config.vision.image_size, reward.config.side)
-    params = {name: value for name, value in weights.items() if name not in frozen}
     load = partial(_load_scalar, size, regions)
-    return NewReward(reward, params, frozen, reward.network.axes, side, save, load)
+    return NewReward(reward, reward.network.axes, trains, read, fitted, save, load)
 
 
 def _load_scalar(size, regions, folder):
@@ -78,7 +101,12 @@ def _aesthetic(seed, clip="", version=STORYBOOK):
     clip = weights_file(clip, version, "clip")
     towers = load_clip(clip, STORYBOOK if version == STORYBOOK else "ViT-L/14")
     network, head = split(LinearHead(AESTHETIC_HEADS[version], rngs=nnx.Rngs(seed)))
-    reward, frozen = Aesthetic(towers, version, network, head), under("clip", towers.params)
+    reward, side = Aesthetic(towers, version, network, head), towers.vision.image_size
+    axes = under("clip", {"logit_scale": (), **under("vision", towers.vision_axes)}) | under("head", network.axes)
+
+    def fitted(image):
+        """The middle of the picture, which is what the reward looks at."""
+        return np.asarray(ImageOps.fit(Image.fromarray(image), (side, side), Image.Resampling.BICUBIC))
 
     def save(folder, params):
         save_weights(folder / WEIGHTS, below("head", params), AESTHETIC_HEADS[version].names, jnp.float32)
@@ -86,9 +114,7 @@ def _aesthetic(seed, clip="", version=STORYBOOK):
     def load(folder):
         return load_aesthetic(clip, folder / WEIGHTS, version)
 
-    params = under("head", head)
-    axes = {name: (None,) * value.ndim for name, value in {**params, **frozen}.items()}  # a tower that fits everywhere
-    return NewReward(reward, params, frozen, axes, towers.vision.image_size, save, load)
+    return NewReward(reward, axes, lambda name: name.startswith("head."), lambda: reward.params, fitted, save, load)
 
 
 NEW = {"scalar": _scalar, "aesthetic": _aesthetic}

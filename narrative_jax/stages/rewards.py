@@ -5,6 +5,7 @@ from pathlib import Path
 
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.mesh import make_mesh
+from narrative_jax.models.vision_encoders import CLIP_SIZES
 from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
@@ -24,20 +25,25 @@ FORMS = {"grid": Grid, "crops": Crops}
 ENCODERS = {"dinov2": load_dinov2, "iresnet": load_iresnet}
 
 
+def _clip(weights, size):
+    check_name("size of CLIP", size, CLIP_SIZES)
+    return load_clip(weights_file(weights, size, "clip"), size)
+
+
 def _clip_cosine(weights, size="ViT-L/14"):
-    return ClipCosine(load_clip(weights_file(weights, size, "clip"), size))
+    return ClipCosine(_clip(weights, size))
 
 
 def _clip_score(weights, size="ViT-L/14"):
-    return ClipScore(load_clip(weights_file(weights, size, "clip"), size))
+    return ClipScore(_clip(weights, size))
 
 
 def _hps_v2(weights, size="ViT-H/14"):
-    return HpsV2(load_clip(weights_file(weights, size, "clip"), size))
+    return HpsV2(_clip(weights, size))
 
 
 def _pick_score(weights, size="ViT-H/14"):
-    return PickScore(load_clip(weights_file(weights, size, "clip"), size))
+    return PickScore(_clip(weights, size))
 
 
 def _aesthetic(clip, head, version="v2"):
@@ -83,7 +89,7 @@ PURE: dict[str, Callable[..., PureReward]] = {
     "scalar": _scalar,
 }
 PER_ASPECT = "per_aspect"  # its section names a pure reward for each aspect
-TRAINED = "trained"  # what a train entry made, the one that the entry's `trained` names
+TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
 
 
 def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
@@ -103,9 +109,9 @@ def _trained(config, entry, workdir):
     # A score entry may name the same rewards.
     sections = {name: section for name, section in config.items() if getattr(section, "stage", None) == "train"}
     trains = [name for name, section in sections.items() if section.get("reward", None) in NEW]
-    check_name("train entry of a reward", entry.get("trained", ""), trains)
-    new = new_reward(config[entry.trained], config.seed)
-    return new.reward if workdir is None else new.load(workdir / entry.trained)
+    check_name("train entry of a reward", entry.get("reward_from", ""), trains)
+    new = new_reward(config[entry.reward_from], config.seed)
+    return new.reward if workdir is None else new.load(workdir / entry.reward_from)
 
 
 def pure_reward(entry) -> PureReward:

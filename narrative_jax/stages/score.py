@@ -16,7 +16,7 @@ from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.rewards import make_reward
 
-INPUTS = ("source", "trained")
+INPUTS = ("source", "reward_from")
 
 _CHUNK = 256  # candidates between two looks at the stop flag
 

@@ -44,20 +44,15 @@ _SAMPLES = 6  # scenes in a sample grid
 def check(config, entry) -> None:
     """Raise InputError for an unknown algorithm or option, and a batch that does not divide the mesh."""
     algorithm = make_algorithm(entry)
-    if algorithm.trains_on == "matches":
-        check_name("encoder", entry.get("encoder", None), ENCODERS)
-    elif algorithm.trains_on == "preferences":
-        new_reward(entry, 0)
+    if algorithm.trains_on in OTHERS:
+        _check_other(entry, algorithm)
     else:
         check_generator(config)
+        if entry.adapter.rank:
+            adapter_shapes(config.generator.preset, "checked", entry.adapter.to_dict())
     make_optimizer(entry)
     Schedule(entry.total_steps, entry.save_every, entry.sample_every)
-    if algorithm.trains_on in ("pairs", "preferences") and not entry.source:
-        raise InputError("source ''", f"{entry.algorithm} trains on preferences", "name the entry that makes them")
-    if not entry.source:
-        storybook_training_set(**entry.training_set)
-    if entry.adapter.rank:
-        adapter_shapes(config.generator.preset, "checked", entry.adapter.to_dict())
+    _check_source(config, entry, algorithm)
     check_share("ema_decay", entry.ema_decay)
     check_batch("batch_size", entry.batch_size, make_mesh(config.mesh), entry.accumulate)
     if algorithm.needs_reference and not entry.adapter.rank:
@@ -66,6 +61,31 @@ def check(config, entry) -> None:
     if algorithm.whole_batch and entry.accumulate > 1:
         rule = f"{entry.algorithm} compares the examples of a whole batch"
         raise InputError(f"accumulate {entry.accumulate}", rule, "set it to 1")
+
+
+def _check_other(entry, algorithm):
+    """Of what trains something else than the generator: the rest of its options would mean nothing."""
+    if algorithm.trains_on == "matches":
+        check_name("encoder", entry.get("encoder", None), ENCODERS)
+    else:
+        new_reward(entry, 0)
+    for name, value in {"adapter.rank": entry.adapter.rank, "sample_every": entry.sample_every}.items():
+        if value:
+            raise InputError(f"{name} {value}", "only generators have adapters and draw samples", "set it to 0")
+
+
+def _check_source(config, entry, algorithm):
+    if algorithm.trains_on == "matches" and entry.source:
+        raise InputError(f"source {entry.source!r}", "encoders train on a Storybook training set", 'set it to ""')
+    if not entry.source and algorithm.trains_on in ("pairs", "preferences"):
+        raise InputError("source ''", f"{entry.algorithm} trains on preferences", "name the entry that makes them")
+    if not entry.source:
+        storybook_training_set(**entry.training_set)
+        return
+    source = config.get(entry.source, {})
+    if source.get("stage", "") != "screen" and "preferences" not in source:
+        rule = "that entry makes no preferences"
+        raise InputError(f"source {entry.source!r}", rule, "name one that screens, or collects them")
 
 
 def make_algorithm(entry) -> Algorithm:
@@ -164,7 +184,7 @@ def _encoder(context: Context) -> _Job:
 def _reward(context: Context) -> _Job:
     """A reward, and its calibration on the pictures of its preferences."""
     new = new_reward(context.entry, context.config.seed + context.entry.seed)
-    size, make_batch = preferences(context, new.reward, new.side)
+    size, make_batch = preferences(context, new.reward, new.fitted)
 
     def save(params):
         new.save(context.folder, {**new.frozen, **params})

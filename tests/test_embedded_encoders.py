@@ -1,0 +1,54 @@
+"""The encoders that ship: small files, and rewards made of them know the scene, its characters and noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from narrative_jax import launch
+from narrative_jax.core.config import load
+from narrative_jax.core.images import to_uint8
+from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.models.checkpoints import EMBEDDED
+from narrative_jax.rewards.base import ASPECTS
+from narrative_jax.stages.rewards import make_reward
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return storybook_training_set("true", 64, split="tune").batch(range(64))
+
+
+def test_they_are_small():
+    files = [path for path in (EMBEDDED / "encoders").iterdir() if path.suffix == ".safetensors"]
+    assert {path.stem for path in files} == {"clip", "dinov2", "iresnet", "aesthetic"}
+    assert sum(path.stat().st_size for path in files) < 8e6
+
+
+def test_the_proxies_of_adpo_tell_true_pictures_from_others(examples):
+    """Each aspect by its own reward: pictures of other scenes lose on the first two, noisy ones on the last."""
+    config = load(f"{CONFIGS / 'adpo.py'}:proxies")
+    reward = make_reward(config, config.score)
+    assert reward.aspects == ASPECTS and not reward.needs_facts
+    scenes, ids = [example.scene for example in examples], [example.scene.id for example in examples]
+    images = np.stack([example.target for example in examples])
+    noise = np.random.default_rng(0).normal(scale=0.4, size=images.shape)
+    noisy = to_uint8(images / 127.5 - 1 + noise)
+    true, others, spoilt = (reward.score_images(each, scenes, ids) for each in (images, np.roll(images, 1, 0), noisy))
+    better = (true > others).mean(0)
+    assert better[0] > 0.9 and better[1] > 0.9, better
+    assert (true[:, 2] > spoilt[:, 2]).mean() > 0.6, "a weak judge, above chance"
+
+
+def test_pictures_are_scored_without_any_weights_of_ones_own(examples, tmp_path):
+    for name, example in zip("ab", examples, strict=False):
+        Image.fromarray(example.target).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(example.scene.prompt)
+    flags = [f"--config={CONFIGS / 'score.py'}:storybook", f"--config.collect.pictures={tmp_path}"]
+    assert launch.main([*flags, f"--workdir={tmp_path / 'run'}"]) == 0
+    table = pq.read_table(tmp_path / "run" / "table" / "scores.parquet").to_pydict()
+    assert table["id"] == ["a", "b"] and {"clip_cosine_storybook", "aesthetic_storybook"} <= table.keys()
