@@ -190,6 +190,13 @@ def test_retry_after(server, judge, naps, header, least, most):
     assert least <= slept <= most
 
 
+def test_a_server_that_wants_to_be_left_alone_for_hours_is(server, judge, naps):
+    server.script((429, {"Retry-After": "86400"}, ""))
+    with pytest.raises(InputError, match="it wants to be left alone for 86400 s; run it again after that"):
+        ask(judge)
+    assert not naps and len(server.requests) == 1
+
+
 def test_pauses_grow(server, judge, naps, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

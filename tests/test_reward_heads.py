@@ -32,7 +32,7 @@ def embeddings(folder):
     return np.stack([np.load(file).reshape(768) for file in files]).astype(np.float32)
 
 
-@pytest.mark.parametrize("version", AESTHETIC_HEADS)
+@pytest.mark.parametrize("version", ("v1", "v2"))
 def test_golden_scores(folder, embeddings, version):
     network, params = load_aesthetic_head(folder / FILES[version], version)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3)
@@ -49,7 +49,7 @@ def test_the_layers_are_torchs(folder, embeddings):
     np.testing.assert_allclose(network.bind(params)(embeddings), x[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("version", AESTHETIC_HEADS)
+@pytest.mark.parametrize("version", ("v1", "v2"))
 def test_every_weight_counts(version):
     network, params = split(LinearHead(AESTHETIC_HEADS[version], rngs=nnx.Rngs(0)))
     x = jax.random.normal(jax.random.key(0), (2, 768))

@@ -40,6 +40,7 @@ _RATING = {
     "additionalProperties": False,
 }
 _BACK_OFF = wait_exponential_jitter(initial=1, max=60)
+_LONGEST = 600.0  # seconds that a stage sleeps through for a server: it cannot be stopped meanwhile
 _SHOWN = 300  # characters of a server's words that a message repeats
 
 
@@ -128,7 +129,10 @@ class HttpJudge:
         status = response.status_code
         said = f"{url} says {status} ({self._shown(response.text)})"
         if status == 429 or status >= 500:
-            raise _UnansweredError(said, limit, "see what keeps it, or lower at_once", _seconds_asked_for(response))
+            seconds = _seconds_asked_for(response)
+            if seconds > _LONGEST:
+                raise InputError(said, f"it wants to be left alone for {seconds:.0f} s", "run it again after that")
+            raise _UnansweredError(said, limit, "see what keeps it, or lower at_once", seconds)
         if status != 200:
             raise InputError(said, "it refuses such requests", "correct url, model, or the key in key_variable")
         return self._rating(response, candidate_id, limit)
