@@ -85,7 +85,8 @@ def encoders(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("iresnet") / "backbone.safetensors"
     save_file(theirs.state_dict(), path)
     network, shapes = structure(config)
-    return config, theirs, network.bind(load_weights(path, shapes, IRESNET_NAMES))
+    bound = network.bind(load_weights(path, shapes, IRESNET_NAMES))
+    return config, theirs, lambda images: bound(images).pooled
 
 
 def faces(config, seed=0):

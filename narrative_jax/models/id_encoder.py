@@ -5,6 +5,7 @@ them; dropout, which only training has, is left out.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,12 @@ class IResNetBlock(nnx.Module):
         return y + (x if self.shortcut is None else self.norm_shortcut(self.shortcut(x)))
 
 
+class FaceEncoding(NamedTuple):
+    """`pooled` f32[b, embedding], not of unit length."""
+
+    pooled: jax.Array
+
+
 class IResNet(nnx.Module):
     """A face as a vector whose direction says whose it is."""
 
@@ -120,8 +127,8 @@ class IResNet(nnx.Module):
         self.out = Linear(size_in * side**2, config.embedding, rngs=rngs)
         self.norm_out = BatchNorm(config.embedding)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Embeddings f32[b, embedding], not of unit length, of aligned faces f32[b, h, w, 3] in [-1, 1].
+    def __call__(self, images: jax.Array) -> FaceEncoding:
+        """Of aligned faces f32[b, h, w, 3] in [-1, 1].
 
         Raises InputError for pictures of another size than the config's.
         """
@@ -134,4 +141,4 @@ class IResNet(nnx.Module):
             for block in self.stages[stage]:
                 x = block(x)
         x = self.norm(x).transpose(0, 3, 1, 2)  # the published `out` reads channel by channel
-        return self.norm_out(self.out(x.reshape(len(x), -1)))
+        return FaceEncoding(self.norm_out(self.out(x.reshape(len(x), -1))))

@@ -110,8 +110,8 @@ class ScalarReward(nnx.Module):
 
     def _characters(self, pictures):
         """Unit embeddings f32[b, n, d] of pictures f32[b, n, h, w, 3]."""
-        encoding = self.subject(pictures.reshape(-1, *pictures.shape[2:]))
-        return unit(getattr(encoding, "pooled", encoding)).reshape(*pictures.shape[:2], -1)
+        pooled = self.subject(pictures.reshape(-1, *pictures.shape[2:])).pooled
+        return unit(pooled).reshape(*pictures.shape[:2], -1)
 
 
 def scalar_names(params: Params) -> Names:

@@ -136,8 +136,7 @@ class TwoViews(nnx.Module):
 
     def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Embeddings of unit length, f32[b, d], of pictures f32[b, h, w, 3] and of f32[b, h, w, 3]."""
-        encoding = self.encoder(jnp.concatenate([first, second]))
-        both = unit(getattr(encoding, "pooled", encoding))
+        both = unit(self.encoder(jnp.concatenate([first, second])).pooled)
         return both[: len(first)], both[len(first) :]
 
 

@@ -31,14 +31,13 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right, in shares o
 class PictureEncoder:
     """A network that sees what a picture is of; scores that may come from several bear its `name`.
 
-    `output` is what it gives that stands for the picture: "pooled", or a CLIP's "projected"; None: all of it. `read`
-    gives its weights, once they are needed. It sees squares whose side is a multiple of `patch`, or is `side` only.
+    What it calls `pooled` stands for the picture. `read` gives its weights, once they are needed. It sees squares whose
+    side is a multiple of `patch`, or is `side` only.
     """
 
     name: str
     network: Network
     normalisation: Normalisation
-    output: str | None
     read: Callable[[], Params]
     patch: int
     side: int | None = None
@@ -61,9 +60,8 @@ class PictureEncoder:
     def embed(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[..., d] of pictures f32[..., h, w, 3] in [-1, 1]; pure."""
         flat = images.reshape(-1, *images.shape[-3:])
-        encoding = self.network.bind(params)(normalise(flat, self.normalisation))
-        encoding = encoding if self.output is None else getattr(encoding, self.output)
-        return unit(encoding).reshape(*images.shape[:-3], -1)
+        pooled = self.network.bind(params)(normalise(flat, self.normalisation)).pooled
+        return unit(pooled).reshape(*images.shape[:-3], -1)
 
 
 def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
@@ -79,7 +77,7 @@ def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
         return load_weights(weights, like, DINOV2_NAMES)
 
     as_used_to = ARCFACE if size == STORYBOOK else IMAGENET
-    return PictureEncoder(f"dinov2_{size_name(size)}", network, as_used_to, "pooled", read, config.patch_size)
+    return PictureEncoder(f"dinov2_{size_name(size)}", network, as_used_to, read, config.patch_size)
 
 
 def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
@@ -98,7 +96,6 @@ def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
         f"iresnet_{size_name(size)}" if size == STORYBOOK else size_name(size),
         network,
         ARCFACE,
-        None,
         read,
         config.patch_size,
         config.image_size,

@@ -117,7 +117,7 @@ def _dinov2(entry, seed):
         looks = []
         for example, _, which in found:
             rng = np.random.default_rng([which, *example.scene.id.encode()])
-            # as often the picture as a subject image: both are compared
+            # the picture or a subject image: both are compared
             shown = [example.target, *(subject.images[0] for subject in example.scene.subjects)]
             picture = shown[rng.integers(len(shown))]
             looks.append([_look(picture, config.image_size, rng) for _ in range(2)])
