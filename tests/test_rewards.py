@@ -109,16 +109,21 @@ def test_workers_know_no_jax(judgement):
 
 
 SCRIPT = """
-import jax, os, signal, time
+import jax, os, signal, threading, time
 from narrative_jax.rewards import workers
-print(*workers.run_all(divmod, [(7, 2), (9, 4)]))
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
-    os.killpg(0, number)
+def signal_all_the_time():
+    while True:
+        os.killpg(0, signal.SIGINT)
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.001)
+threading.Thread(target=signal_all_the_time, daemon=True).start()
+print(*workers.run_all(divmod, [(7, 2), (9, 4)]))
 print(*workers.run_all(divmod, [(9, 5)]))
 print(*workers._pool()._processes, flush=True)
 time.sleep(60)
-"""  # without the usual guard of the main module
+"""  # without the usual guard of the main module; signals while the workers start, and while they work
 
 
 @needs_proc

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,15 +11,20 @@ from threading import Thread
 from types import ModuleType
 from typing import Any
 
+_FOR_PARENT = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, or a scheduler, sends them to the whole process group
+
 
 def run_all(function: Callable, calls: Sequence[tuple]) -> list[Any]:
     """What `function` of a module returns for each tuple of arguments, in order, worked out on all cores."""
     main = sys.modules["__main__"]
     # A spawned worker imports the main module, which would bring JAX or run a script once more.
     sys.modules["__main__"] = ModuleType("__main__")
+    pool = _pool()  # before signals are held: it starts a helper process that lets them through again
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)  # workers that start now inherit it, until `_begin`
     try:
-        jobs = [_pool().submit(function, *arguments) for arguments in calls]
+        jobs = [pool.submit(function, *arguments) for arguments in calls]
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         sys.modules["__main__"] = main
     return [job.result() for job in jobs]
 
@@ -37,7 +43,12 @@ def _begin():
     """Runs in a worker before it imports numpy."""
     # A worker a core: with threads of their own they would be in one another's way.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    os.setpgrp()  # Ctrl-C, or a scheduler's signal to the group, is for the parent to handle
+    os.setpgrp()
+    for number in _FOR_PARENT:
+        signal.signal(number, signal.SIG_IGN)  # forgets one that came while it was held
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_PARENT)
+    for number in _FOR_PARENT:
+        signal.signal(number, signal.SIG_DFL)
     Thread(target=_end_with_parent, daemon=True).start()
 
 
