@@ -10,7 +10,7 @@ from narrative_jax.models.dinov2 import Dinov2Config, Dinov2Encoder
 from narrative_jax.models.face_alignment import TEMPLATE, TEMPLATE_SIZE
 from narrative_jax.models.id_encoder import IResNet, IResNetConfig
 from narrative_jax.models.network import abstract
-from narrative_jax.models.preprocessing import ARCFACE, IMAGENET
+from narrative_jax.models.preprocessing import CENTRED, IMAGENET
 from narrative_jax.models.reward_heads import HeadConfig, LinearHead
 from narrative_jax.models.scalar_reward import ScalarReward, ScalarRewardConfig
 from narrative_jax.models.text_encoders import ClipTextConfig
@@ -62,7 +62,7 @@ def small_iresnet(random_weights):
     network, shapes = abstract(lambda: IResNet(IRESNET, rngs=nnx.Rngs(0)))
     params = random_weights(shapes, seed=4)
     params |= {name: 0.5 + np.abs(value) for name, value in params.items() if name.endswith("variance")}
-    return PictureEncoder("small", network, ARCFACE, lambda: params, 16, IRESNET.image_size)
+    return PictureEncoder("small", network, CENTRED, lambda: params, 16, IRESNET.image_size)
 
 
 def face(seed, size=0.5):

@@ -11,7 +11,7 @@ from PIL import Image
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.models.preprocessing import (
-    ARCFACE,
+    CENTRED,
     CLIP,
     IMAGENET,
     grid_corners,
@@ -163,8 +163,8 @@ def test_normalise_golden():
     expected = [-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     np.testing.assert_allclose(normalise(image, IMAGENET).ravel(), expected, rtol=1e-5)
     levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(3, 3)
-    arcface = (np.float32(levels) - 127.5) / 127.5
-    np.testing.assert_allclose(normalise(to_float(levels), ARCFACE), arcface, atol=1e-6)
+    centred = (np.float32(levels) - 127.5) / 127.5
+    np.testing.assert_allclose(normalise(to_float(levels), CENTRED), centred, atol=1e-6)
 
 
 # Patches

@@ -28,12 +28,13 @@ from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, published_name
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.models.id_encoder import IRESNET_NAMES
 from narrative_jax.models.network import abstract
-from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward, scalar_names
 from narrative_jax.models.tokenizer import Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.rewards.base import below
 from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.stages.reward_training import new_reward
+from narrative_jax.stages.rewards import pure_reward
 
 ROUNDING = 1e-5
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -217,13 +218,49 @@ def test_saved_and_loaded_it_scores_the_same(new, score, reward, asked, tmp_path
     assert (loaded.name, loaded.aspects) == ("scalar_tiny", ("scalar_tiny",))
 
 
-def test_unfit_files(files, new, tmp_path):
-    with pytest.raises(InputError, match=r"dino.safetensors: by its arrays it is .*: .*missing.*unexpected"):
-        load_scalar(files / "dino.safetensors", "Tiny").params  # noqa: B018 (it is read when asked for)
+def test_a_file_says_where_its_reward_looks(files, new, reward, tmp_path):
+    halves = untrained(files, regions=((0, 0, 1, 0.5), (0, 0.5, 1, 1)))
+    for each, regions in ((new, ()), (halves, ((0, 0, 1, 0.5), (0, 0.5, 1, 1)))):
+        each.save(tmp_path, reward.params)
+        loaded = make_pure({"weights": str(tmp_path / "weights.safetensors")})
+        assert (loaded.size, loaded.regions) == ("Tiny", regions) == (each.reward.size, each.reward.regions)
+
+
+def make_pure(options):
+    return pure_reward(ConfigDict({"reward": "scalar", "scalar": options}))
+
+
+def test_what_it_cannot_read_is_said_once(random_weights, capsys):
+    reward, (first, second) = small_scalar(random_weights), scenes(1, 2)
+    long = "Mara waves in the forest in the castle"
+    reward.encode([replace(first, prompt=" "), replace(second, prompt=long)])
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" have ")[0] for line in told] == [
+        "scalar_small: prompts like ' '",
+        f"scalar_small: prompts like {long!r}",
+    ]
+    reward.encode([replace(first, prompt=""), replace(second, prompt=long)])
+    assert capsys.readouterr().err == ""
+
+
+def test_unfit_files(files, new, reward, tmp_path):
+    dino = files / "dino.safetensors"
+    with pytest.raises(InputError, match=r"dino.safetensors: it does not say .*; by its arrays it is DINOv2"):
+        load_scalar(dino)
     with pytest.raises(InputError, match=r"dino.safetensors: by its arrays"):
-        untrained(files, clip=str(files / "dino.safetensors")).params  # noqa: B018
+        untrained(files, clip=str(dino)).params  # noqa: B018 (it is read when asked for)
+    new.save(tmp_path, reward.params)
+    other = {"scalar_size": "Tny", "scalar_regions": "[]"}
+    for name, arrays, about, said in (
+        ("less", {"out.bias": np.zeros(1)}, {**other, "scalar_size": "Tiny"}, "its arrays are not this network's"),
+        ("other", {"out.bias": np.zeros(1)}, other, "unknown size of scalar 'Tny'.*did you mean 'Tiny'"),
+    ):
+        save_weights(tmp_path / f"{name}.safetensors", arrays, scalar_names(arrays), metadata=about)
+        with pytest.raises(InputError, match=said):
+            load_scalar(tmp_path / f"{name}.safetensors").params  # noqa: B018
+    (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer.json: it is no readable tokenizer.json"):
-        load_scalar(tmp_path / "weights.safetensors", "Tiny")
+        load_scalar(tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -242,9 +279,6 @@ def test_unfit_files(files, new, tmp_path):
 def test_options_that_no_new_one_has(files, options, said):
     with pytest.raises(InputError, match=said):
         untrained(files, **options)
-    if "clip" not in options and "size" in options:
-        with pytest.raises(InputError, match=said):
-            load_scalar(files / "weights.safetensors", options["size"])
 
 
 def test_the_towers_that_ship_fit_storybooks_own():

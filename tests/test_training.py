@@ -219,8 +219,6 @@ def test_a_checkpoint_of_something_else(saved, change, message):
     checkpoints.close()
 
 
-# Orbax leaves the other reads of a failed restore to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("file", ["state/d/*", "state/_METADATA", "data/metadata", "data"])
 def test_a_corrupt_checkpoint(saved, file):
     folder, state = saved

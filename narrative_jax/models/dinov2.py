@@ -12,7 +12,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.models.checkpoints import STORYBOOK, Published
 from narrative_jax.models.clip_blocks import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
-from narrative_jax.models.preprocessing import cubic, filter_weights
+from narrative_jax.models.preprocessing import CENTRED, IMAGENET, Normalisation, cubic, filter_weights
 
 START = normal(0.02)
 
@@ -69,7 +69,8 @@ MLPS = {"gelu": Mlp, "swiglu": SwiGlu}
 class Dinov2Config:
     """Sizes; the defaults are those of ViT-B/14. `image_size` is the one that has a position embedding per patch.
 
-    `mlp_width` counts what the block's second linear map reads. Raises InputError for an unknown kind of MLP.
+    `mlp_width` counts what the block's second linear map reads, `normalisation` is what pictures have gone through.
+    Raises InputError for an unknown kind of MLP.
     """
 
     image_size: int = 518
@@ -80,6 +81,7 @@ class Dinov2Config:
     mlp_width: int = 3072
     mlp: str = "gelu"
     registers: int = 0
+    normalisation: Normalisation = IMAGENET
 
     def __post_init__(self):
         check_name("mlp", self.mlp, MLPS)
@@ -94,7 +96,9 @@ DINOV2_SIZES = {
 }
 # Each of them is also published with 4 registers.
 DINOV2_SIZES |= {f"{size}+registers": replace(config, registers=4) for size, config in DINOV2_SIZES.items()}
-DINOV2_SIZES[STORYBOOK] = Dinov2Config(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512)
+DINOV2_SIZES[STORYBOOK] = Dinov2Config(
+    image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512, normalisation=CENTRED
+)
 
 
 class Dinov2Encoding(NamedTuple):

@@ -14,6 +14,7 @@ from flax import nnx
 from narrative_jax.core.errors import InputError
 from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.layers import Conv, Linear
+from narrative_jax.models.preprocessing import CENTRED, Normalisation
 
 EPSILON = 1e-5
 STATISTICS = (".mean", ".variance")  # how the batch norms' statistics are called, which do not train
@@ -42,12 +43,16 @@ IRESNET_NAMES = {
 
 @dataclass(frozen=True)
 class IResNetConfig:
-    """Sizes; the defaults are those of IResNet-50. `widths` and `blocks` are per stage, and each stage halves."""
+    """Sizes; the defaults are those of IResNet-50. `widths` and `blocks` are per stage, and each stage halves.
+
+    `normalisation` is what pictures have gone through.
+    """
 
     image_size: int = 112
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     blocks: tuple[int, int, int, int] = (3, 4, 14, 3)
     embedding: int = 512
+    normalisation: Normalisation = CENTRED
 
     @property
     def patch_size(self) -> int:

@@ -26,7 +26,7 @@ class Normalisation(NamedTuple):
 
 CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-ARCFACE = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CENTRED = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]: ArcFace's
 
 
 def normalise(images: jax.Array, by: Normalisation) -> jax.Array:

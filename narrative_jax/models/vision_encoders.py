@@ -11,6 +11,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.models.checkpoints import CONV, STORYBOOK, Published
 from narrative_jax.models.clip_blocks import ACTIVATIONS, EPSILON, block_names, blocks, normal, projection
 from narrative_jax.models.layers import LayerNorm, convolve
+from narrative_jax.models.preprocessing import CENTRED, CLIP, Normalisation
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
@@ -33,7 +34,10 @@ CLIP_NAMES = {
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """Sizes; the defaults are those of OpenAI's ViT-L/14. Raises InputError for an unknown activation."""
+    """Sizes; the defaults are those of OpenAI's ViT-L/14. `normalisation` is what its pictures have gone through.
+
+    Raises InputError for an unknown activation.
+    """
 
     image_size: int = 224
     patch_size: int = 14
@@ -43,6 +47,7 @@ class ClipVisionConfig:
     mlp_width: int = 4096
     projection: int = 768
     activation: str = "quick_gelu"
+    normalisation: Normalisation = CLIP
 
     def __post_init__(self):
         check_name("activation", self.activation, ACTIVATIONS)
@@ -61,7 +66,7 @@ CLIP_SIZES = {
     ),
     STORYBOOK: (
         ClipTextConfig(max_length=24, width=128, heads=4, blocks=3, mlp_width=512, projection=128),
-        ClipVisionConfig(image_size=40, patch_size=8, width=128, heads=4, blocks=3, mlp_width=512, projection=128),
+        ClipVisionConfig(40, 8, width=128, heads=4, blocks=3, mlp_width=512, projection=128, normalisation=CENTRED),
     ),
 }
 

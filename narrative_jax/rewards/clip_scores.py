@@ -1,6 +1,5 @@
 """How well a picture shows its prompt, by the angle between their CLIP embeddings."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,13 +14,9 @@ from flax import nnx
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.network import Network, abstract
 from narrative_jax.models.open_clip import load_clip_weights
 from narrative_jax.models.preprocessing import (
-    ARCFACE,
-    CLIP,
-    Normalisation,
     longest_side_pad,
     normalise,
     shortest_side_crop,
@@ -30,6 +25,7 @@ from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.tokenizer import Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_SIZES, Clip, ClipVisionConfig, ClipVisionEncoder, unit
 from narrative_jax.rewards.base import below, size_name
+from narrative_jax.rewards.prompts import PromptReader
 
 CLIP_SCORE_SCALE = 2.5  # Hessel et al. 2021, eq. 1
 _AT_ONCE = 64  # prompts encoded together, always as many, so that the text tower compiles once
@@ -40,7 +36,7 @@ _KEPT = 100_000  # embeddings of prompts kept in memory
 class ClipPair:
     """CLIP's two towers with a tokeniser; `read` gives the weights of a `Clip` of given shapes, once they are needed.
 
-    `name` says which CLIP: scores that may come from several bear it. `as_used_to`, how its image tower was fed.
+    `name` says which CLIP: scores that may come from several bear it.
     """
 
     name: str
@@ -48,9 +44,7 @@ class ClipPair:
     text: ClipTextConfig
     vision: ClipVisionConfig
     read: Callable[[Mapping[str, jax.ShapeDtypeStruct]], Params]
-    as_used_to: Normalisation = CLIP
     _known: dict = field(default_factory=dict, compare=False)
-    _told: set = field(default_factory=set, compare=False)
 
     @cached_property
     def params(self) -> Params:
@@ -70,16 +64,15 @@ class ClipPair:
     def embed_images(self, params: Params, images: jax.Array) -> jax.Array:
         """Unit embeddings f32[b, projection] of pictures in [-1, 1] of the tower's size; pure."""
         tower = self._towers["vision"].bind(below("vision", params))
-        return unit(tower(normalise(images, self.as_used_to)).projected)
+        return unit(tower(normalise(images, self.vision.normalisation)).projected)
 
     def embed_prompts(self, prompts: Sequence[str]) -> np.ndarray:
         """Unit embeddings f32[b, projection], each prompt worked out once; says once what is empty or cut off."""
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._known))
-        self._tell(new)
         fresh = {}
         for start in range(0, len(new), _AT_ONCE):
             part = new[start : start + _AT_ONCE]
-            tokens = self.tokenizer.encode(part + [""] * (_AT_ONCE - len(part)), self.text.max_length)
+            tokens = np.resize(self._reader.tokens(part), (_AT_ONCE, self.text.max_length))
             fresh |= zip(part, np.asarray(self._embed_tokens(self._text_params, tokens)), strict=False)
         found = np.stack([fresh[prompt] if prompt in fresh else self._known[prompt] for prompt in prompts])
         if len(self._known) + len(fresh) > _KEPT:
@@ -87,17 +80,9 @@ class ClipPair:
         self._known.update(fresh)
         return found
 
-    def _tell(self, prompts):
-        length = self.text.max_length
-        empty = [prompt for prompt in prompts if not prompt.strip()]
-        troubles = {
-            "no words, pictures are compared with nothing": empty,
-            f"more than {length} tokens, the rest is not read": self.tokenizer.truncated(prompts, length),
-        }
-        for trouble, which in troubles.items():
-            if which and trouble not in self._told:
-                self._told.add(trouble)
-                print(f"CLIP {self.name}: prompts like {which[0][:60]!r} have {trouble}", file=sys.stderr)
+    @cached_property
+    def _reader(self):
+        return PromptReader(f"CLIP {self.name}", self.tokenizer, self.text.max_length)
 
     @cached_property
     def _weights(self):
@@ -127,8 +112,7 @@ def load_clip(weights: str | Path, size: str) -> ClipPair:
     text, vision = CLIP_SIZES[size]
     tokenizer = Tokenizer.load(Path(weights).parent / "tokenizer.json")
     text = replace(text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
-    as_used_to = ARCFACE if size == STORYBOOK else CLIP
-    return ClipPair(size_name(size), tokenizer, text, vision, lambda like: load_clip_weights(weights, like), as_used_to)
+    return ClipPair(size_name(size), tokenizer, text, vision, lambda like: load_clip_weights(weights, like))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,12 +13,14 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.checkpoints import load_weights, open_weights, save_weights, stored_shapes
+from narrative_jax.models.known_files import recognise
 from narrative_jax.models.network import Network, abstract, split
 from narrative_jax.models.open_clip import load_clip_weights
-from narrative_jax.models.preprocessing import ARCFACE, CLIP, IMAGENET, normalise
+from narrative_jax.models.preprocessing import normalise
 from narrative_jax.models.scalar_reward import (
     SCALAR_SIZES,
     SUBJECT_NAMES,
@@ -28,15 +31,17 @@ from narrative_jax.models.scalar_reward import (
 from narrative_jax.models.tokenizer import Tokenizer
 from narrative_jax.models.vision_encoders import Clip
 from narrative_jax.rewards.base import below, size_name, under
+from narrative_jax.rewards.prompts import PromptReader
 from narrative_jax.rewards.subjects import (
     Box,
     check_regions,
     check_subjects,
     fit,
     least_size,
-    reference_pictures,
     views,
 )
+
+TOKENIZER = "tokenizer.json"  # lies beside the weights
 
 
 class ScalarContext(NamedTuple):
@@ -95,33 +100,55 @@ class Scalar:
         return load_weights(self.weights, shapes, scalar_names(shapes))
 
     def encode(self, scenes: Sequence[Scene]) -> ScalarContext:
-        """Raises InputError for a scene without subjects, or with more than the network has places for."""
+        """Says once which prompts are empty or cut off.
+
+        Raises InputError for a scene without subjects, or with more than the network has places for.
+        """
         mask = check_subjects(scenes, self.config.max_subjects, self.config.subject.patch_size)
         side = self.config.side
         subjects = np.ones((*mask.shape, side, side, 3), np.float32)
         for row, scene in zip(subjects, scenes, strict=True):
-            row[: len(scene.subjects)] = [reference_pictures(subject, side)[0] for subject in scene.subjects]
-        tokens = self.tokenizer.encode([scene.prompt for scene in scenes], self.config.text.max_length)
-        return ScalarContext(tokens, subjects, mask)
+            row[: len(scene.subjects)] = [to_float(fit_image(each.images[0], side)) for each in scene.subjects]
+        return ScalarContext(self._reader.tokens([scene.prompt for scene in scenes]), subjects, mask)
 
     def score(self, params: Params, images: jax.Array, context: ScalarContext) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        as_clip, as_subject = (ARCFACE, ARCFACE) if self.size == STORYBOOK else (CLIP, IMAGENET)
         alone = context.mask.sum(1) == 1
         shown = views(images, self.regions, alone, self.config.side)
         there = ~alone[:, None] | (jnp.arange(shown.shape[1]) == 0)
-        seen = normalise(fit(images, self.config.vision.image_size), as_clip)
-        shown, subjects = (normalise(pictures, as_subject) for pictures in (shown, context.subjects))
+        vision, subject = self.config.vision, self.config.subject
+        seen = normalise(fit(images, vision.image_size), vision.normalisation)
+        shown, subjects = (normalise(pictures, subject.normalisation) for pictures in (shown, context.subjects))
         return self.network.bind(params)(context.tokens, seen, shown, there, subjects, context.mask)[:, None]
 
+    def save(self, path: Path, params: Params) -> None:
+        """Write weights that say of what size they are and where they look, and the tokeniser beside them."""
+        about = {_SIZE: self.size, _REGIONS: json.dumps(self.regions)}
+        save_weights(path, params, scalar_names(params), metadata=about)
+        self.tokenizer.save(path.with_name(TOKENIZER))
 
-def load_scalar(weights: str | Path, size: str, regions: Sequence[Box] = ()) -> Scalar:
-    """One that was trained here: its weights, tokenizer.json beside them.
+    @cached_property
+    def _reader(self):
+        return PromptReader(self.name, self.tokenizer, self.config.text.max_length)
 
-    Raises InputError for an unknown size and an unreadable tokeniser, and on first use for unfit weights.
+
+_SIZE, _REGIONS = "scalar_size", "scalar_regions"  # of a file's metadata
+
+
+def load_scalar(weights: str | Path) -> Scalar:
+    """One that was saved here: its weights, which say the rest, tokenizer.json beside them.
+
+    Raises InputError for other files and an unreadable tokeniser, and on first use for arrays that do not fit.
     """
-    config, tokenizer = _sized(size, Path(weights).parent / "tokenizer.json")
-    return Scalar(size, config, tokenizer, _abstract(config)[0], Path(weights), tuple(map(tuple, regions)))
+    with open_weights(weights) as file:
+        about = file.metadata() or {}
+    if not {_SIZE, _REGIONS} <= about.keys():
+        what = recognise(stored_shapes(weights)) or "no network that is known here"
+        rule = f"it does not say which scalar reward it is of; by its arrays it is {what}"
+        raise InputError(f"{weights}", rule, "give the weights.safetensors that training a scalar reward has left")
+    config, tokenizer = _sized(about[_SIZE], Path(weights).with_name(TOKENIZER))
+    regions = tuple(map(tuple, json.loads(about[_REGIONS])))
+    return Scalar(about[_SIZE], config, tokenizer, _abstract(config)[0], Path(weights), regions)
 
 
 def new_scalar(
@@ -132,7 +159,7 @@ def new_scalar(
 
     Raises InputError for an unknown size, regions that do not fit and an unreadable tokeniser; later for unfit weights.
     """
-    config, tokenizer = _sized(size, Path(clip).parent / "tokenizer.json")
+    config, tokenizer = _sized(size, Path(clip).with_name(TOKENIZER))
     reward = Scalar(size, config, tokenizer, _abstract(config)[0], None, tuple(map(tuple, regions)))
 
     def read():

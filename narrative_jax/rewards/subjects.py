@@ -19,7 +19,7 @@ from narrative_jax.models.checkpoints import STORYBOOK, load_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
 from narrative_jax.models.network import Network, abstract
-from narrative_jax.models.preprocessing import ARCFACE, IMAGENET, Normalisation, normalise, resize
+from narrative_jax.models.preprocessing import Normalisation, normalise, resize
 from narrative_jax.models.vision_encoders import unit
 from narrative_jax.rewards.base import size_name
 
@@ -76,8 +76,7 @@ def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
     def read():
         return load_weights(weights, like, DINOV2_NAMES)
 
-    as_used_to = ARCFACE if size == STORYBOOK else IMAGENET
-    return PictureEncoder(f"dinov2_{size_name(size)}", network, as_used_to, read, config.patch_size)
+    return PictureEncoder(f"dinov2_{size_name(size)}", network, config.normalisation, read, config.patch_size)
 
 
 def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
@@ -95,7 +94,7 @@ def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
     return PictureEncoder(
         f"iresnet_{size_name(size)}" if size == STORYBOOK else size_name(size),
         network,
-        ARCFACE,
+        config.normalisation,
         read,
         config.patch_size,
         config.image_size,

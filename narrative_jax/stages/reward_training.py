@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ from narrative_jax.models.checkpoints import STORYBOOK, save_weights
 from narrative_jax.models.id_encoder import STATISTICS
 from narrative_jax.models.network import split
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
-from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, scalar_names
+from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS
 from narrative_jax.rewards.aesthetic import Aesthetic, load_aesthetic
 from narrative_jax.rewards.base import PureReward, below, under
 from narrative_jax.rewards.clip_scores import load_clip
@@ -85,15 +85,12 @@ def _scalar(seed, clip="", subject="", size="ViT-L/14", regions=(), train_towers
         return fit_image(image, side)
 
     def save(folder, params):
-        save_weights(folder / WEIGHTS, params, scalar_names(params))
-        reward.tokenizer.save(folder / "tokenizer.json")
+        reward.save(folder / WEIGHTS, params)
 
-    load = partial(_load_scalar, size, regions)
+    def load(folder):
+        return load_scalar(folder / WEIGHTS)
+
     return NewReward(reward, reward.network.axes, trains, read, fitted, save, load)
-
-
-def _load_scalar(size, regions, folder):
-    return load_scalar(folder / WEIGHTS, size, regions)
 
 
 def _aesthetic(seed, clip="", version=STORYBOOK):

@@ -73,8 +73,8 @@ def _identity(weights, encoder="dinov2", size="ViT-B/14", side=224, max_subjects
     return Identity(seen_by, side, max_subjects, tuple(map(tuple, regions)), landmarks)
 
 
-def _scalar(weights, size="ViT-L/14", regions=()):
-    return load_scalar(weights_file(weights), size, regions)
+def _scalar(weights):
+    return load_scalar(weights_file(weights))
 
 
 HOST = {reward.name: reward for reward in (Oracle, Raters, PictureStatistics, HttpJudge)}
