@@ -3,7 +3,8 @@
     python -m narrative_jax.launch --config=configs/encoders.py
 
 Three contrastive trainings (see narrative_jax/stages/encoders.py), then how often each finds the other half of a pair
-among those of tune scenes. What ships in narrative_jax/storybook/weights/encoders is this run's result.
+among those of tune scenes. What ships in narrative_jax/storybook/weights/encoders is this run's result; `:embedded`
+trains nothing and says how often those find it.
 """
 
 from ml_collections import ConfigDict
@@ -12,8 +13,8 @@ from narrative_jax.core.errors import check_name
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`tiny` is a smoke run of the same stages."""
-    check_name("variant", variant, ("", "tiny"))
+    """`tiny` is a smoke run of the same stages, `embedded` looks at what ships."""
+    check_name("variant", variant, ("", "tiny", "embedded"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -39,8 +40,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.iresnet = {**shared, "encoder": "iresnet", "batch_size": 128, "total_steps": 600, "optimizer": adamw}
     trained = ("clip", "dinov2", "iresnet")
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
-    config.retrieve = {"stage": "retrieve", "trained": trained, **pairs}
+    config.retrieve = {"stage": "retrieve", "trained": trained, "embedded": (), **pairs}
     config.stages = (*trained, "retrieve")
+    if variant == "embedded":
+        config.retrieve.update(trained=(), embedded=trained)
+        config.stages = ("retrieve",)
     if variant == "tiny":
         config.retrieve.pairs = 8
         for name in trained:

@@ -1,5 +1,6 @@
 """The encoders that ship: small files, and rewards made of them know the scene, its characters and noise."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,16 @@ def test_they_are_small():
     files = [path for path in (EMBEDDED / "encoders").iterdir() if path.suffix == ".safetensors"]
     assert {path.stem for path in files} == {"clip", "dinov2", "iresnet", "aesthetic"}
     assert sum(path.stat().st_size for path in files) < 8e6
+
+
+def test_they_find_the_other_half_of_a_pair(tmp_path):
+    """Of 64 pairs, by the command that measures them; chance is 1 of 64."""
+    flags = [f"--config={CONFIGS / 'encoders.py'}:embedded", "--config.retrieve.pairs=64"]
+    assert launch.main([*flags, f"--workdir={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "summary.json").read_text())
+    for kind, least in {"clip": 0.6, "dinov2": 0.9, "iresnet": 0.7}.items():
+        for half in ("first", "second"):
+            assert found[f"retrieve/embedded_{kind}/{half}"] > least, (kind, half)
 
 
 def test_the_proxies_of_adpo_tell_true_pictures_from_others(examples):

@@ -1,5 +1,6 @@
 """What Storybook's encoders are trained on, and how often they find it again."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.stages import encoders, retrieve
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.encoders import ENCODERS, Matches, new_encoder
+from narrative_jax.stages.common import WEIGHTS
+from narrative_jax.stages.encoders import ENCODERS, Matches, caption_tokenizer, new_encoder
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.storybook.parse import parse
@@ -26,16 +28,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def context(quick_compilation):
-    """That of configs/encoders.py:tiny, with networks of few weights."""
+def new(quick_compilation):
+    """The untrained encoders by name, networks of few weights."""
     with small_storybook():
-        yield Context(FrozenConfigDict(load(f"{CONFIG}:tiny")), "retrieve", Path("nowhere"))
-
-
-@pytest.fixture(scope="module")
-def new(context):
-    """The untrained encoders by name."""
-    return {name: new_encoder(context, name) for name in ENCODERS}
+        yield {name: new_encoder(name, 0, partial(caption_tokenizer, 64, 0)) for name in ENCODERS}
 
 
 def fresh(encoder):
@@ -172,7 +168,7 @@ def test_saved_and_loaded_an_encoder_is_the_same(new, name, tmp_path, random_wei
     shapes = {weight: value for weight, value in encoder.params.items() if weight != "logit_scale"}
     trained = random_weights(shapes) | {"logit_scale": np.float32(3)}
     encoder.save(tmp_path, trained)
-    loaded = encoder.load(tmp_path)
+    loaded = encoder.load(tmp_path / WEIGHTS)
     assert loaded.keys() == encoder.network.axes.keys()
     for weight, value in {**encoder.frozen, **trained}.items():
         kept = encoder.params["logit_scale"] if weight == "logit_scale" and encoder.prefix else value
@@ -193,15 +189,23 @@ class Stub:
         self.pairs = Matches(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
         self.network = SimpleNamespace(bind=lambda params: lambda one, two: (params * first[one], second[two]))
 
-    def load(self, folder):
-        assert folder.name == "stub"
+    def load(self, file):
+        assert file.parent.name == "stub"
         return 2.0
 
 
 def run_retrieve(monkeypatch, tmp_path, first, second):
     """Numbers of the stage where the encoder embeds the halves of pair i as these rows."""
-    entry = {"stage": "retrieve", "trained": ("stub",), "kind": "true", "split": "tune", "seed": 0, "pairs": len(first)}
-    monkeypatch.setattr(retrieve, "new_encoder", lambda context, name: Stub(first, second))
+    entry = {
+        "stage": "retrieve",
+        "trained": ("stub",),
+        "embedded": (),
+        "kind": "true",
+        "split": "tune",
+        "seed": 0,
+        "pairs": len(first),
+    }
+    monkeypatch.setattr(retrieve, "new_encoder", lambda kind, seed, tokenizer: Stub(first, second))
     config = FrozenConfigDict({"stub": {"encoder": "clip"}, "found": entry})
     retrieve.check(config, config.found)
     return retrieve.run(Context(config, "found", tmp_path))
@@ -230,6 +234,8 @@ def test_each_half_is_looked_for_among_the_others(monkeypatch, tmp_path):
     ("change", "said"),
     [
         ({"trained": ("clip", "align")}, "trained 'align': it trains no encoder; name entries of configs/encoders.py"),
+        ({"trained": ()}, "no encoder: trained names entries, embedded what ships"),
+        ({"embedded": ("cilp",)}, "unknown embedded encoder 'cilp'.*did you mean 'clip'"),
         ({"pairs": 1}, "pairs 1: pairs is an integer ≥ 2"),
         ({"kind": "ture"}, "unknown training set 'ture'.*did you mean 'true'"),
         ({"split": "tuen"}, "unknown split 'tuen'.*did you mean 'tune'"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.types import Params
-from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.presets import PRESETS
 from narrative_jax.models.checkpoints import STORYBOOK, Names, load_weights, save_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
@@ -25,9 +25,9 @@ from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
 from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
 from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES, Clip, TwoViews
 from narrative_jax.rewards.base import below, under
-from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import WEIGHTS
 
+TOKENIZER = "tokenizer.json"  # lies beside CLIP's weights
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 _LOOKS = 1000  # pairs of looks at each picture
 _KEPT = 50_000  # drawn examples kept in memory: drawing one costs more than training on it
@@ -50,15 +50,15 @@ class Encoder(NamedTuple):
         params = {**self.frozen, **params}
         save_weights(folder / WEIGHTS, below(self.prefix, params) if self.prefix else params, self.names)
         if self.tokenizer:
-            self.tokenizer.save(folder / "tokenizer.json")
+            self.tokenizer.save(folder / TOKENIZER)
             save_weights(folder / "text_encoder.safetensors", below("text", params), CLIP_TEXT_NAMES)
 
-    def load(self, folder: Path) -> Params:
-        """All weights, those that were saved as they are in `folder`. Raises InputError where they do not fit."""
+    def load(self, file: Path) -> Params:
+        """All weights, those that were saved as they are in the file. Raises InputError where they do not fit."""
         fresh = {**self.frozen, **self.params}
         if not self.prefix:
-            return load_weights(folder / WEIGHTS, fresh, self.names)
-        saved = load_weights(folder / WEIGHTS, below(self.prefix, fresh), self.names)
+            return load_weights(file, fresh, self.names)
+        saved = load_weights(file, below(self.prefix, fresh), self.names)
         return fresh | under(self.prefix, saved)
 
 
@@ -89,14 +89,18 @@ class Matches:
         return [example.scene.id for example, _, _ in found], self.halves(found)
 
 
-def new_encoder(context: Context, entry: str) -> Encoder:
-    """The untrained encoder that a train entry names."""
-    chosen = context.config[entry]
-    return ENCODERS[chosen.encoder](chosen, context.config.seed + chosen.seed)
+def new_encoder(kind: str, seed: int, tokenizer: Callable[[], Tokenizer]) -> Encoder:
+    """The untrained encoder of this kind; CLIP reads captions by what `tokenizer` gives."""
+    return ENCODERS[kind](seed, tokenizer)
 
 
-def _clip(entry, seed):
-    tokenizer = train_tokenizer(_captions(entry))
+def caption_tokenizer(size: int, seed: int, split: str = "train", **_) -> Tokenizer:
+    """One that knows the words of a training set's captions."""
+    return train_tokenizer(scene.prompt for scene in storybook_scenes(split, min(_CAPTIONS, size), seed))
+
+
+def _clip(seed, tokenizer):
+    tokenizer = tokenizer()
     text, vision = CLIP_SIZES[STORYBOOK]
     text = replace(text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
     network, params = split(Clip(text, vision, rngs=nnx.Rngs(seed)))
@@ -109,7 +113,7 @@ def _clip(entry, seed):
     return Encoder(network, params, {}, Matches(1, halves), CLIP_NAMES, tokenizer=tokenizer)
 
 
-def _dinov2(entry, seed):
+def _dinov2(seed, tokenizer):
     config = DINOV2_SIZES[STORYBOOK]
     network, params = split(TwoViews(Dinov2Encoder(config, rngs=nnx.Rngs(seed))))
 
@@ -127,7 +131,7 @@ def _dinov2(entry, seed):
     return Encoder(network, params, {}, Matches(_LOOKS, halves), DINOV2_NAMES, "encoder")
 
 
-def _iresnet(entry, seed):
+def _iresnet(seed, tokenizer):
     config = IRESNET_SIZES[STORYBOOK]
     network, weights = split(TwoViews(IResNet(config, rngs=nnx.Rngs(seed))))
     # Inference's batch norms: their statistics stay 0 and 1, scale and bias learn.
@@ -146,11 +150,6 @@ def _iresnet(entry, seed):
 
 
 ENCODERS = {"clip": _clip, "dinov2": _dinov2, "iresnet": _iresnet}
-
-
-def _captions(entry):
-    training_set = storybook_training_set(**entry.training_set)
-    return [example.scene.prompt for example in training_set.batch(range(min(_CAPTIONS, len(training_set))))]
 
 
 def _look(picture, size, rng):

@@ -30,7 +30,7 @@ from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.batches import examples, matches, pairs, preferences
 from narrative_jax.stages.common import ADAPTER, WEIGHTS, base_generator, check_generator, some_scenes
-from narrative_jax.stages.encoders import ENCODERS, new_encoder
+from narrative_jax.stages.encoders import ENCODERS, caption_tokenizer, new_encoder
 from narrative_jax.stages.reward_training import new_reward
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
@@ -175,7 +175,9 @@ def _prepare(context: Context, algorithm: Algorithm) -> _Job:
 
 def _encoder(context: Context) -> _Job:
     """One of Storybook's encoders, trained from scratch."""
-    encoder = new_encoder(context, context.name)
+    entry = context.entry
+    seed, tokenizer = context.config.seed + entry.seed, partial(caption_tokenizer, **entry.training_set)
+    encoder = new_encoder(entry.encoder, seed, tokenizer)
     size, make_batch = matches(context, encoder.pairs)
     trainee = Trainee(encoder, None, encoder.params, encoder.frozen)
     return _Job(trainee, size, make_batch, lambda step, state: None, partial(encoder.save, context.folder))
