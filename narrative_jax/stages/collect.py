@@ -20,9 +20,8 @@ def check(config, entry) -> None:
     """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
     for option in ("pictures", "preferences"):
         if not entry.get(option, True):
-            raise InputError(
-                f"{option} ''", "there is no file to take them from", f"set --config.collect.{option}=FILE"
-            )
+            remedy = f"set it in each entry that collects, e.g. --config.collect.{option}=FILE"
+            raise InputError(f"{option} ''", "there is no file to take them from", remedy)
     found = find_pictures(entry.pictures)
     if "preferences" in entry:
         read_preferences(entry.preferences, [scene for scene, _ in found])
