@@ -3,8 +3,8 @@
     python -m narrative_jax.launch --config=configs/reward.py
 
 2,000 preferences of raters between pictures of train scenes; a network in ImageReward's manner and a linear head in
-LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. What ships as Storybook's
-aesthetic head is this run's result.
+LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. One of those compared with it is a
+weighted sum of CLIP, identity and that head. What ships as Storybook's aesthetic head is this run's result.
 
 `:own` trains on preferences of one's own, from the weights of CLIP ViT-L/14 (tokenizer.json beside them) and DINOv2
 ViT-B/14, and says how often the reward then agrees with others, held out. Lines of FILE.jsonl and OTHERS.jsonl are as
@@ -86,7 +86,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.by_subject = {**score, "reward": "identity", "identity": {**IDENTITY, "encoder": "dinov2"}}
     config.by_aesthetic = {**score, "reward": "trained", "reward_from": "aesthetic"}
     config.by_scalar = {**score, "reward": "trained", "reward_from": "scalar"}
-    judges = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar")
+    weights = {"by_clip": 0.2, "by_aesthetic": 0.2, "by_identity": 0.4}  # UPER's, of text, looks and subject
+    config.by_ensemble = {**score, "reward": "ensemble", "ensemble": weights}
+    judges = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_ensemble", "by_scalar")
     config.accuracy = {"stage": "accuracy", "gold": "gold", "sources": judges, "pairs": 4000}
     training = ("generate", "score", "screen", "screen_quality", "scalar", "aesthetic")
     config.stages = (*training, "held_out", "gold", *judges, "accuracy")
@@ -115,5 +117,5 @@ def _shrink(config):
     for name in ("scalar", "aesthetic"):
         config[name].update(total_steps=2, batch_size=4, save_every=2)
         config[name].optimizer.warmup_steps = 1
-    for name in ("by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar"):
+    for name in config.accuracy.sources[1:]:  # all but raters, who have no batches
         config[name].batch_size = 8

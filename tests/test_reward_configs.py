@@ -29,7 +29,7 @@ from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.stages import score, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-JUDGES = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_scalar")
+JUDGES = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_ensemble", "by_scalar")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +122,7 @@ def test_the_statistics_of_batch_norms_are_saved_as_they_began(encoders):
 
 def test_every_stage_of_the_rewards_is_done(rewards):
     finished, listed = done(rewards)
-    assert finished == listed and len(listed) == 15
+    assert finished == listed and len(listed) == 16
     found = summary(rewards)
     assert found["compile/scalar"] == found["compile/aesthetic"] == 1
     assert [line["step"] for line in numbers(rewards / "scalar")] == [1, 2, 3]
@@ -143,6 +143,19 @@ def test_the_accuracy_of_every_judge_on_every_aspect(rewards):
             assert 0 <= low <= share <= high <= 1 and share * pairs == pytest.approx(round(share * pairs))
     table = (rewards / "accuracy" / "accuracy.md").read_text().splitlines()
     assert len(table) == 2 + len(JUDGES) and all(line.count("|") == 6 for line in table)
+
+
+def test_an_ensemble_is_the_weighted_sum_of_standardised_scores(rewards):
+    """Of those that its entries recorded, by the calibrations that they left."""
+    weights = pipeline.read_config(rewards).by_ensemble.ensemble
+    expected = dict.fromkeys((score.candidate_id for score in records(rewards / "by_clip" / "scores", Score)), 0.0)
+    for name, weight in weights.items():
+        saved = json.loads((rewards / name / "calibration.json").read_text())
+        for each in records(rewards / name / "scores", Score):
+            expected[each.candidate_id] += weight * (each.scores[0] - saved["mean"][0]) / saved["std"][0]
+    found = {each.candidate_id: each.scores for each in records(rewards / "by_ensemble" / "scores", Score)}
+    assert len(weights) == 3 and len(expected) == 12 and np.ptp(list(expected.values())) > 0.1
+    assert found == {id: (pytest.approx(value, abs=1e-3),) for id, value in expected.items()}
 
 
 def test_the_trained_reward_is_what_scores_and_is_calibrated(rewards):

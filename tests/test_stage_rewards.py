@@ -135,6 +135,35 @@ def test_bad_options(config, change, said):
         make_reward(config, config.score)
 
 
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"scor": 1.0}, "unknown score entry of an ensemble 'scor'.*did you mean 'score'"),
+        ({"judge": 1.0}, "entry 'judge' of an ensemble: 'oracle' is no reward of networks that adds up with others"),
+        ({"both": 1.0}, "entry 'both' of an ensemble: 'ensemble' is no reward"),
+        ({"aspects": 1.0}, "aspects by a reward of 3 aspects"),
+        ({"score": 0.5, "again": -0.5}, "weights again -0.5, score 0.5: they are numbers that do not sum to zero"),
+        ({"score": "much"}, "weights score much: they are numbers"),
+        ({}, "weights none"),
+    ],
+)
+def test_what_adds_up_to_no_ensemble(config, weights, said):
+    config.judge = {"stage": "score", "source": "generate", "reward": "oracle"}
+    config.again = config.score.to_dict()
+    config.aspects = {**config.score.to_dict(), "reward": "per_aspect"}
+    config.both = {"stage": "score", "source": "generate", "reward": "ensemble", "batch_size": 2, "ensemble": weights}
+    with pytest.raises(InputError, match=said):
+        make_reward(config, config.both)
+
+
+def test_an_ensemble_needs_what_it_is_calibrated_by(config, tmp_path):
+    config.both = {"stage": "score", "source": "generate", "reward": "ensemble", "batch_size": 2}
+    config.both.ensemble = {"score": 0.5}
+    assert make_reward(config, config.both).aspects == ("ensemble",)
+    with pytest.raises(InputError, match=r"score/calibration.json"):
+        make_reward(config, config.both, tmp_path)
+
+
 def test_a_host_reward_is_not_pure():
     with pytest.raises(InputError, match="unknown pure reward 'raters'"):
         pure_reward(ConfigDict({"reward": "raters"}))

@@ -58,7 +58,7 @@ class Ensemble:
 
     def __post_init__(self):
         weights = [term.weight for term in self.terms.values()]
-        if not all(map(math.isfinite, weights)) or abs(sum(weights)) < 1e-9:
+        if not all(isinstance(w, int | float) and math.isfinite(w) for w in weights) or abs(sum(weights)) < 1e-9:
             given = ", ".join(f"{name} {term.weight}" for name, term in self.terms.items()) or "none"
             raise InputError(f"weights {given}", "they are numbers that do not sum to zero", "raise one of them")
         for name, term in self.terms.items():

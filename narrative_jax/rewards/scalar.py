@@ -1,6 +1,5 @@
 """How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,10 +12,11 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.files import read_json, write_json
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import load_weights, open_weights, save_weights, stored_shapes
+from narrative_jax.models.checkpoints import load_weights, save_weights, stored_shapes
 from narrative_jax.models.known_files import recognise
 from narrative_jax.models.network import Network, abstract, split
 from narrative_jax.models.open_clip import load_clip_weights
@@ -41,7 +41,7 @@ from narrative_jax.rewards.subjects import (
     views,
 )
 
-TOKENIZER = "tokenizer.json"  # lies beside the weights
+TOKENIZER, ABOUT = "tokenizer.json", "scalar.json"  # lie beside the weights; the second says what they are of
 
 
 class ScalarContext(NamedTuple):
@@ -122,33 +122,29 @@ class Scalar:
         return self.network.bind(params)(context.tokens, seen, shown, there, subjects, context.mask)[:, None]
 
     def save(self, path: Path, params: Params) -> None:
-        """Write weights that say of what size they are and where they look, and the tokeniser beside them."""
-        about = {_SIZE: self.size, _REGIONS: json.dumps(self.regions)}
-        save_weights(path, params, scalar_names(params), metadata=about)
+        """Write weights, and beside them the tokeniser, of what size they are and where they look."""
+        save_weights(path, params, scalar_names(params))
         self.tokenizer.save(path.with_name(TOKENIZER))
+        write_json(path.with_name(ABOUT), {"size": self.size, "regions": self.regions})
 
     @cached_property
     def _reader(self):
         return PromptReader(self.name, self.tokenizer, self.config.text.max_length)
 
 
-_SIZE, _REGIONS = "scalar_size", "scalar_regions"  # of a file's metadata
-
-
 def load_scalar(weights: str | Path) -> Scalar:
-    """One that was saved here: its weights, which say the rest, tokenizer.json beside them.
+    """One that `Scalar.save` left: its weights, the other files beside them.
 
     Raises InputError for other files and an unreadable tokeniser, and on first use for arrays that do not fit.
     """
-    with open_weights(weights) as file:
-        about = file.metadata() or {}
-    if not {_SIZE, _REGIONS} <= about.keys():
-        what = recognise(stored_shapes(weights)) or "no network that is known here"
-        rule = f"it does not say which scalar reward it is of; by its arrays it is {what}"
+    path = Path(weights)
+    if not path.with_name(ABOUT).exists():
+        what = recognise(stored_shapes(path)) or "no network that is known here"
+        rule = f"no {ABOUT} beside it says which scalar reward it is of; by its arrays it is {what}"
         raise InputError(f"{weights}", rule, "give the weights.safetensors that training a scalar reward has left")
-    config, tokenizer = _sized(about[_SIZE], Path(weights).with_name(TOKENIZER))
-    regions = tuple(map(tuple, json.loads(about[_REGIONS])))
-    return Scalar(about[_SIZE], config, tokenizer, _abstract(config)[0], Path(weights), regions)
+    about = read_json(path.with_name(ABOUT))
+    config, tokenizer = _sized(about["size"], path.with_name(TOKENIZER))
+    return Scalar(about["size"], config, tokenizer, _abstract(config)[0], path, tuple(map(tuple, about["regions"])))
 
 
 def new_scalar(

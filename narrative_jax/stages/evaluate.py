@@ -33,7 +33,7 @@ from narrative_jax.stages.rewards import make_reward
 from narrative_jax.stages.score import check as check_reward
 from narrative_jax.storybook import ASPECTS, drawings, render
 
-INPUTS = ("trained", "reward_from")
+INPUTS = ("trained", "reward_from", "ensemble")
 TUNE_SCENES = 64  # that the guidance scale is chosen on
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.models.vision_encoders import CLIP_SIZES
 from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
+from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
-from narrative_jax.rewards.ensemble import per_aspect
+from narrative_jax.rewards.ensemble import Ensemble, Term, per_aspect
 from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.oracle import Oracle
@@ -90,6 +91,7 @@ PURE: dict[str, Callable[..., PureReward]] = {
 }
 PER_ASPECT = "per_aspect"  # its section names a pure reward for each aspect
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
+ENSEMBLE = "ensemble"  # its section gives a weight to score entries, whose rewards it adds up by their calibrations
 
 
 def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
@@ -98,11 +100,30 @@ def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
     Weights are read when they are first needed; those of a train entry lie in `workdir`, without one the reward can be
     looked at but cannot score. Raises InputError.
     """
-    check_name("reward", entry.reward, [*HOST, *PURE, PER_ASPECT, TRAINED])
+    check_name("reward", entry.reward, [*HOST, *PURE, PER_ASPECT, TRAINED, ENSEMBLE])
     if entry.reward in HOST:
         return call(f"reward {entry.reward}", HOST[entry.reward], entry.get(entry.reward, {}))
-    reward = _trained(config, entry, workdir) if entry.reward == TRAINED else pure_reward(entry)
+    reward = (_ensemble if entry.reward == ENSEMBLE else _single)(config, entry, workdir)
     return OnHost(reward, entry.get("batch_size", None), make_mesh(config.mesh))
+
+
+def _ensemble(config, entry, workdir):
+    scores = [name for name, section in config.items() if getattr(section, "stage", None) == "score"]
+    terms = {}
+    for name, weight in entry.get(ENSEMBLE, {}).items():
+        check_name("score entry of an ensemble", name, scores)
+        if config[name].reward in (*HOST, ENSEMBLE):
+            rule = f"{config[name].reward!r} is no reward of networks that adds up with others"
+            raise InputError(f"entry {name!r} of an ensemble", rule, "name entries with other rewards")
+        reward = _single(config, config[name], workdir)
+        nothing_yet = Calibration(reward.name, reward.aspects, [0.0], [1.0], "")
+        calibrated = Calibration.load(workdir / name / "calibration.json", reward) if workdir else nothing_yet
+        terms[name] = Term(reward, calibrated, weight)
+    return Ensemble(terms)
+
+
+def _single(config, entry, workdir):
+    return _trained(config, entry, workdir) if entry.reward == TRAINED else pure_reward(entry)
 
 
 def _trained(config, entry, workdir):

@@ -16,7 +16,7 @@ from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.rewards import make_reward
 
-INPUTS = ("source", "reward_from")
+INPUTS = ("source", "reward_from", "ensemble")
 
 _CHUNK = 256  # candidates between two looks at the stop flag
 
