@@ -3,8 +3,8 @@
     python -m narrative_jax.launch --config=configs/reward.py
 
 2,000 preferences of raters between pictures of train scenes; a network in ImageReward's manner and a linear head in
-LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. One of those compared with it is a
-weighted sum of CLIP, identity and that head. What ships as Storybook's aesthetic head is this run's result.
+LAION's are trained on them. Then 4,000 pairs of pictures of test scenes, which gold judges. What ships as Storybook's
+aesthetic head is this run's result; a weighted sum of CLIP, identity and that head is one of those compared with gold.
 
 `:own` trains on preferences of one's own, from the weights of CLIP ViT-L/14 (tokenizer.json beside them) and DINOv2
 ViT-B/14, and says how often the reward then agrees with others, held out. Lines of FILE.jsonl and OTHERS.jsonl are as
