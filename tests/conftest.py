@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# Most of the tests' time is compiling: what one process of this run has compiled, the others read. Set before JAX is
-# imported, and in the environment, so that subprocesses share it.
+# Most of the tests' time is compiling. So little is optimised (with JAX_DISABLE_MOST_OPTIMIZATIONS=0 as much as in a
+# run), and what one process has compiled, the others read. Set before JAX is imported, and in the environment, so that
+# subprocesses share it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _MINE = COMPILED not in os.environ
 if _MINE:
@@ -30,16 +32,6 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}: set NARRATIVE_JAX_TEST_DATA")
     return folder
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Little is optimised within a file that uses it: compiling is what takes the time of small networks."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

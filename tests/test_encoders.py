@@ -24,11 +24,10 @@ from narrative_jax.storybook.world import identity_codes
 
 CONFIG = Path(__file__).parents[1] / "configs" / "encoders.py"
 SIZE = 40
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def new(quick_compilation):
+def new():
     """The untrained encoders by name, networks of few weights."""
     with small_storybook():
         yield {name: new_encoder(name, 0, partial(caption_tokenizer, 64, 0)) for name in ENCODERS}

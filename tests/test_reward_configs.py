@@ -33,7 +33,7 @@ JUDGES = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(quick_compilation):
+def small():
     """Small networks."""
     with small_storybook():
         yield

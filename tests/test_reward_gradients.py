@@ -22,7 +22,6 @@ from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
 
 HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def rewards(random_weights):

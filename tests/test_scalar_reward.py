@@ -37,11 +37,10 @@ from narrative_jax.stages.reward_training import new_reward
 from narrative_jax.stages.rewards import pure_reward
 
 ROUNDING = 1e-5
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def reward(random_weights, quick_compilation):
+def reward(random_weights):
     return small_scalar(random_weights)
 
 
@@ -160,7 +159,7 @@ def test_the_least_picture_holds_a_patch_of_either_tower(reward):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, random_weights, quick_compilation):
+def files(tmp_path_factory, random_weights):
     """Weights of the small towers as published files, and all sizes by the name of "Tiny"."""
     folder = tmp_path_factory.mktemp("published")
     TOKENIZER.save(folder / "tokenizer.json")
