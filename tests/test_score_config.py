@@ -169,3 +169,5 @@ def test_a_stopped_run_goes_on(drawn, monkeypatch):
 def test_a_table_is_of_one_set_of_pictures(drawn, capsys):
     assert run("mine", "--config.table.sources=()") == 2
     assert "sources none: a table is of the pictures of one entry" in capsys.readouterr().err
+    assert run("mine", "--config.table.sources=('collect',)") == 2
+    assert "sources 'collect': it scores no pictures; name score entries" in capsys.readouterr().err

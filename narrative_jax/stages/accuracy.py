@@ -7,10 +7,11 @@ import numpy as np
 from narrative_jax import statistics
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import read_json, write_bytes
-from narrative_jax.core.records import Candidate, Preference, Score
+from narrative_jax.core.records import Candidate, Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.screening import standardise
 from narrative_jax.stages.base import Context
+from narrative_jax.stages.common import read_scores
 
 INPUTS = ("gold", "sources")
 
@@ -94,12 +95,7 @@ def _preferred(folder, row_of):
 def _scores(context, name, ids):
     """Aspects, and the standardised scores f64[candidates, aspects] that a score entry gave these candidates."""
     saved = read_json(context.path(name) / "calibration.json")
-    of = {record.candidate_id: record.scores for record in open_records(context.path(name) / "scores", Score)}
-    missing = [each for each in ids if each not in of]
-    if missing:
-        rule = f"candidate {missing[0]!r} has no score"
-        raise InputError(f"{context.path(name)}", rule, f"remove it and run {name} again")
-    return saved["aspects"], standardise([of[each] for each in ids], saved["mean"], saved["std"])
+    return saved["aspects"], standardise(read_scores(context, name, ids), saved["mean"], saved["std"])
 
 
 def _table(verdicts, rows):

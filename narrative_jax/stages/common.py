@@ -5,11 +5,13 @@ from inspect import Parameter, signature
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.mesh import check_batch, make_mesh
-from narrative_jax.core.records import Scene
+from narrative_jax.core.records import Scene, Score
 from narrative_jax.core.types import Params
+from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
 from narrative_jax.generators.drawing import Sampling
 from narrative_jax.generators.flow import FlowGenerator
@@ -96,6 +98,16 @@ def some_scenes(config, split: str, count: int, seed: int, max_subjects: int) ->
     scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
     kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
     return kept[: count or None], dropped
+
+
+def read_scores(context: Context, name: str, ids: Sequence[str]) -> np.ndarray:
+    """What a score entry gave these candidates, f64[ids, aspects]. Raises InputError for one that it gave nothing."""
+    of = {record.candidate_id: record.scores for record in open_records(context.path(name) / "scores", Score)}
+    missing = [each for each in ids if each not in of]
+    if missing:
+        rule = f"candidate {missing[0]!r} has no score"
+        raise InputError(f"{context.path(name)}", rule, f"remove it and run {name} again")
+    return np.array([of[each] for each in ids])
 
 
 def call(kind: str, make: Callable, options: Mapping):

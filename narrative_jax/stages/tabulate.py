@@ -2,21 +2,24 @@
 
 from io import BytesIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json, write_bytes
-from narrative_jax.core.records import Candidate, Scene, Score
+from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.stages.base import Context
+from narrative_jax.stages.common import read_scores
 
 INPUTS = ("sources",)
 
 
 def check(config, entry) -> None:
-    """Raise InputError unless the score entries are of the same pictures."""
+    """Raise InputError unless there are score entries, all of the same pictures."""
+    for name in entry.sources:
+        if config[name].stage != "score":
+            raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
     judged = {name: config[name].source for name in entry.sources}
     if len(set(judged.values())) != 1:
         given = ", ".join(f"{name} of {source}" for name, source in judged.items()) or "none"
@@ -31,15 +34,13 @@ def run(context: Context) -> dict[str, float]:
     """
     sources = context.entry.sources
     pictures = context.path(context.config[sources[0]].source)
+    prompts = {scene.id: scene.prompt for scene in open_records(pictures / "scenes", Scene)}
+    shown = {each.id: prompts[each.scene_id] for each in open_records(pictures / "candidates", Candidate)}
     scores = {}
     for name in sources:
-        records = list(open_records(context.path(name) / "scores", Score))
-        values = np.array([record.scores for record in records])
-        for aspect, column in zip(_aspects(context, name), values.T, strict=True):
+        for aspect, column in zip(_aspects(context, name), read_scores(context, name, list(shown)).T, strict=True):
             scores[f"{name}/{aspect}" if aspect in scores else aspect] = column
-    prompts = {scene.id: scene.prompt for scene in open_records(pictures / "scenes", Scene)}
-    candidates = [(candidate.id, candidate.scene_id) for candidate in open_records(pictures / "candidates", Candidate)]
-    table = {"id": [id for id, _ in candidates], "prompt": [prompts[scene] for _, scene in candidates], **scores}
+    table = {"id": list(shown), "prompt": list(shown.values()), **scores}
     file = BytesIO()
     pq.write_table(pa.table(table), file)
     write_bytes(context.folder / "scores.parquet", file.getvalue())
@@ -47,8 +48,8 @@ def run(context: Context) -> dict[str, float]:
     print(f"{'':{width}}  {'mean':>9} {'std':>9} {'least':>9} {'most':>9}")
     for name, column in scores.items():
         print(f"{name:{width}}  {column.mean():9.4f} {column.std():9.4f} {column.min():9.4f} {column.max():9.4f}")
-    print(f"{len(candidates)} pictures: {context.folder / 'scores.parquet'}", flush=True)
-    return {"rows": len(candidates), "scores": len(scores)}
+    print(f"{len(shown)} pictures: {context.folder / 'scores.parquet'}", flush=True)
+    return {"rows": len(shown), "scores": len(scores)}
 
 
 def _aspects(context, name):
