@@ -65,6 +65,22 @@ def compared(kind, aspects, gains):
     return numbers
 
 
+def between(kind, aspects, gains, pairs):
+    """Differences between arms, none like another; the intervals reach 0.033 to both sides."""
+    names = [*aspects, *["mean_of_aspects"] * (kind == "gold")]
+    keys = [
+        f"{kind}/{arm}_over_{other}/{name}"
+        for arm, other in pairs
+        if {arm, other} <= {"baseline", *gains}
+        for name in names
+    ]
+    found = {}
+    for place, key in enumerate(keys):
+        diff = 0.03 + place / 500
+        found |= {f"{key}/diff": diff, f"{key}/diff_low": diff - 0.033, f"{key}/diff_high": diff + 0.033}
+    return found
+
+
 def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", portrait=24, prompt="Ada waves", steps=60):
     """A run directory as the stages leave it; scene i gains i / 100 by each arm."""
     summaries = {
@@ -79,7 +95,8 @@ def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", port
             "removed/rejection": 9,
             "accept/rejection": 0.25,
         },
-        "evaluate": compared(kind, aspects, gains),
+        "evaluate": compared(kind, aspects, gains)
+        | between(kind, aspects, gains, config["evaluate"].get("compare", [])),
     }
     folder.mkdir()
     write_json(folder / "config.json", config)
@@ -321,6 +338,49 @@ def test_several_arms(tmp_path):
     assert "Of all 3 arms align closed most of it: 4.0 %" in page.text
     assert "Entry align." in page.text and page.images("align: Ada") and not page.images("sft: Ada")
     assert len([tag for tag, _ in page.elements if tag == "caption"]) == 2
+
+
+def test_arms_that_are_compared_with_each_other(tmp_path):
+    """After the table of all arms, in the order asked for; without those of an arm that was not trained."""
+    config = configure(("generate", "score", "screen", "align", "sft", "evaluate"), ["align", "sft", "lost"])
+    pairs = [["align", "sft"], ["best_of_4", "baseline"], ["align", "lost"]]
+    config["evaluate"]["compare"] = pairs
+    printed, page = written(make_run(tmp_path / "run", config, GAINS))
+    lines = printed.splitlines()
+    assert lines[1].startswith("arm  ") and lines[4].startswith("best_of_4 ")
+    # The mean finds no room in 100 columns.
+    assert lines[9:19] == [
+        "pair of arms                     prompt following      identity consistency",
+        "align over sft           ·+0.030 [-0.003, +0.063]  ·+0.032 [-0.001, +0.065]",
+        "best_of_4 over baseline  ▲+0.036 [+0.003, +0.069]  ▲+0.038 [+0.005, +0.071]",
+        "",
+        "pair of arms                      mean of aspects",
+        "align over sft           ▲+0.034 [+0.001, +0.067]",
+        "best_of_4 over baseline  ▲+0.040 [+0.007, +0.073]",
+        "",
+        "The first arm less the second, means over 9 scenes. Differences are paired, with 95 % intervals; ▲▼:",
+        "0 lies outside, ·: 0 lies inside.",
+    ]
+    assert "over lost" not in printed + page.text and max(map(len, lines[:-1])) <= 100
+    # On the page one row each, between all arms and the first one.
+    row = "align over sft · +0.030 [-0.003, +0.063] · +0.032 [-0.001, +0.065] ▲ +0.034 [+0.001, +0.067]"
+    places = [page.text.index(words) for words in ("best_of_4 ▲ +0.060", row, "best_of_4 over baseline", "no leak")]
+    assert places == sorted(places)
+    labels = [each["aria-label"] for _, each in page.elements if each.get("aria-label", "").startswith("Scores")]
+    assert labels == ["Scores by arm", "Scores by pair of arms", "Scores"]
+    assert [tag for tag, _ in page.elements].count("caption") == 3
+    rows = page.source.partition('"Scores by pair of arms"')[2].partition("</table>")[0]
+    assert re.findall(r'<td class="(\w+)"', rows) == ["unclear", "unclear", "up", "up", "up", "up"]
+    assert rows.count("<tr>") == 3 and "<tr class" not in rows, "no row is an aspect, or a part of one"
+
+
+def test_rewards_are_not_averaged_between_arms(tmp_path):
+    config = configure(MAIN, ["align"], scenes="mine.jsonl")
+    config["evaluate"]["compare"] = [["align", "baseline"]]
+    gains = {"align": GAINS["align"]}
+    printed, page = written(make_run(tmp_path / "run", config, gains, aspects=STATISTICS, kind="reward"))
+    shown = "align over baseline  ·+0.030 [-0.003, +0.063]  ·+0.032 [-0.001, +0.065]\n"
+    assert shown in printed and "mean of aspects" not in printed + page.text
 
 
 def test_scenes_of_a_user(tmp_path):

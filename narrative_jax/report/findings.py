@@ -10,6 +10,7 @@ from narrative_jax.rewards.raters import Raters
 
 WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
+PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 FEW_SCENES = 30
 UPPER_BOUND = {Raters.name: "raters, who see the oracle's findings", Oracle.name: "the oracle, its own judge"}
 
@@ -23,13 +24,18 @@ class Table:
     caption: str
 
     def text(self) -> str:
-        """The table in aligned columns, its caption below."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        lines = []
-        for row in (self.header, *self.rows):
-            cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([*lines, "", textwrap.fill(self.caption, WIDTH)])
+        """The table in aligned columns, its caption below; columns beyond a terminal's width stand under the others."""
+        names, *columns = zip(self.header, *self.rows, strict=True)
+        names = [name.ljust(max(map(len, names))) for name in names]
+        lines, parts = names, []
+        for column in columns:
+            width = max(map(len, column))
+            if lines is not names and len(lines[0]) + 2 + width > WIDTH:
+                parts.append(lines)
+                lines = names
+            lines = [f"{line}  {cell.rjust(width)}" for line, cell in zip(lines, column, strict=True)]
+        text = "\n\n".join("\n".join(map(str.rstrip, part)) for part in (*parts, lines))
+        return f"{text}\n\n{textwrap.fill(self.caption, WIDTH)}"
 
 
 def tables(run: Run) -> list[Table]:
@@ -41,10 +47,23 @@ def tables(run: Run) -> list[Table]:
         columns = ("baseline", "ceiling") if run.gold else ("baseline",)
         rows = [(label, *[_number(run.numbers, f"{key}/{c}") for c in columns]) for label, key in _measures(run)]
         return [Table(("", *columns), rows, note)]
-    note += f" Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
+    note += f" {PAIRED}"
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."
     return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
+
+
+def comparisons(run: Run) -> list[Table]:
+    """The arms that are compared with each other, by aspect."""
+    if not run.compared:
+        return []
+    names = [*run.results["aspects"], *["mean_of_aspects"] * run.gold]
+    rows = []
+    for arm, other in run.compared:
+        key = f"{run.results['kind']}/{arm}_over_{other}"
+        rows.append((f"{arm} over {other}", *[_difference(run.numbers, f"{key}/{name}") for name in names]))
+    note = f"The first arm less the second, means over {len(run.results['scenes'])} scenes. {PAIRED}"
+    return [Table(["pair of arms", *map(words, names)], rows, note)]
 
 
 def verdict(run: Run) -> str:
