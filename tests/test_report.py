@@ -6,24 +6,29 @@ from base64 import b64decode
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from narrative_jax import report
+from narrative_jax import pipeline, report
+from narrative_jax.core.config import load, resolved
 from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Preference, Scene, Subject
 from narrative_jax.data.datasets import write_records
 from narrative_jax.report import findings
 from narrative_jax.report.curves import smooth
+from narrative_jax.report.findings import upper_bound
 from narrative_jax.report.run import Run
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 ASPECTS = {"prompt_following": ["count", "actions"], "identity_consistency": ["no_leak", "no_copy"]}
 STATISTICS = {"sharpness": [], "exposure": []}
 HYPER = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5}
 GAPS = (0.5, 1.0, 2.0)
+MAIN = ("generate", "score", "screen", "align", "evaluate")
 # Arms change the aspects by so much; the intervals reach 0.02 to both sides.
 GAINS = {"align": (0.05, -0.01), "sft": (0.01, 0.0), "best_of_4": (0.06, -0.03)}
 
@@ -177,9 +182,6 @@ def written(folder):
     return printed.getvalue(), Page(folder)
 
 
-MAIN = ("generate", "score", "screen", "align", "evaluate")
-
-
 @pytest.fixture(scope="module")
 def main_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "main", configure(MAIN, ["align"]), {"align": GAINS["align"]})
@@ -245,6 +247,104 @@ def test_the_verdict_of_other_ends(tmp_path, gains, words):
     config["score"]["reward"] = "learned"
     verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": gains}, scenes=30)))
     assert words in verdict and "upper bound" not in verdict and "say little" not in verdict
+
+
+RATERS = "raters, who see the oracle's findings"
+LEARNED = f"a reward that learned from {RATERS}"
+HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
+STORYBOOK = {"clip": "", "head": "", "version": "storybook"}
+
+
+def aligned_by(reward, learned_from="people", **options):
+    """A config whose pairs are made with `reward`: where one is trained, on what `learned_from` scored or preferred."""
+    rewards = {
+        "people": {"stage": "collect", "preferences": "mine.jsonl"},
+        "screened": {"stage": "screen", "source": "scored"},
+        "scored": {"stage": "score", "reward": learned_from},
+        "taught": {"stage": "train", "algorithm": "reward_modelling", "reward": "scalar", "hyper": {}},
+    }
+    rewards["taught"]["source"] = "people" if learned_from == "people" else "screened"
+    config = configure(MAIN, ["align"], **rewards)
+    config["score"] |= {"reward": reward, "reward_from": "taught", **options}
+    return config
+
+
+def aspects_by(*rewards, **options):
+    """A config whose pairs are made with a reward for each aspect."""
+    names = ("prompt_following", "identity_consistency", "visual_quality")
+    return aligned_by("per_aspect", per_aspect=dict(zip(names, rewards, strict=True)), **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "informed"),
+    [
+        (aligned_by("raters"), RATERS),
+        (aligned_by("oracle"), "the oracle, the judge itself"),
+        (aligned_by("clip_cosine"), ""),
+        (aligned_by("trained"), ""),
+        (aligned_by("trained", "raters"), LEARNED),
+        (aligned_by("trained", "oracle"), "a reward that learned from the oracle, the judge itself"),
+        (aligned_by("trained", "pick_score"), ""),
+        (aligned_by("scalar", "raters"), ""),  # one from a file, whatever is trained beside it
+        (aligned_by("aesthetic", aesthetic=STORYBOOK), HEAD),
+        (aligned_by("aesthetic", aesthetic={**STORYBOOK, "head": "own.safetensors"}), ""),
+        (aligned_by("aesthetic", aesthetic={**STORYBOOK, "version": "v2"}), ""),
+        (aligned_by("clip_cosine", aesthetic=STORYBOOK, clip_cosine=STORYBOOK), ""),
+        (
+            aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK),
+            f"several rewards, among them {HEAD}",
+        ),
+        (aspects_by("clip_cosine", "identity", "pick_score", aesthetic=STORYBOOK), ""),
+        (aspects_by("trained", "trained", "trained", learned_from="raters"), LEARNED),
+        (
+            aspects_by("trained", "identity", "aesthetic", learned_from="raters", aesthetic=STORYBOOK),
+            f"several rewards, among them {LEARNED}, and {HEAD}",
+        ),
+        (aspects_by("trained", "identity", "clip_cosine"), ""),
+    ],
+)
+def test_what_knows_the_judge_makes_an_upper_bound(tmp_path, config, informed):
+    verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": (0.1, 0.1)}, scenes=30)))
+    assert verdict.partition("Take this for an upper bound: ")[2] == (informed and f"trained on {informed}.")
+
+
+def test_a_reward_may_have_learned_from_one_that_learned():
+    config = aligned_by("trained", "raters")
+    config["screened_again"] = {"stage": "screen", "source": "score"}
+    config["taught_again"] = {**config["taught"], "source": "screened_again"}
+    config["scored_again"] = {"stage": "score", "reward": "trained", "reward_from": "taught_again"}
+    config["last"] = {"stage": "screen", "source": "scored_again"}
+    assert upper_bound(config, "last") == f"a reward that learned from {LEARNED}"
+
+
+def test_an_aspect_that_does_not_count_makes_no_upper_bound():
+    config = aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK)
+    config["screen"]["aspects"] = ["prompt_following", "identity_consistency"]
+    assert upper_bound(config, "screen") == ""
+    config["screen"]["aspects"] = ["visual_quality"]
+    assert upper_bound(config, "screen") == HEAD
+
+
+def test_no_oracle_judges_scenes_of_a_user():
+    config = aligned_by("aesthetic", aesthetic=STORYBOOK)
+    assert upper_bound(config, "screen") and not upper_bound(config | {"scenes": "mine.jsonl"}, "screen")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "informed"),
+    [
+        ("adpo.py", "score", RATERS),
+        ("adpo.py:proxies", "score", f"several rewards, among them {HEAD}"),
+        ("reward.py", "by_scalar", LEARNED),
+        ("reward.py", "by_aesthetic", LEARNED),
+        ("reward.py", "by_clip", ""),
+        ("reward.py:own", "by_scalar", ""),
+    ],
+)
+def test_upper_bounds_of_the_configs(name, score, informed):
+    config = resolved(pipeline.completed(load(f"{CONFIGS / name}")))
+    config["pairs"] = {"stage": "screen", "source": score, "aspects": []}
+    assert upper_bound(config, "pairs") == informed
 
 
 def test_an_unclear_gain_is_no_headline(tmp_path, main):

@@ -3,8 +3,11 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.report.run import Run
+from narrative_jax.rewards.ensemble import PerAspect
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.raters import Raters
 
@@ -12,7 +15,10 @@ WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
 PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 FEW_SCENES = 30
-UPPER_BOUND = {Raters.name: "raters, who see the oracle's findings", Oracle.name: "the oracle, its own judge"}
+RATERS = "raters, who see the oracle's findings"
+# Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
+INFORMED = {Raters.name: RATERS, Oracle.name: "the oracle, the judge itself"}
+STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,20 @@ def verdict(run: Run) -> str:
     return " ".join([*_changes(run), *_caveats(run)])
 
 
+def upper_bound(config: dict[str, Any], source: str) -> str:
+    """What made an entry's preferences and knows the gold judge, itself or by what it learned from; "" for nothing."""
+    screen = config[source]
+    if config.get("scenes") or screen["stage"] != "screen":
+        return ""  # no gold judges a user's scenes; people's own preferences know nothing of it
+    score = config[screen["source"]]
+    if score["reward"] != PerAspect.name:
+        return _informed(config, score, score["reward"])
+    by_aspect = score[PerAspect.name]
+    found = [_informed(config, score, by_aspect[aspect]) for aspect in screen.get("aspects") or by_aspect]
+    known = ", and ".join(dict.fromkeys(filter(None, found)))
+    return known if all(found) or not known else f"several rewards, among them {known}"
+
+
 def is_clear(run: Run) -> bool:
     """Whether any aspect's interval for the first arm leaves 0 out."""
     return any(
@@ -93,6 +113,17 @@ def percent(share: float) -> str:
 def words(name: str) -> str:
     """A name as a person writes it."""
     return name.replace("_", " ")
+
+
+def _informed(config, score, name):
+    """`upper_bound` of one of the rewards of a score entry."""
+    options = score.get(name, {})
+    if name == "trained":
+        learned = upper_bound(config, config[score["reward_from"]]["source"])
+        return learned and f"a reward that learned from {learned}"
+    if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):
+        return STORYBOOK_HEAD
+    return INFORMED.get(name, "")
 
 
 def _by_aspect(run):
@@ -177,8 +208,8 @@ def _changes(run):
 
 
 def _caveats(run):
-    if run.reward in UPPER_BOUND:
-        yield f"Take this for an upper bound: trained on {UPPER_BOUND[run.reward]}."
+    if run.screen and (informed := upper_bound(run.config, run.screen)):
+        yield f"Take this for an upper bound: trained on {informed}."
     if not run.gold:
         same = ", and the very reward that was trained on" if run.reward == run.config[run.judge]["reward"] else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
