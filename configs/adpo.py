@@ -6,8 +6,8 @@ Candidates of 1,024 train scenes, scored by three raters, screened by dominance 
 Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test scenes. Training on raters makes this an upper
 bound of what a learned reward can do. `:proxies` asks no rater here: CLIP's cosine, an identity encoder and an
 aesthetic head score one aspect each, as where only published rewards exist; of them the head was trained on raters.
-`:controls` adds the same over three training seeds beside SFT on the chosen pictures, DPO on shuffled labels, best-of-4
-and tuned guidance; `:tiny` is a smoke run.
+`:controls` adds the same over three training seeds beside SFT on the chosen pictures and DPO on shuffled labels, each
+compared with ADPO of its seed, best-of-4 and tuned guidance; `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "raters": {"seeds": (0, 1, 2)},
         "best_of": 0,
         "guidance_scales": (),
+        "compare": (),  # pairs of arms, e.g. (("align", "best_of_4"),); all are compared with the baseline
     }
     if variant == "proxies":
         config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
@@ -109,16 +110,17 @@ PROXIES = {
 def _add_controls(config):
     """Three training seeds of ADPO and of its controls, on the same candidates."""
     config.shuffled = {**config.screen.to_dict(), "shuffle_labels": True}
-    arms = {}
+    arms, pairs = {}, ()
     for seed in range(3):
         adpo = {**config.align.to_dict(), "seed": seed, "sample_every": 0}
         adpo["adapter"]["seed"] = seed
         sft = {**adpo, "algorithm": "sft", "hyper": {}}
         arms |= {f"adpo_{seed}": adpo, f"sft_{seed}": sft, f"shuffled_{seed}": {**adpo, "source": "shuffled"}}
+        pairs += ((f"adpo_{seed}", f"sft_{seed}"), (f"adpo_{seed}", f"shuffled_{seed}"))
     config.update(arms)
     del config.align
     config.stages = ("generate", "score", "screen", "shuffled", *arms, "evaluate")
-    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(1.5, 2.0, 3.0))
+    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(1.5, 2.0, 3.0), compare=pairs)
 
 
 def _shrink(config):

@@ -23,7 +23,7 @@ from narrative_jax.models.flow_transformer import FLUX_NAMES, SUBJECT, tokens_of
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.models.lora_files import WEIGHTS as LORA_WEIGHTS
 from narrative_jax.models.lora_files import save_lora
-from narrative_jax.report.findings import UPPER_BOUND
+from narrative_jax.report.findings import upper_bound
 from narrative_jax.report.run import Run
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import ADAPTER, WEIGHTS
@@ -168,8 +168,11 @@ def _data(run, entry):
 
 
 def _reward(run, entry):
-    reward = _sources(run, entry).get("score", {}).get("reward", "none")
-    return f"{reward}; an upper bound: {UPPER_BOUND[reward]}" if reward in UPPER_BOUND else reward
+    score = _sources(run, entry).get("score")
+    if score is None:
+        return "none"
+    informed = upper_bound(run.config, run.config[entry]["source"])
+    return f"{score['reward']}; an upper bound: {informed}" if informed else score["reward"]
 
 
 def _scores(run, entry):

@@ -99,6 +99,16 @@ def contents(folder):
         ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
         ("align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),
         ("evaluate.trained=('algin',)", "evaluate needs 'algin', which does not come before it"),
+        (
+            "evaluate.compare=(('algin', 'baseline'),)",
+            "unknown arm to compare 'algin': known are baseline, align; did you mean 'align'?",
+        ),
+        ("evaluate.compare=(('align', 'best_of_4'),)", "unknown arm to compare 'best_of_4': known are baseline, align"),
+        ("evaluate.compare=(('ceiling', 'align'),)", "unknown arm to compare 'ceiling': known are baseline, align;"),
+        ("evaluate.compare=(('align', 7),)", "unknown arm to compare 7: known are"),
+        ("evaluate.compare=('align', 'baseline')", "compare 'align': it holds pairs of arms; write e.g. (('align', 'b"),
+        ("evaluate.compare=(('align',),)", "compare ('align',): it holds pairs of arms; write"),
+        ("evaluate.compare=(('align', 'align'),)", "compare ('align', 'align'): an arm is compared with another one;"),
     ],
 )
 def test_config(refuse, change, message):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,30 @@ def test_the_card(run, exported):
         before, after, diff, low, high = (numbers[f"gold/{aspect}/{name}"] for name in names)
         row = f"| {aspect.replace('_', ' ')} | {before:.3f} | {after:.3f} | {diff:+.3f} [{low:+.3f}, {high:+.3f}] |"
         assert row in card
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("align", "trained; an upper bound: a reward that learned from raters, who see the oracle's findings"),
+        ("plain", "clip_cosine"),
+        ("pretrain", "none"),
+    ],
+)
+def test_the_reward_on_the_card(entry, told):
+    config = {
+        "scored": {"stage": "score", "reward": "raters"},
+        "screened": {"stage": "screen", "source": "scored"},
+        "taught": {"stage": "train", "source": "screened"},
+        "score": {"stage": "score", "reward": "trained", "reward_from": "taught"},
+        "screen": {"stage": "screen", "source": "score"},
+        "align": {"stage": "train", "source": "screen"},
+        "by_clip": {"stage": "score", "reward": "clip_cosine"},
+        "screen_by_clip": {"stage": "screen", "source": "by_clip"},
+        "plain": {"stage": "train", "source": "screen_by_clip"},
+        "pretrain": {"stage": "train", "source": ""},
+    }
+    assert export._reward(SimpleNamespace(config=config), entry) == told
 
 
 def test_back_in_sample(run, exported):

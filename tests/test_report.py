@@ -6,24 +6,29 @@ from base64 import b64decode
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from narrative_jax import report
+from narrative_jax import pipeline, report
+from narrative_jax.core.config import load, resolved
 from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Preference, Scene, Subject
 from narrative_jax.data.datasets import write_records
 from narrative_jax.report import findings
 from narrative_jax.report.curves import smooth
+from narrative_jax.report.findings import upper_bound
 from narrative_jax.report.run import Run
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 ASPECTS = {"prompt_following": ["count", "actions"], "identity_consistency": ["no_leak", "no_copy"]}
 STATISTICS = {"sharpness": [], "exposure": []}
 HYPER = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5}
 GAPS = (0.5, 1.0, 2.0)
+MAIN = ("generate", "score", "screen", "align", "evaluate")
 # Arms change the aspects by so much; the intervals reach 0.02 to both sides.
 GAINS = {"align": (0.05, -0.01), "sft": (0.01, 0.0), "best_of_4": (0.06, -0.03)}
 
@@ -65,6 +70,22 @@ def compared(kind, aspects, gains):
     return numbers
 
 
+def between(kind, aspects, gains, pairs):
+    """Differences between arms, none like another; the intervals reach 0.033 to both sides."""
+    names = [*aspects, *["mean_of_aspects"] * (kind == "gold")]
+    keys = [
+        f"{kind}/{arm}_over_{other}/{name}"
+        for arm, other in pairs
+        if {arm, other} <= {"baseline", *gains}
+        for name in names
+    ]
+    found = {}
+    for place, key in enumerate(keys):
+        diff = 0.03 + place / 500
+        found |= {f"{key}/diff": diff, f"{key}/diff_low": diff - 0.033, f"{key}/diff_high": diff + 0.033}
+    return found
+
+
 def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", portrait=24, prompt="Ada waves", steps=60):
     """A run directory as the stages leave it; scene i gains i / 100 by each arm."""
     summaries = {
@@ -79,7 +100,8 @@ def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", port
             "removed/rejection": 9,
             "accept/rejection": 0.25,
         },
-        "evaluate": compared(kind, aspects, gains),
+        "evaluate": compared(kind, aspects, gains)
+        | between(kind, aspects, gains, config["evaluate"].get("compare", [])),
     }
     folder.mkdir()
     write_json(folder / "config.json", config)
@@ -160,9 +182,6 @@ def written(folder):
     return printed.getvalue(), Page(folder)
 
 
-MAIN = ("generate", "score", "screen", "align", "evaluate")
-
-
 @pytest.fixture(scope="module")
 def main_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "main", configure(MAIN, ["align"]), {"align": GAINS["align"]})
@@ -228,6 +247,104 @@ def test_the_verdict_of_other_ends(tmp_path, gains, words):
     config["score"]["reward"] = "learned"
     verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": gains}, scenes=30)))
     assert words in verdict and "upper bound" not in verdict and "say little" not in verdict
+
+
+RATERS = "raters, who see the oracle's findings"
+LEARNED = f"a reward that learned from {RATERS}"
+HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
+STORYBOOK = {"clip": "", "head": "", "version": "storybook"}
+
+
+def aligned_by(reward, learned_from="people", **options):
+    """A config whose pairs are made with `reward`: where one is trained, on what `learned_from` scored or preferred."""
+    rewards = {
+        "people": {"stage": "collect", "preferences": "mine.jsonl"},
+        "screened": {"stage": "screen", "source": "scored"},
+        "scored": {"stage": "score", "reward": learned_from},
+        "taught": {"stage": "train", "algorithm": "reward_modelling", "reward": "scalar", "hyper": {}},
+    }
+    rewards["taught"]["source"] = "people" if learned_from == "people" else "screened"
+    config = configure(MAIN, ["align"], **rewards)
+    config["score"] |= {"reward": reward, "reward_from": "taught", **options}
+    return config
+
+
+def aspects_by(*rewards, **options):
+    """A config whose pairs are made with a reward for each aspect."""
+    names = ("prompt_following", "identity_consistency", "visual_quality")
+    return aligned_by("per_aspect", per_aspect=dict(zip(names, rewards, strict=True)), **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "informed"),
+    [
+        (aligned_by("raters"), RATERS),
+        (aligned_by("oracle"), "the oracle, the judge itself"),
+        (aligned_by("clip_cosine"), ""),
+        (aligned_by("trained"), ""),
+        (aligned_by("trained", "raters"), LEARNED),
+        (aligned_by("trained", "oracle"), "a reward that learned from the oracle, the judge itself"),
+        (aligned_by("trained", "pick_score"), ""),
+        (aligned_by("scalar", "raters"), ""),  # one from a file, whatever is trained beside it
+        (aligned_by("aesthetic", aesthetic=STORYBOOK), HEAD),
+        (aligned_by("aesthetic", aesthetic={**STORYBOOK, "head": "own.safetensors"}), ""),
+        (aligned_by("aesthetic", aesthetic={**STORYBOOK, "version": "v2"}), ""),
+        (aligned_by("clip_cosine", aesthetic=STORYBOOK, clip_cosine=STORYBOOK), ""),
+        (
+            aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK),
+            f"several rewards, among them {HEAD}",
+        ),
+        (aspects_by("clip_cosine", "identity", "pick_score", aesthetic=STORYBOOK), ""),
+        (aspects_by("trained", "trained", "trained", learned_from="raters"), LEARNED),
+        (
+            aspects_by("trained", "identity", "aesthetic", learned_from="raters", aesthetic=STORYBOOK),
+            f"several rewards, among them {LEARNED}, and {HEAD}",
+        ),
+        (aspects_by("trained", "identity", "clip_cosine"), ""),
+    ],
+)
+def test_what_knows_the_judge_makes_an_upper_bound(tmp_path, config, informed):
+    verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": (0.1, 0.1)}, scenes=30)))
+    assert verdict.partition("Take this for an upper bound: ")[2] == (informed and f"trained on {informed}.")
+
+
+def test_a_reward_may_have_learned_from_one_that_learned():
+    config = aligned_by("trained", "raters")
+    config["screened_again"] = {"stage": "screen", "source": "score"}
+    config["taught_again"] = {**config["taught"], "source": "screened_again"}
+    config["scored_again"] = {"stage": "score", "reward": "trained", "reward_from": "taught_again"}
+    config["last"] = {"stage": "screen", "source": "scored_again"}
+    assert upper_bound(config, "last") == f"a reward that learned from {LEARNED}"
+
+
+def test_an_aspect_that_does_not_count_makes_no_upper_bound():
+    config = aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK)
+    config["screen"]["aspects"] = ["prompt_following", "identity_consistency"]
+    assert upper_bound(config, "screen") == ""
+    config["screen"]["aspects"] = ["visual_quality"]
+    assert upper_bound(config, "screen") == HEAD
+
+
+def test_no_oracle_judges_scenes_of_a_user():
+    config = aligned_by("aesthetic", aesthetic=STORYBOOK)
+    assert upper_bound(config, "screen") and not upper_bound(config | {"scenes": "mine.jsonl"}, "screen")
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "informed"),
+    [
+        ("adpo.py", "score", RATERS),
+        ("adpo.py:proxies", "score", f"several rewards, among them {HEAD}"),
+        ("reward.py", "by_scalar", LEARNED),
+        ("reward.py", "by_aesthetic", LEARNED),
+        ("reward.py", "by_clip", ""),
+        ("reward.py:own", "by_scalar", ""),
+    ],
+)
+def test_upper_bounds_of_the_configs(name, score, informed):
+    config = resolved(pipeline.completed(load(f"{CONFIGS / name}")))
+    config["pairs"] = {"stage": "screen", "source": score, "aspects": []}
+    assert upper_bound(config, "pairs") == informed
 
 
 def test_an_unclear_gain_is_no_headline(tmp_path, main):
@@ -321,6 +438,49 @@ def test_several_arms(tmp_path):
     assert "Of all 3 arms align closed most of it: 4.0 %" in page.text
     assert "Entry align." in page.text and page.images("align: Ada") and not page.images("sft: Ada")
     assert len([tag for tag, _ in page.elements if tag == "caption"]) == 2
+
+
+def test_arms_that_are_compared_with_each_other(tmp_path):
+    """After the table of all arms, in the order asked for; without those of an arm that was not trained."""
+    config = configure(("generate", "score", "screen", "align", "sft", "evaluate"), ["align", "sft", "lost"])
+    pairs = [["align", "sft"], ["best_of_4", "baseline"], ["align", "lost"]]
+    config["evaluate"]["compare"] = pairs
+    printed, page = written(make_run(tmp_path / "run", config, GAINS))
+    lines = printed.splitlines()
+    assert lines[1].startswith("arm  ") and lines[4].startswith("best_of_4 ")
+    # The mean finds no room in 100 columns.
+    assert lines[9:19] == [
+        "pair of arms                     prompt following      identity consistency",
+        "align over sft           ·+0.030 [-0.003, +0.063]  ·+0.032 [-0.001, +0.065]",
+        "best_of_4 over baseline  ▲+0.036 [+0.003, +0.069]  ▲+0.038 [+0.005, +0.071]",
+        "",
+        "pair of arms                      mean of aspects",
+        "align over sft           ▲+0.034 [+0.001, +0.067]",
+        "best_of_4 over baseline  ▲+0.040 [+0.007, +0.073]",
+        "",
+        "The first arm less the second, means over 9 scenes. Differences are paired, with 95 % intervals; ▲▼:",
+        "0 lies outside, ·: 0 lies inside.",
+    ]
+    assert "over lost" not in printed + page.text and max(map(len, lines[:-1])) <= 100
+    # On the page one row each, between all arms and the first one.
+    row = "align over sft · +0.030 [-0.003, +0.063] · +0.032 [-0.001, +0.065] ▲ +0.034 [+0.001, +0.067]"
+    places = [page.text.index(words) for words in ("best_of_4 ▲ +0.060", row, "best_of_4 over baseline", "no leak")]
+    assert places == sorted(places)
+    labels = [each["aria-label"] for _, each in page.elements if each.get("aria-label", "").startswith("Scores")]
+    assert labels == ["Scores by arm", "Scores by pair of arms", "Scores"]
+    assert [tag for tag, _ in page.elements].count("caption") == 3
+    rows = page.source.partition('"Scores by pair of arms"')[2].partition("</table>")[0]
+    assert re.findall(r'<td class="(\w+)"', rows) == ["unclear", "unclear", "up", "up", "up", "up"]
+    assert rows.count("<tr>") == 3 and "<tr class" not in rows, "no row is an aspect, or a part of one"
+
+
+def test_rewards_are_not_averaged_between_arms(tmp_path):
+    config = configure(MAIN, ["align"], scenes="mine.jsonl")
+    config["evaluate"]["compare"] = [["align", "baseline"]]
+    gains = {"align": GAINS["align"]}
+    printed, page = written(make_run(tmp_path / "run", config, gains, aspects=STATISTICS, kind="reward"))
+    shown = "align over baseline  ·+0.030 [-0.003, +0.063]  ·+0.032 [-0.001, +0.065]\n"
+    assert shown in printed and "mean of aspects" not in printed + page.text
 
 
 def test_scenes_of_a_user(tmp_path):

@@ -3,15 +3,22 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.report.run import Run
+from narrative_jax.rewards.ensemble import PerAspect
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.raters import Raters
 
 WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
+PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 FEW_SCENES = 30
-UPPER_BOUND = {Raters.name: "raters, who see the oracle's findings", Oracle.name: "the oracle, its own judge"}
+RATERS = "raters, who see the oracle's findings"
+# Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
+INFORMED = {Raters.name: RATERS, Oracle.name: "the oracle, the judge itself"}
+STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,18 @@ class Table:
     caption: str
 
     def text(self) -> str:
-        """The table in aligned columns, its caption below."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        lines = []
-        for row in (self.header, *self.rows):
-            cells = [row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([*lines, "", textwrap.fill(self.caption, WIDTH)])
+        """The table in aligned columns, its caption below; columns beyond a terminal's width stand under the others."""
+        names, *columns = zip(self.header, *self.rows, strict=True)
+        names = [name.ljust(max(map(len, names))) for name in names]
+        lines, parts = names, []
+        for column in columns:
+            width = max(map(len, column))
+            if lines is not names and len(lines[0]) + 2 + width > WIDTH:
+                parts.append(lines)
+                lines = names
+            lines = [f"{line}  {cell.rjust(width)}" for line, cell in zip(lines, column, strict=True)]
+        text = "\n\n".join("\n".join(map(str.rstrip, part)) for part in (*parts, lines))
+        return f"{text}\n\n{textwrap.fill(self.caption, WIDTH)}"
 
 
 def tables(run: Run) -> list[Table]:
@@ -41,10 +53,23 @@ def tables(run: Run) -> list[Table]:
         columns = ("baseline", "ceiling") if run.gold else ("baseline",)
         rows = [(label, *[_number(run.numbers, f"{key}/{c}") for c in columns]) for label, key in _measures(run)]
         return [Table(("", *columns), rows, note)]
-    note += f" Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
+    note += f" {PAIRED}"
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."
     return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
+
+
+def comparisons(run: Run) -> list[Table]:
+    """The arms that are compared with each other, by aspect."""
+    if not run.compared:
+        return []
+    names = [*run.results["aspects"], *["mean_of_aspects"] * run.gold]
+    rows = []
+    for arm, other in run.compared:
+        key = f"{run.results['kind']}/{arm}_over_{other}"
+        rows.append((f"{arm} over {other}", *[_difference(run.numbers, f"{key}/{name}") for name in names]))
+    note = f"The first arm less the second, means over {len(run.results['scenes'])} scenes. {PAIRED}"
+    return [Table(["pair of arms", *map(words, names)], rows, note)]
 
 
 def verdict(run: Run) -> str:
@@ -55,6 +80,20 @@ def verdict(run: Run) -> str:
         why = "Alignment was skipped: no pair survived screening." if run.skipped else "Nothing was trained."
         return f"{why} What is shown is the baseline alone."
     return " ".join([*_changes(run), *_caveats(run)])
+
+
+def upper_bound(config: dict[str, Any], source: str) -> str:
+    """What made an entry's preferences and knows the gold judge, itself or by what it learned from; "" for nothing."""
+    screen = config[source]
+    if config.get("scenes") or screen["stage"] != "screen":
+        return ""  # no gold judges a user's scenes; people's own preferences know nothing of it
+    score = config[screen["source"]]
+    if score["reward"] != PerAspect.name:
+        return _informed(config, score, score["reward"])
+    by_aspect = score[PerAspect.name]
+    found = [_informed(config, score, by_aspect[aspect]) for aspect in screen.get("aspects") or by_aspect]
+    known = ", and ".join(dict.fromkeys(filter(None, found)))
+    return known if all(found) or not known else f"several rewards, among them {known}"
 
 
 def is_clear(run: Run) -> bool:
@@ -74,6 +113,17 @@ def percent(share: float) -> str:
 def words(name: str) -> str:
     """A name as a person writes it."""
     return name.replace("_", " ")
+
+
+def _informed(config, score, name):
+    """`upper_bound` of one of the rewards of a score entry."""
+    options = score.get(name, {})
+    if name == "trained":
+        learned = upper_bound(config, config[score["reward_from"]]["source"])
+        return learned and f"a reward that learned from {learned}"
+    if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):
+        return STORYBOOK_HEAD
+    return INFORMED.get(name, "")
 
 
 def _by_aspect(run):
@@ -158,8 +208,8 @@ def _changes(run):
 
 
 def _caveats(run):
-    if run.reward in UPPER_BOUND:
-        yield f"Take this for an upper bound: trained on {UPPER_BOUND[run.reward]}."
+    if run.screen and (informed := upper_bound(run.config, run.screen)):
+        yield f"Take this for an upper bound: trained on {informed}."
     if not run.gold:
         same = ", and the very reward that was trained on" if run.reward == run.config[run.judge]["reward"] else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."

@@ -36,9 +36,10 @@ PACKAGES = ("jax", "flax", "numpy")
 
 
 def write(workdir: str | Path) -> None:
-    """Write `report.html` of a finished run, and print its table and verdict. Raises InputError for damaged records."""
+    """Write `report.html` of a finished run, and print tables and verdict. Raises InputError for damaged records."""
     run = Run(Path(workdir))
     tables, verdict = findings.tables(run), findings.verdict(run)
+    printed = [*tables[-1:], *findings.comparisons(run)]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -53,7 +54,7 @@ def write(workdir: str | Path) -> None:
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),
-        tables=tables,
+        tables=[*printed, *tables[:-1]],
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
         panels=list(curves.panels(run)),
@@ -65,7 +66,7 @@ def write(workdir: str | Path) -> None:
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
     )
     write_bytes(run.workdir / "report.html", page.encode())
-    print(*(["", tables[-1].text()] if tables else []), "", textwrap.fill(verdict, findings.WIDTH), "", sep="\n")
+    print(*(f"\n{table.text()}" for table in printed), f"\n{textwrap.fill(verdict, findings.WIDTH)}\n", sep="\n")
     print(f"report: {run.workdir / 'report.html'}", flush=True)
 
 

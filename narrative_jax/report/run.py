@@ -52,6 +52,12 @@ class Run:
         return [name for name in self.results["arms"] if name not in ("baseline", "ceiling")]
 
     @property
+    def compared(self) -> list[tuple[str, str]]:
+        """The pairs of arms that are compared with each other, without those of an arm that was not trained."""
+        pairs = self.config[self.judge].get("compare", ()) if self.judge else ()
+        return [(arm, other) for arm, other in pairs if {arm, other} <= self.results["arms"].keys()]
+
+    @property
     def shown(self) -> str | None:
         """The arm whose pictures stand beside the baseline's: the first trained one."""
         trained = self.config[self.judge]["trained"] if self.judge else ()

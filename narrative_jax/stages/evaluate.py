@@ -2,7 +2,8 @@
 
 An arm is a generator in a state of training, or a way of using one: "baseline", the train entries named in `trained`,
 "best_of_N" (of N candidates the one that the reward likes best) and "guidance" (the scale that is best on tune scenes).
-The ceiling is what the oracle says of true pictures. A user's scenes have no gold: the named reward stands in.
+All are compared with the baseline, and those pairs of arms that `compare` names with each other. The ceiling is what
+the oracle says of true pictures. A user's scenes have no gold: the named reward stands in.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from narrative_jax import statistics
-from narrative_jax.core.errors import check_count
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_json
 from narrative_jax.core.images import to_uint8
 from narrative_jax.core.mesh import make_mesh
@@ -38,19 +39,34 @@ TUNE_SCENES = 64  # that the guidance scale is chosen on
 
 
 def check(config, entry) -> None:
-    """Raise InputError for scenes that the generator cannot draw, and a reward that cannot judge them."""
+    """Raise InputError for scenes that the generator cannot draw, a reward that cannot judge them, and unknown arms."""
     check_generator(config)
     check_scenes(config, entry, minimum=2)  # an interval needs two
     check_reward(config, entry)
     check_count("per_scene", entry.per_scene, minimum=1)
     check_count("best_of", entry.best_of)
+    _check_compare(entry)
+
+
+def _check_compare(entry):
+    arms = ["baseline", *entry.trained]
+    arms += [f"best_of_{entry.best_of}"] * bool(entry.best_of) + ["guidance"] * bool(entry.guidance_scales)
+    pairs = entry.get("compare", ())
+    for pair in pairs if isinstance(pairs, tuple | list) else [pairs]:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(f"compare {pair!r}", "it holds pairs of arms", "write e.g. (('align', 'baseline'),)")
+        for arm in pair:
+            check_name("arm to compare", arm, arms)
+        if pair[0] == pair[1]:
+            raise InputError(f"compare {pair!r}", "an arm is compared with another one", "name two arms")
 
 
 def run(context: Context) -> dict[str, float]:
     """Leave each arm's pictures, and in results.json all arms' values by scene; returns the compared means.
 
     Keys are gold/<aspect>/{baseline,aligned,ceiling,diff,diff_low,diff_high} for the first trained entry, and
-    gold/<arm>/... for the others; reward/... for a user's scenes. Raises InputError, Stopped between two batches.
+    gold/<arm>/... for the others, gold/<arm>_over_<arm>/{<aspect>,mean_of_aspects}/{diff,diff_low,diff_high} for those
+    compared with each other; reward/... for a user's scenes. Raises InputError, Stopped between two batches.
     """
     entry, config = context.entry, context.config
     generator, base = base_generator(context)
@@ -78,7 +94,8 @@ def run(context: Context) -> dict[str, float]:
             **chosen,
         },
     )
-    return _compare(values, columns, judge.kind) | chosen
+    between = _between(values, entry.get("compare", ()), columns, judge.kind)
+    return _compare(values, columns, judge.kind) | between | chosen
 
 
 class _Judge:
@@ -150,21 +167,45 @@ def _compare(values, columns, kind) -> dict[str, float]:
         closed = []
         for name, get in _measures(columns):
             before, after = get(values["baseline"]), get(values[arm])
-            found = statistics.paired_bootstrap(after, before)
             key = f"{prefix}/{name}"
-            numbers |= {f"{key}/baseline": before.mean(), f"{key}/aligned": after.mean(), f"{key}/diff": found.estimate}
-            numbers |= {f"{key}/diff_low": found.low, f"{key}/diff_high": found.high}
+            numbers |= {f"{key}/baseline": before.mean(), f"{key}/aligned": after.mean()}
+            numbers |= _difference(key, after, before)
             if "ceiling" in values:
                 ceiling = get(values["ceiling"]).mean()
                 numbers[f"{key}/ceiling"] = ceiling
                 if name in columns:
-                    closed.append(found.estimate / (ceiling - before.mean()))
+                    closed.append(numbers[f"{key}/diff"] / (ceiling - before.mean()))
         if closed:
             numbers[f"{prefix}/gap_closed"] = float(np.mean(closed))
     if not arms:
         for name, get in _measures(columns):
             numbers |= {f"{kind}/{name}/{arm}": get(rows).mean() for arm, rows in values.items()}
     return numbers
+
+
+def _between(values, pairs, columns, kind) -> dict[str, float]:
+    """Paired differences between the two arms of each pair, by aspect, and for gold of the mean of aspects.
+
+    An arm that had nothing to train on has no values: its pairs are left out.
+    """
+    numbers = {}
+    aspects = [(name, get) for name, get in _measures(columns) if name in columns]
+    for pair in pairs:
+        if not all(arm in values for arm in pair):
+            continue
+        key = f"{kind}/{'_over_'.join(pair)}"
+        for name, get in aspects:
+            numbers |= _difference(f"{key}/{name}", *(get(values[arm]) for arm in pair))
+        if kind == "gold":  # a reward's aspects have scales of their own
+            means = (np.mean([get(values[arm]) for _, get in aspects], axis=0) for arm in pair)
+            numbers |= _difference(f"{key}/mean_of_aspects", *means)
+    return numbers
+
+
+def _difference(key, after, before):
+    """The mean difference between the values of the same scenes, and its interval."""
+    found = statistics.paired_bootstrap(after, before)
+    return {f"{key}/diff": found.estimate, f"{key}/diff_low": found.low, f"{key}/diff_high": found.high}
 
 
 def _measures(columns):
