@@ -275,6 +275,15 @@ def aspects_by(*rewards, **options):
     return aligned_by("per_aspect", per_aspect=dict(zip(names, rewards, strict=True)), **options)
 
 
+def sum_of(*terms, learned_from="people", **weights):
+    """A config whose pairs are made with an ensemble of score entries."""
+    config = aligned_by("ensemble", learned_from, ensemble={**dict.fromkeys(terms, 0.5), **weights})
+    config["by_clip"] = {"stage": "score", "reward": "clip_cosine", "clip_cosine": {}}
+    config["by_head"] = {"stage": "score", "reward": "aesthetic", "aesthetic": STORYBOOK}
+    config["by_taught"] = {"stage": "score", "reward": "trained", "reward_from": "taught"}
+    return config
+
+
 @pytest.mark.parametrize(
     ("config", "informed"),
     [
@@ -301,6 +310,11 @@ def aspects_by(*rewards, **options):
             f"several rewards, among them {LEARNED}, and {HEAD}",
         ),
         (aspects_by("trained", "identity", "clip_cosine"), ""),
+        (sum_of("by_clip", "by_head"), f"several rewards, among them {HEAD}"),
+        (sum_of("by_head"), HEAD),
+        (sum_of("by_taught", learned_from="raters"), LEARNED),
+        (sum_of("by_taught", "by_clip"), ""),
+        (sum_of("by_clip", by_head=0.0), ""),
     ],
 )
 def test_what_knows_the_judge_makes_an_upper_bound(tmp_path, config, informed):
@@ -520,6 +534,16 @@ def test_alignment_skipped(tmp_path):
 def test_alignment_skipped_on_storybook_shows_how_far_it_is_to_true_pictures(tmp_path):
     printed, _ = written(make_run(tmp_path / "run", configure(MAIN, ["align"]), {}, steps=0))
     assert re.search(r"baseline +ceiling\n", printed) and re.search(r"identity consistency +0.500 +0.900", printed)
+
+
+def test_a_run_on_peoples_own_preferences(tmp_path):
+    people = {"stage": "collect", "preferences": "mine.jsonl"}
+    config = configure(("evaluate",), [], people=people, scalar=train("people", "reward_modelling"))
+    config["stages"] = ["people", "scalar"]
+    folder = make_run(tmp_path / "run", config, {}, scenes=40)
+    printed, page = written(folder)
+    assert "Nothing was evaluated in this run" in printed
+    assert "Screening" not in page.text and page.images("loss over 60 steps")
 
 
 def test_a_run_without_pairs(tmp_path):

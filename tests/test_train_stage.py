@@ -122,6 +122,16 @@ def test_an_adapter_that_the_network_cannot_run_is_refused_before_anything_start
         train.check(aligning, aligning.align)
 
 
+@pytest.mark.parametrize("algorithm", ["dpo", "sft"])
+def test_generators_do_not_learn_from_peoples_own_pairs(algorithm):
+    aligning = load(f"{PRETRAIN.with_name('adpo.py')}:tiny")
+    aligning.collect = {"stage": "collect", "pictures": "mine", "preferences": "mine.jsonl"}
+    aligning.align.update(source="collect", algorithm=algorithm)
+    aligning.align.hyper = {}
+    with pytest.raises(InputError, match=rf"source 'collect': {algorithm} trains on screened candidates; .*screen by"):
+        train.check(aligning, aligning.align)
+
+
 def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path, monkeypatch):
     aligning = FrozenConfigDict(load(f"{PRETRAIN.with_name('adpo.py')}:tiny"))
     monkeypatch.setattr(train, "pairs", lambda context, generator: (1, None))

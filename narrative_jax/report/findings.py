@@ -7,7 +7,7 @@ from typing import Any
 
 from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.report.run import Run
-from narrative_jax.rewards.ensemble import PerAspect
+from narrative_jax.rewards.ensemble import Ensemble, PerAspect
 from narrative_jax.rewards.oracle import Oracle
 from narrative_jax.rewards.raters import Raters
 
@@ -88,10 +88,13 @@ def upper_bound(config: dict[str, Any], source: str) -> str:
     if config.get("scenes") or screen["stage"] != "screen":
         return ""  # no gold judges a user's scenes; people's own preferences know nothing of it
     score = config[screen["source"]]
-    if score["reward"] != PerAspect.name:
-        return _informed(config, score, score["reward"])
-    by_aspect = score[PerAspect.name]
-    found = [_informed(config, score, by_aspect[aspect]) for aspect in screen.get("aspects") or by_aspect]
+    rewards = [(score, score["reward"])]
+    if score["reward"] == PerAspect.name:
+        by_aspect = score[PerAspect.name]
+        rewards = [(score, by_aspect[aspect]) for aspect in screen.get("aspects") or by_aspect]
+    if score["reward"] == Ensemble.name:
+        rewards = [(config[term], config[term]["reward"]) for term, weight in score[Ensemble.name].items() if weight]
+    found = [_informed(config, *reward) for reward in rewards]
     known = ", and ".join(dict.fromkeys(filter(None, found)))
     return known if all(found) or not known else f"several rewards, among them {known}"
 
@@ -211,7 +214,7 @@ def _caveats(run):
     if run.screen and (informed := upper_bound(run.config, run.screen)):
         yield f"Take this for an upper bound: trained on {informed}."
     if not run.gold:
-        same = ", and the very reward that was trained on" if run.reward == run.config[run.judge]["reward"] else ""
+        same = ", and the very reward that was trained on" if run.reward == run.reward_of(run.judge) else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
     if len(run.results["scenes"]) < FEW_SCENES:
         yield f"So few scenes ({len(run.results['scenes'])}) say little."

@@ -76,15 +76,20 @@ class Run:
 
     @property
     def screen(self) -> str | None:
-        """The screen entry that the shown training learned from."""
+        """The screen entry that the shown training learned from; None where that were people's own preferences."""
         if self.trained:
-            return self.config[self.trained].get("source") or None
+            source = self.config[self.trained].get("source")
+            return source if source in self.entries("screen") else None
         return next(iter(self.entries("screen")), None)
 
     @property
     def reward(self) -> str | None:
         """The reward that the pairs were made with."""
-        return self.config[self.config[self.screen]["source"]]["reward"] if self.screen else None
+        return self.reward_of(self.config[self.screen]["source"]) if self.screen else None
+
+    def reward_of(self, entry: str) -> str:
+        """The reward of an entry; one that another entry trained is called by that one."""
+        return self.config[entry].get("reward_from") or self.config[entry]["reward"]
 
     def entries(self, stage: str) -> list[str]:
         """The finished entries of a stage."""

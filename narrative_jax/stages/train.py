@@ -83,9 +83,13 @@ def _check_source(config, entry, algorithm):
         storybook_training_set(**entry.training_set)
         return
     source = config.get(entry.source, {})
-    if source.get("stage", "") != "screen" and "preferences" not in source:
+    collects = "preferences" in source
+    if source.get("stage", "") != "screen" and not collects:
         rule = "that entry makes no preferences"
         raise InputError(f"source {entry.source!r}", rule, "name one that screens, or collects them")
+    if collects and algorithm.trains_on != "preferences":
+        rule = f"{entry.algorithm} trains on screened candidates; people's own pairs have no gap, and any size"
+        raise InputError(f"source {entry.source!r}", rule, "train a reward on them, and screen by that")
 
 
 def make_algorithm(entry) -> Algorithm:
