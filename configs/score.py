@@ -6,7 +6,8 @@
 FOLDER holds pictures, each beside a text file of its name with the prompt; or name a JSONL file whose lines have id,
 prompt, picture, and subjects with photos. tokenizer.json lies beside CLIP's weights. More scores are other entries:
 `:all` has them all, each with its own weights. Identity of faces by ArcFace is `identity` with encoder=iresnet,
-size=IResNet-50, side=112, landmarks=True, and lines that give the landmarks of the faces (see `find_pictures`).
+size=IResNet-50, side=112, landmarks=True, and lines that give the landmarks of the faces (see `find_pictures`). A
+weighted sum of scores is the reward `ensemble`, as in configs/reward.py.
 
 `:storybook` needs no weights of yours: the embedded ones score pictures of Storybook's world.
 
