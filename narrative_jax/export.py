@@ -171,15 +171,15 @@ def _reward(run, entry):
     score = _sources(run, entry).get("score")
     if score is None:
         return "none"
-    informed = upper_bound(run.config, run.config[entry]["source"])
-    return f"{score['reward']}; an upper bound: {informed}" if informed else score["reward"]
+    reward, informed = run.reward_of(score["name"]), upper_bound(run.config, run.config[entry]["source"])
+    return f"{reward}; an upper bound: {informed}" if informed else reward
 
 
 def _scores(run, entry):
     """What the run's evaluation measured, as in its summary.json."""
     if entry not in run.arms:
         return "This entry was not evaluated in its run."
-    judge = "the oracle" if run.gold else f"the reward {run.config[run.judge]['reward']}"
+    judge = "the oracle" if run.gold else f"the reward {run.reward_of(run.judge)}"
     rows = [
         f"Means over {len(run.results['scenes'])} scenes, judged by {judge}, with 95 % intervals of the difference.",
         "",

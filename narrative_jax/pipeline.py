@@ -102,6 +102,7 @@ def check(config: ConfigDict, stages: Mapping[str, Stage] | None = None) -> None
         entry = config[name]
         check_name(f"stage of {name}", entry.stage, stages)
         for source in _inputs(entry, stages[entry.stage]):
+            check_name(f"entry that {name} needs", source, entries)
             if source not in names[:position]:
                 rule = f"{name} needs {source!r}, which does not come before it"
                 raise InputError(f"stages {tuple(names)}", rule, f"list {source!r} before {name!r}")

@@ -78,7 +78,7 @@ def contents(folder):
         ("screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
         ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, generate, score, "),
-        ("score.source=genrate", "score needs 'genrate', which does not come before it; list 'genrate' before"),
+        ("score.source=genrate", "unknown entry that score needs 'genrate': known are align, evaluate, generate, "),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
         ("sampling.sampler=eulr", "unknown sampler 'eulr': known are euler, heun; did you mean 'euler'?"),
         ("sampling.num_steps=0", "num_steps 0: num_steps is an integer ≥ 1"),
@@ -98,7 +98,7 @@ def contents(folder):
         ("align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
         ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
         ("align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),
-        ("evaluate.trained=('algin',)", "evaluate needs 'algin', which does not come before it"),
+        ("evaluate.trained=('algin',)", "unknown entry that evaluate needs 'algin': known are"),
         (
             "evaluate.compare=(('algin', 'baseline'),)",
             "unknown arm to compare 'algin': known are baseline, align; did you mean 'align'?",
@@ -108,7 +108,11 @@ def contents(folder):
         ("evaluate.compare=(('align', 7),)", "unknown arm to compare 7: known are"),
         ("evaluate.compare=('align', 'baseline')", "compare 'align': it holds pairs of arms; write e.g. (('align', 'b"),
         ("evaluate.compare=(('align',),)", "compare ('align',): it holds pairs of arms; write"),
-        ("evaluate.compare=(('align', 'align'),)", "compare ('align', 'align'): an arm is compared with another one;"),
+        ("evaluate.compare=(('align', 'align'),)", "compare ('align', 'align'): an arm is compared with another one,"),
+        (
+            "evaluate.compare=(('align', 'baseline'), ('align', 'baseline'))",
+            "compare ('align', 'baseline'): an arm is compared with another one, once; name two arms",
+        ),
     ],
 )
 def test_config(refuse, change, message):

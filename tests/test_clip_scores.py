@@ -94,7 +94,7 @@ def test_what_is_empty_or_cut_off_is_said_once(clip, capsys):
     clip.embed_prompts(["Ivo reads", "", long])
     told = capsys.readouterr().err.splitlines()
     assert told == [
-        "CLIP small: prompts like '' have no words, pictures are compared with nothing",
+        "CLIP small: prompts like '' have no words",
         f"CLIP small: prompts like {long!r} have more than 8 tokens, the rest is not read",
     ]
     clip.embed_prompts([" ", long + " too"])

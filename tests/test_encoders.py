@@ -30,7 +30,7 @@ SIZE = 40
 def new():
     """The untrained encoders by name, networks of few weights."""
     with small_storybook():
-        yield {name: new_encoder(name, 0, partial(caption_tokenizer, 64, 0)) for name in ENCODERS}
+        yield {name: new_encoder(name, 0, partial(caption_tokenizer, "raw", 64)) for name in ENCODERS}
 
 
 def fresh(encoder):

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from narrative_jax import export, sample
 from narrative_jax.core.errors import InputError
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter, save_adapter
+from narrative_jax.report.run import Run
 
 UNSAID = (
     "this adapter acts on noisy and text tokens only, which the files cannot say: elsewhere it acts on subject tokens "
@@ -91,7 +92,7 @@ def test_the_card(run, exported):
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ("align", "trained; an upper bound: a reward that learned from raters, who see the oracle's findings"),
+        ("align", "taught; an upper bound: a reward that learned from raters, who see the oracle's findings"),
         ("plain", "clip_cosine"),
         ("pretrain", "none"),
     ],
@@ -109,7 +110,9 @@ def test_the_reward_on_the_card(entry, told):
         "plain": {"stage": "train", "source": "screen_by_clip"},
         "pretrain": {"stage": "train", "source": ""},
     }
-    assert export._reward(SimpleNamespace(config=config), entry) == told
+    run = Run(Path())
+    vars(run)["config"] = config  # as if it had been read
+    assert export._reward(run, entry) == told
 
 
 def test_back_in_sample(run, exported):

@@ -304,15 +304,13 @@ def sum_of(*terms, learned_from="people", **weights):
             f"several rewards, among them {HEAD}",
         ),
         (aspects_by("clip_cosine", "identity", "pick_score", aesthetic=STORYBOOK), ""),
-        (aspects_by("trained", "trained", "trained", learned_from="raters"), LEARNED),
-        (
-            aspects_by("trained", "identity", "aesthetic", learned_from="raters", aesthetic=STORYBOOK),
-            f"several rewards, among them {LEARNED}, and {HEAD}",
-        ),
-        (aspects_by("trained", "identity", "clip_cosine"), ""),
         (sum_of("by_clip", "by_head"), f"several rewards, among them {HEAD}"),
         (sum_of("by_head"), HEAD),
         (sum_of("by_taught", learned_from="raters"), LEARNED),
+        (
+            sum_of("by_clip", "by_taught", "by_head", learned_from="raters"),
+            f"several rewards, among them {LEARNED}, and {HEAD}",
+        ),
         (sum_of("by_taught", "by_clip"), ""),
         (sum_of("by_clip", by_head=0.0), ""),
     ],
@@ -520,6 +518,28 @@ def test_scenes_of_a_user(tmp_path):
         "48",
     )
     assert "class" not in portrait
+
+
+@pytest.mark.parametrize(
+    ("score", "judge", "same"),
+    [
+        ({"reward": "http_judge"}, {"reward": "http_judge"}, True),
+        ({"reward": "aesthetic", "aesthetic": STORYBOOK}, {"reward": "aesthetic", "aesthetic": {"head": "own"}}, False),
+        ({"reward": "ensemble", "ensemble": {"a": 1}}, {"reward": "ensemble", "ensemble": {"b": 1}}, False),
+        ({"reward": "trained", "reward_from": "one"}, {"reward": "trained", "reward_from": "one"}, True),
+        ({"reward": "trained", "reward_from": "one"}, {"reward": "trained", "reward_from": "two"}, False),
+        ({"reward": "http_judge", "reward_from": "one"}, {"reward": "http_judge"}, True),  # a name that nothing reads
+    ],
+)
+def test_the_very_reward_that_was_trained_on(tmp_path, score, judge, same):
+    config = configure(MAIN, ["align"], scenes="mine.jsonl")
+    config["score"] |= score
+    config["evaluate"] |= judge
+    gains = {"align": (0.1, 0.1)}
+    run = Run(make_run(tmp_path / "run", config, gains, scenes=30, aspects=STATISTICS, kind="reward"))
+    verdict = findings.verdict(run)
+    assert f"judged by the reward {judge.get('reward_from', judge['reward'])}," in verdict
+    assert ("the very reward that was trained on" in verdict) == same
 
 
 def test_alignment_skipped(tmp_path):

@@ -256,9 +256,17 @@ def test_unfit_files(files, new, reward, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"tokenizer.json: it is no readable tokenizer.json"):
         load_scalar(weights)
-    (tmp_path / "scalar.json").write_text('{"size": "Tny", "regions": []}')
-    with pytest.raises(InputError, match=r"unknown size of scalar 'Tny'.*did you mean 'Tiny'"):
-        load_scalar(weights)
+    for about, said in (
+        ('{"size": "Tny", "regions": []}', r"unknown size of scalar 'Tny'.*did you mean 'Tiny'"),
+        ('{"size": "Tiny"}', r"scalar.json: it holds the size's name, and regions of four numbers"),
+        ('{"size": "Tiny", "regions": [[0, 0, 1]]}', r"scalar.json: it holds the size's name"),
+        ('{"size": "Tiny", "regions": 2}', r"scalar.json: it holds the size's name"),
+        ("[]", r"scalar.json: it holds the size's name"),
+        ("{", r"scalar.json: it is not the JSON that a run writes"),
+    ):
+        (tmp_path / "scalar.json").write_text(about)
+        with pytest.raises(InputError, match=said):
+            load_scalar(weights)
 
 
 @pytest.mark.parametrize(

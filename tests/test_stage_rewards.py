@@ -139,12 +139,13 @@ def test_bad_options(config, change, said):
     ("weights", "said"),
     [
         ({"scor": 1.0}, "unknown score entry of an ensemble 'scor'.*did you mean 'score'"),
-        ({"judge": 1.0}, "entry 'judge' of an ensemble: 'oracle' is no reward of networks that adds up with others"),
-        ({"both": 1.0}, "entry 'both' of an ensemble: 'ensemble' is no reward"),
+        ({"judge": 1.0}, "ensemble of 'judge', which is 'oracle': its terms are networks, not rewards that work on"),
+        ({"both": 1.0}, "ensemble of 'both', which is 'ensemble': its terms are networks, .* and no ensembles"),
         ({"aspects": 1.0}, "aspects by a reward of 3 aspects"),
         ({"score": 0.5, "again": -0.5}, "weights again -0.5, score 0.5: they are numbers that do not sum to zero"),
         ({"score": "much"}, "weights score much: they are numbers"),
-        ({}, "weights none"),
+        ({}, "ensemble of nothing: it gives weights to score entries; set its section, e.g."),
+        (("score",), r"ensemble \('score',\): it gives weights"),
     ],
 )
 def test_what_adds_up_to_no_ensemble(config, weights, said):

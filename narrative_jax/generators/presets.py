@@ -19,7 +19,7 @@ from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, F
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import abstract
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_SIZES
 
 RANDOM = "random"  # weights of an untrained generator, from the config's seed
@@ -46,7 +46,7 @@ PRESETS = {"storybook": STORYBOOK, "tiny": TINY}
 
 def load_text(folder: Path, config: ClipTextConfig, length: int) -> TextSide:
     """The text encoder in `folder`: tokenizer.json and text_encoder.safetensors. Raises InputError."""
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
     config = replace(config, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
     network, like = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
     return TextSide(

@@ -10,6 +10,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 
+TOKENIZER = "tokenizer.json"  # lies beside the weights of those who read by it
 UNKNOWN, START, END = "<unk>", "<start>", "<end>"
 
 

@@ -191,7 +191,7 @@ def _changes(run):
         between = f", interval {_signed(low)} to {_signed(high)}" if mark == UNCLEAR else ""
         found[mark].append(f"{words(aspect)} ({_signed(diff)}{between})")
     clear = [f"{verb} {_and(found[mark])}" for verb, mark in (("improved", UP), ("worsened", DOWN)) if found[mark]]
-    judge = "the oracle" if run.gold else f"the reward {run.config[run.judge]['reward']}"
+    judge = "the oracle" if run.gold else f"the reward {run.reward_of(run.judge)}"
     name = "alignment" if run.name_of(arm) == "aligned" else arm
     start = (
         f"On {len(run.results['scenes'])} scenes, drawn from the same noise with and without it and judged by {judge},"
@@ -214,7 +214,8 @@ def _caveats(run):
     if run.screen and (informed := upper_bound(run.config, run.screen)):
         yield f"Take this for an upper bound: trained on {informed}."
     if not run.gold:
-        same = ", and the very reward that was trained on" if run.reward == run.reward_of(run.judge) else ""
+        trained_on = run.screen and run.same_reward(run.config[run.screen]["source"], run.judge)
+        same = ", and the very reward that was trained on" if trained_on else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
     if len(run.results["scenes"]) < FEW_SCENES:
         yield f"So few scenes ({len(run.results['scenes'])}) say little."

@@ -89,7 +89,15 @@ class Run:
 
     def reward_of(self, entry: str) -> str:
         """The reward of an entry; one that another entry trained is called by that one."""
-        return self.config[entry].get("reward_from") or self.config[entry]["reward"]
+        chosen = self.config[entry]
+        return chosen["reward_from"] if chosen["reward"] == "trained" else chosen["reward"]
+
+    def same_reward(self, entry: str, other: str) -> bool:
+        """Whether two entries have the same reward, options and all."""
+        one, another = self.config[entry], self.config[other]
+        if "trained" in (one["reward"], another["reward"]):
+            return self.reward_of(entry) == self.reward_of(other)
+        return one["reward"] == another["reward"] and one.get(one["reward"]) == another.get(one["reward"])
 
     def entries(self, stage: str) -> list[str]:
         """The finished entries of a stage."""

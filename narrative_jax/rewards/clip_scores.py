@@ -22,7 +22,7 @@ from narrative_jax.models.preprocessing import (
     shortest_side_crop,
 )
 from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_SIZES, Clip, ClipVisionConfig, ClipVisionEncoder, unit
 from narrative_jax.rewards.base import below, size_name
 from narrative_jax.rewards.prompts import PromptReader
@@ -110,7 +110,7 @@ def load_clip(weights: str | Path, size: str) -> ClipPair:
     """
     check_name("size of CLIP", size, CLIP_SIZES)
     text, vision = CLIP_SIZES[size]
-    tokenizer = Tokenizer.load(Path(weights).parent / "tokenizer.json")
+    tokenizer = Tokenizer.load(Path(weights).with_name(TOKENIZER))
     text = replace(text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
     return ClipPair(size_name(size), tokenizer, text, vision, lambda like: load_clip_weights(weights, like))
 

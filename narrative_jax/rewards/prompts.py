@@ -20,13 +20,12 @@ class PromptReader:
 
     def tokens(self, prompts: Sequence[str]) -> np.ndarray:
         """i32[b, length]; the first prompts without words and the first that lose their end are named on stderr."""
-        empty = [prompt for prompt in prompts if not prompt.strip()]
-        self._tell("no words, pictures are compared with nothing", empty)
-        cut = self.tokenizer.truncated(prompts, self.length)
-        self._tell(f"more than {self.length} tokens, the rest is not read", cut)
+        self._tell("no words", lambda: [prompt for prompt in prompts if not prompt.strip()])
+        cut = f"more than {self.length} tokens, the rest is not read"
+        self._tell(cut, lambda: self.tokenizer.truncated(prompts, self.length))
         return self.tokenizer.encode(prompts, self.length)
 
-    def _tell(self, trouble, prompts):
-        if prompts and trouble not in self._told:
+    def _tell(self, trouble, find):
+        if trouble not in self._told and (found := find()):
             self._told.add(trouble)
-            print(f"{self.reader}: prompts like {prompts[0][:60]!r} have {trouble}", file=sys.stderr)
+            print(f"{self.reader}: prompts like {found[0][:60]!r} have {trouble}", file=sys.stderr)

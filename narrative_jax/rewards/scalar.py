@@ -28,7 +28,7 @@ from narrative_jax.models.scalar_reward import (
     ScalarRewardConfig,
     scalar_names,
 )
-from narrative_jax.models.tokenizer import Tokenizer
+from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.models.vision_encoders import Clip
 from narrative_jax.rewards.base import below, size_name, under
 from narrative_jax.rewards.prompts import PromptReader
@@ -41,7 +41,7 @@ from narrative_jax.rewards.subjects import (
     views,
 )
 
-TOKENIZER, ABOUT = "tokenizer.json", "scalar.json"  # lie beside the weights; the second says what they are of
+ABOUT = "scalar.json"  # lies beside the weights and says what they are of
 
 
 class ScalarContext(NamedTuple):
@@ -141,10 +141,17 @@ def load_scalar(weights: str | Path) -> Scalar:
     if not path.with_name(ABOUT).exists():
         what = recognise(stored_shapes(path)) or "no network that is known here"
         rule = f"no {ABOUT} beside it says which scalar reward it is of; by its arrays it is {what}"
-        raise InputError(f"{weights}", rule, "give the weights.safetensors that training a scalar reward has left")
+        remedy = "give what training a scalar reward has left, all files of it, or train it again"
+        raise InputError(f"{weights}", rule, remedy)
     about = read_json(path.with_name(ABOUT))
-    config, tokenizer = _sized(about["size"], path.with_name(TOKENIZER))
-    return Scalar(about["size"], config, tokenizer, _abstract(config)[0], path, tuple(map(tuple, about["regions"])))
+    try:
+        size, boxes = about["size"], about["regions"]
+        regions = tuple((top, left, bottom, right) for top, left, bottom, right in boxes)
+    except (KeyError, TypeError, ValueError):
+        rule = "it holds the size's name, and regions of four numbers"
+        raise InputError(f"{path.with_name(ABOUT)}", rule, "copy it again, or train it again") from None
+    config, tokenizer = _sized(size, path.with_name(TOKENIZER))
+    return Scalar(size, config, tokenizer, _abstract(config)[0], path, regions)
 
 
 def new_scalar(

@@ -16,11 +16,11 @@ _FOR_PARENT = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, or a scheduler, sends t
 
 def run_all(function: Callable, calls: Sequence[tuple]) -> list[Any]:
     """What `function` of a module returns for each tuple of arguments, in order, worked out on all cores."""
-    main = sys.modules["__main__"]
+    main, pool = sys.modules["__main__"], _pool()
     # A spawned worker imports the main module, which would bring JAX or run a script once more.
     sys.modules["__main__"] = ModuleType("__main__")
-    pool = _pool()  # before signals are held: it starts a helper process that lets them through again
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)  # workers that start now inherit it, until `_begin`
+    # Workers that start now inherit it, until `_begin`. To make the pool ends it, so that is done before.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)
     try:
         jobs = [pool.submit(function, *arguments) for arguments in calls]
     finally:

@@ -1,7 +1,8 @@
 """Storybook's encoders while they are trained: each learns which two things belong together.
 
 CLIP a caption and its picture, DINOv2's network two looks at one picture (Chen et al. 2020: SimCLR), the identity
-encoder a character's portrait and a scene that shows the same character.
+encoder a character's portrait and a scene that shows the same character. Pictures stay in [-1, 1], as the sizes'
+normalisation has them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +23,11 @@ from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encode
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, STATISTICS, IResNet
 from narrative_jax.models.network import Network, split
 from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
-from narrative_jax.models.tokenizer import Tokenizer, train_tokenizer
+from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
 from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES, Clip, TwoViews
 from narrative_jax.rewards.base import below, under
 from narrative_jax.stages.common import WEIGHTS
 
-TOKENIZER = "tokenizer.json"  # lies beside CLIP's weights
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 _LOOKS = 1000  # pairs of looks at each picture
 _KEPT = 50_000  # drawn examples kept in memory: drawing one costs more than training on it
@@ -94,8 +94,8 @@ def new_encoder(kind: str, seed: int, tokenizer: Callable[[], Tokenizer]) -> Enc
     return ENCODERS[kind](seed, tokenizer)
 
 
-def caption_tokenizer(size: int, seed: int, split: str = "train", **_) -> Tokenizer:
-    """One that knows the words of a training set's captions."""
+def caption_tokenizer(kind: str, size: int, seed: int = 0, split: str = "train") -> Tokenizer:
+    """One that knows the words of a training set's captions, which are the same in each kind."""
     return train_tokenizer(scene.prompt for scene in storybook_scenes(split, min(_CAPTIONS, size), seed))
 
 

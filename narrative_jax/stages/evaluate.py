@@ -57,8 +57,8 @@ def _check_compare(entry):
             raise InputError(f"compare {pair!r}", "it holds pairs of arms", "write e.g. (('align', 'baseline'),)")
         for arm in pair:
             check_name("arm to compare", arm, arms)
-        if pair[0] == pair[1]:
-            raise InputError(f"compare {pair!r}", "an arm is compared with another one", "name two arms")
+        if pair[0] == pair[1] or list(pairs).count(pair) > 1:
+            raise InputError(f"compare {pair!r}", "an arm is compared with another one, once", "name two arms")
 
 
 def run(context: Context) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The rewards that an entry may name; their options are the entry's section of that name."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
-from narrative_jax.rewards.ensemble import Ensemble, Term, per_aspect
+from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
 from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.oracle import Oracle
@@ -89,9 +90,9 @@ PURE: dict[str, Callable[..., PureReward]] = {
     "identity": _identity,
     "scalar": _scalar,
 }
-PER_ASPECT = "per_aspect"  # its section names a pure reward for each aspect
+PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
+ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up by their calibrations
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
-ENSEMBLE = "ensemble"  # its section gives a weight to score entries, whose rewards it adds up by their calibrations
 
 
 def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
@@ -108,15 +109,18 @@ def make_reward(config, entry, workdir: Path | None = None) -> HostReward:
 
 
 def _ensemble(config, entry, workdir):
+    weights, terms = entry.get(ENSEMBLE, {}), {}
+    if not weights or not hasattr(weights, "items"):
+        given, rule = f"ensemble {weights or 'of nothing'}", "it gives weights to score entries"
+        raise InputError(given, rule, 'set its section, e.g. {"by_clip": 0.2, "by_identity": 0.4}')
     scores = [name for name, section in config.items() if getattr(section, "stage", None) == "score"]
-    terms = {}
-    for name, weight in entry.get(ENSEMBLE, {}).items():
+    for name, weight in weights.items():
         check_name("score entry of an ensemble", name, scores)
         if config[name].reward in (*HOST, ENSEMBLE):
-            rule = f"{config[name].reward!r} is no reward of networks that adds up with others"
-            raise InputError(f"entry {name!r} of an ensemble", rule, "name entries with other rewards")
+            rule = "its terms are networks, not rewards that work on the host, and no ensembles"
+            raise InputError(f"ensemble of {name!r}, which is {config[name].reward!r}", rule, "name other entries")
         reward = _single(config, config[name], workdir)
-        nothing_yet = Calibration(reward.name, reward.aspects, [0.0], [1.0], "")
+        nothing_yet = Calibration(reward.name, reward.aspects, [math.nan], [math.nan], "")
         calibrated = Calibration.load(workdir / name / "calibration.json", reward) if workdir else nothing_yet
         terms[name] = Term(reward, calibrated, weight)
     return Ensemble(terms)

@@ -88,8 +88,8 @@ def _check_source(config, entry, algorithm):
         rule = "that entry makes no preferences"
         raise InputError(f"source {entry.source!r}", rule, "name one that screens, or collects them")
     if collects and algorithm.trains_on != "preferences":
-        rule = f"{entry.algorithm} trains on screened candidates; people's own pairs have no gap, and any size"
-        raise InputError(f"source {entry.source!r}", rule, "train a reward on them, and screen by that")
+        rule = "generators train on screened candidates, which have the generator's size and a gap of scores"
+        raise InputError(f"source {entry.source!r}", rule, "train a reward on it, and screen by that")
 
 
 def make_algorithm(entry) -> Algorithm:
