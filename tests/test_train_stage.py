@@ -128,7 +128,7 @@ def test_generators_do_not_learn_from_peoples_own_pairs(algorithm):
     aligning.collect = {"stage": "collect", "pictures": "mine", "preferences": "mine.jsonl"}
     aligning.align.update(source="collect", algorithm=algorithm)
     aligning.align.hyper = {}
-    with pytest.raises(InputError, match="source 'collect': generators train on screened candidates, .*screen by"):
+    with pytest.raises(InputError, match=r"source 'collect': generators train on screened candidates, .*screen by"):
         train.check(aligning, aligning.align)
 
 
