@@ -19,7 +19,7 @@ def run_all(function: Callable, calls: Sequence[tuple]) -> list[Any]:
     main, pool = sys.modules["__main__"], _pool()
     # A spawned worker imports the main module, which would bring JAX or run a script once more.
     sys.modules["__main__"] = ModuleType("__main__")
-    # Workers that start now inherit it, until `_begin`. To make the pool ends it, so that is done before.
+    # From workers that start now, until `_begin`; not before the pool is made, whose helper lets signals through again.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)
     try:
         jobs = [pool.submit(function, *arguments) for arguments in calls]
