@@ -16,11 +16,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.network import Network, abstract
 from narrative_jax.models.open_clip import load_clip_weights
-from narrative_jax.models.preprocessing import (
-    longest_side_pad,
-    normalise,
-    shortest_side_crop,
-)
+from narrative_jax.models.preprocessing import longest_side_pad, normalise, shortest_side_crop
 from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.models.vision_encoders import CLIP_SIZES, Clip, ClipVisionConfig, ClipVisionEncoder, unit
