@@ -32,7 +32,7 @@ from narrative_jax.algorithms.base import example_keys
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.types import Conditioning
-from narrative_jax.diffusion.prediction import T_FLOOR
+from narrative_jax.diffusion.path import T_FLOOR
 from narrative_jax.generators.flow import FlowGenerator, build
 from narrative_jax.generators.presets import STORYBOOK
 from narrative_jax.models.checkpoints import published_names

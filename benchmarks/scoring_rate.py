@@ -28,10 +28,9 @@ from torch.nn.functional import interpolate, normalize
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.checkpoints import published_names
+from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.preprocessing import CLIP
-from narrative_jax.models.text_encoders import ClipTextConfig
 from narrative_jax.models.tokenizer import train_tokenizer
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES, ClipVisionConfig
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipPair
 from narrative_jax.statistics.intervals import bootstrap

@@ -31,8 +31,8 @@ from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import read_photo, storybook_scenes
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
 from narrative_jax.generators.presets import load_generator
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import base_generator, trained, with_lora_file
 

@@ -62,8 +62,8 @@ def tiny_generator(random_weights):
     from narrative_jax.data.sources import storybook_scenes
     from narrative_jax.generators.presets import STORYBOOK_TEXT, TINY, build
     from narrative_jax.generators.text import TextSide
+    from narrative_jax.models.clip import ClipTextEncoder
     from narrative_jax.models.network import abstract
-    from narrative_jax.models.text_encoders import ClipTextEncoder
     from narrative_jax.models.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(scene.prompt for scene in storybook_scenes("train", 100))

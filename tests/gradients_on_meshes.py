@@ -23,11 +23,10 @@ from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.core.types import Conditioning
 from narrative_jax.generators.flow import build
 from narrative_jax.generators.presets import TINY
+from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import split
 from narrative_jax.models.scalar_reward import TOWERS
-from narrative_jax.models.text_encoders import ClipTextConfig
-from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
 from narrative_jax.rewards.scalar import ScalarContext
 from narrative_jax.training.step import Trainee, TrainState, make_step
 

@@ -4,13 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from narrative_jax.models.checkpoints import STORYBOOK
+from narrative_jax.models.clip import CLIP_SIZES, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.dinov2 import DINOV2_SIZES, Dinov2Config
 from narrative_jax.models.id_encoder import IRESNET_SIZES, IResNetConfig
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, ScalarRewardConfig
-from narrative_jax.models.text_encoders import ClipTextConfig
-from narrative_jax.models.vision_encoders import CLIP_SIZES, ClipVisionConfig
+from narrative_jax.models.shipped import STORYBOOK
 
 TEXT = ClipTextConfig(max_length=24, width=16, heads=2, blocks=1, mlp_width=32, projection=16)
 VISION = ClipVisionConfig(image_size=40, patch_size=8, width=16, heads=2, blocks=1, mlp_width=32, projection=16)

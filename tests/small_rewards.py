@@ -6,18 +6,16 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.records import Scene, Subject
+from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.dinov2 import Dinov2Config, Dinov2Encoder
 from narrative_jax.models.face_alignment import TEMPLATE, TEMPLATE_SIZE
 from narrative_jax.models.id_encoder import IResNet, IResNetConfig
-from narrative_jax.models.network import abstract
+from narrative_jax.models.network import abstract, under
 from narrative_jax.models.preprocessing import CENTRED, IMAGENET
 from narrative_jax.models.reward_heads import HeadConfig, LinearHead
 from narrative_jax.models.scalar_reward import ScalarReward, ScalarRewardConfig
-from narrative_jax.models.text_encoders import ClipTextConfig
 from narrative_jax.models.tokenizer import train_tokenizer
-from narrative_jax.models.vision_encoders import Clip, ClipVisionConfig
 from narrative_jax.rewards.aesthetic import Aesthetic
-from narrative_jax.rewards.base import under
 from narrative_jax.rewards.clip_scores import ClipPair
 from narrative_jax.rewards.scalar import Scalar
 from narrative_jax.rewards.subjects import PictureEncoder

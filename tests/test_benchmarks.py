@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from narrative_jax.models.text_encoders import ClipTextConfig
-from narrative_jax.models.vision_encoders import ClipVisionConfig
+from narrative_jax.models.clip import ClipTextConfig, ClipVisionConfig
 
 
 @pytest.fixture

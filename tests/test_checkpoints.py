@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.models.checkpoints import CONV, LINEAR, Published, load_weights, published_names, save_weights
+from narrative_jax.models.clip import CLIP_NAMES, Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.network import split
-from narrative_jax.models.vision_encoders import CLIP_NAMES, Clip, ClipTextConfig, ClipVisionConfig
 
 NAMES = {
     "embedding": Published("tokens.weight"),

@@ -12,17 +12,20 @@ from parity import published_shapes, relative_error
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.losses.contrastive import MAX_LOGIT_SCALE, clip_contrastive
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights, published_names
-from narrative_jax.models.network import abstract
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.vision_encoders import (
+from narrative_jax.models.checkpoints import load_weights, published_names
+from narrative_jax.models.clip import (
     CLIP_NAMES,
     CLIP_SIZES,
+    CLIP_TEXT_NAMES,
     CLIP_VISION_NAMES,
     Clip,
+    ClipTextConfig,
+    ClipTextEncoder,
     ClipVisionConfig,
     ClipVisionEncoder,
 )
+from narrative_jax.models.network import abstract
+from narrative_jax.models.shipped import STORYBOOK
 
 SMALL = (
     ClipTextConfig(99, 13, 32, 4, 2, 70, 24, 98, "quick_gelu"),

@@ -14,9 +14,9 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene
 from narrative_jax.models.checkpoints import published_names, save_weights
+from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.preprocessing import CLIP, longest_side_pad, normalise, shortest_side_crop
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
 

@@ -9,17 +9,17 @@ import pytest
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.diffusion.guidance import guide
-from narrative_jax.diffusion.prediction import (
+from narrative_jax.diffusion.path import (
     PREDICTION_TYPES,
     T_FLOOR,
+    add_noise,
     from_velocity,
     to_clean,
     to_noise,
     to_velocity,
 )
 from narrative_jax.diffusion.samplers import sample
-from narrative_jax.diffusion.schedules import add_noise, flow_shift, flux_shift_mu
-from narrative_jax.diffusion.timesteps import LogitNormal, Uniform, sampler_grid
+from narrative_jax.diffusion.timesteps import LogitNormal, Uniform, flow_shift, flux_shift_mu, sampler_grid
 
 MEAN, STD = 0.7, 0.3
 

@@ -12,7 +12,7 @@ from narrative_jax import launch
 from narrative_jax.core.config import load
 from narrative_jax.core.images import to_uint8
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.models.checkpoints import EMBEDDED
+from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.stages.rewards import make_reward
 

@@ -11,7 +11,7 @@ from small_rewards import pictures, scenes
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
-from narrative_jax.losses.rewards import with_clipped_gradient
+from narrative_jax.losses.reward_gradients import with_clipped_gradient
 from narrative_jax.rewards.base import ASPECTS, OnHost, check_differentiable
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect

@@ -15,13 +15,13 @@ from narrative_jax.core.records import Scene, Subject
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.diffusion.timesteps import sampler_grid
 from narrative_jax.generators import text as text_module
-from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
 from narrative_jax.generators.flow import FlowGenerator, build
 from narrative_jax.generators.presets import PRESETS, STORYBOOK_TEXT, TINY, load_generator
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
 from narrative_jax.models.autoencoder import from_tokens, to_tokens
 from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.clip import CLIP_TEXT_NAMES
 from narrative_jax.models.flow_transformer import FLUX_NAMES
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
 
 SAMPLING = Sampling(num_steps=2, guidance_scale=1.0, batch_size=3)
 

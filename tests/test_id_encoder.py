@@ -10,9 +10,10 @@ from flax import nnx
 from parity import published_shapes, relative_error, slope
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet, IResNetConfig
 from narrative_jax.models.network import abstract
+from narrative_jax.models.shipped import STORYBOOK
 
 CASES = {
     "even": IResNetConfig(48, (8, 16, 16, 32), (1, 2, 1, 1), 64),

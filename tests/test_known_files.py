@@ -16,6 +16,15 @@ from small_rewards import TOKENIZER, pictures, scenes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_uint8
 from narrative_jax.models.checkpoints import check_arrays
+from narrative_jax.models.clip import (
+    CLIP_NAMES,
+    CLIP_SIZES,
+    CLIP_TEXT_NAMES,
+    CLIP_VISION_NAMES,
+    Clip,
+    ClipTextEncoder,
+    ClipVisionEncoder,
+)
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
@@ -23,8 +32,6 @@ from narrative_jax.models.known_files import recognise
 from narrative_jax.models.network import abstract
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextEncoder
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES, CLIP_VISION_NAMES, Clip, ClipVisionEncoder
 from narrative_jax.stages.rewards import make_reward
 
 CLIPS, DINOS, IRESNETS = (

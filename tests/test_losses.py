@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.diffusion.prediction import PREDICTION_TYPES, T_FLOOR, from_velocity
-from narrative_jax.diffusion.schedules import add_noise
+from narrative_jax.diffusion.path import PREDICTION_TYPES, T_FLOOR, add_noise, from_velocity
 from narrative_jax.losses.denoising import velocity_error, velocity_residual
 from narrative_jax.losses.preference import (
     adaptive_beta,

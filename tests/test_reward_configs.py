@@ -21,9 +21,10 @@ from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Candidate, Preference, Scene, Score
 from narrative_jax.data.datasets import open_records
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IResNet
 from narrative_jax.models.network import abstract
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.stages import score, train

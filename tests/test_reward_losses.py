@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from narrative_jax.losses.rewards import with_clipped_gradient, z_score, z_score_statistics
+from narrative_jax.losses.reward_gradients import with_clipped_gradient, z_score, z_score_statistics
 
 REWARDS = np.float32([[1.0, 5.0], [3.0, 5.1], [8.0, 4.9]])
 

@@ -24,14 +24,14 @@ from small_rewards import (
 )
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, published_names, save_weights, stored_shapes
+from narrative_jax.models.checkpoints import published_names, save_weights, stored_shapes
+from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.models.id_encoder import IRESNET_NAMES
-from narrative_jax.models.network import abstract
+from narrative_jax.models.network import abstract, below
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward, scalar_names
+from narrative_jax.models.shipped import EMBEDDED, STORYBOOK
 from narrative_jax.models.tokenizer import Tokenizer
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
-from narrative_jax.rewards.base import below
 from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.stages.reward_training import new_reward
 from narrative_jax.stages.rewards import pure_reward

@@ -28,8 +28,8 @@ from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.rewards.clip_scores import ClipCosine
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.stages import collect

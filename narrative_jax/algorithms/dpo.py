@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from narrative_jax.algorithms.base import Algorithm, Loss, example_keys, summed
 from narrative_jax.core.errors import InputError, check_share
-from narrative_jax.diffusion.schedules import add_noise
+from narrative_jax.diffusion.path import add_noise
 from narrative_jax.losses import preference
 from narrative_jax.losses.denoising import mean_square, velocity_residual
 

@@ -7,7 +7,7 @@ import jax
 
 from narrative_jax.algorithms.base import Algorithm, Loss, example_keys, summed
 from narrative_jax.core.errors import check_share
-from narrative_jax.diffusion.schedules import add_noise
+from narrative_jax.diffusion.path import add_noise
 from narrative_jax.losses.denoising import velocity_error
 
 

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from narrative_jax.core.errors import InputError, check_count
-from narrative_jax.diffusion.schedules import flow_shift
+
+# FLUX: mu is 0.5 at 256 tokens and 1.15 at 4096, linear between and beyond.
+_MU_SLOPE = (1.15 - 0.5) / (4096 - 256)
+_MU_OFFSET = 0.5 - 256 * _MU_SLOPE
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,16 @@ def sampler_grid(num_steps, shift=1.0):
     if not shift > 0:
         raise InputError(f"shift {shift!r}", "shift is a number > 0", "1.0 spaces the times evenly")
     return jnp.float32(flow_shift(jnp.linspace(1.0, 0.0, num_steps + 1), shift))
+
+
+def flow_shift(t, shift):
+    """Move times towards the noise for `shift` > 1: shift · t / (1 + (shift - 1) · t), keeping 0 and 1.
+
+    Esser et al. 2024, "Scaling rectified flow transformers", eq. 23; FLUX writes shift = exp(mu).
+    """
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def flux_shift_mu(num_tokens):
+    """FLUX's mu for pictures of `num_tokens` latent tokens; `flow_shift` takes its exponential."""
+    return _MU_SLOPE * num_tokens + _MU_OFFSET

@@ -14,13 +14,13 @@ from narrative_jax.core.types import Conditioning, Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.flow import FlowGenerator, FlowPreset, build
 from narrative_jax.generators.text import TextSide
-from narrative_jax.models.checkpoints import EMBEDDED, load_weights
+from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.clip import CLIP_SIZES, CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import abstract
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
+from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
-from narrative_jax.models.vision_encoders import CLIP_SIZES
 
 RANDOM = "random"  # weights of an untrained generator, from the config's seed
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from narrative_jax.diffusion.prediction import to_velocity
+from narrative_jax.diffusion.path import to_velocity
 
 
 def velocity_residual(prediction, clean, noise, noisy, t, *, prediction_type):

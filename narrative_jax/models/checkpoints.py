@@ -19,7 +19,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-import narrative_jax
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params
@@ -40,8 +39,6 @@ _LEAVES = {
     "variance": "running_var",
 }
 _SHOWN = 3  # names in a message
-STORYBOOK = "storybook"  # the size of the small networks that ship with their weights
-EMBEDDED = Path(narrative_jax.__file__).parent / "storybook" / "weights"  # data only: nothing of the world is imported
 _BUFFERS = ("position_ids", "num_batches_tracked")  # torch's files may hold these beside the weights
 
 

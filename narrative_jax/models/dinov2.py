@@ -9,10 +9,11 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.models.checkpoints import STORYBOOK, Published
-from narrative_jax.models.clip_blocks import normal
+from narrative_jax.models.checkpoints import Published
+from narrative_jax.models.clip import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
 from narrative_jax.models.preprocessing import CENTRED, IMAGENET, Normalisation, cubic, filter_weights
+from narrative_jax.models.shipped import STORYBOOK
 
 START = normal(0.02)
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.checkpoints import STORYBOOK
 from narrative_jax.models.layers import Conv, Linear
 from narrative_jax.models.preprocessing import CENTRED, Normalisation
+from narrative_jax.models.shipped import STORYBOOK
 
 EPSILON = 1e-5
 STATISTICS = (".mean", ".variance")  # how the batch norms' statistics are called, which do not train

@@ -90,6 +90,11 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     )
 
 
+def unit(x: jax.Array) -> jax.Array:
+    """`x` scaled to unit length over its last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Softmax attention of q f32[b, n, heads, d] over k and v f32[b, m, heads, d] -> f32[b, n, heads, d].
 

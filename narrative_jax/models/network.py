@@ -1,7 +1,8 @@
 """A network apart from its weights: structure here, weights in a flat dictionary by dotted path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from flax import nnx
@@ -38,3 +39,13 @@ def split(module: nnx.Module) -> tuple[Network, Params]:
 def abstract(build: Callable[[], nnx.Module]) -> tuple[Network, dict[str, jax.ShapeDtypeStruct]]:
     """Structure, shapes and types of what `build` would make, without making it."""
     return split(nnx.eval_shape(build))
+
+
+def under(part: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights (axes, shapes, shardings) of a part, as the whole names them: "part.name"."""
+    return {f"{part}.{name}": value for name, value in tree.items()}
+
+
+def below(part: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the part of this name, as the part itself names them."""
+    return {name.removeprefix(f"{part}."): value for name, value in tree.items() if name.startswith(f"{part}.")}

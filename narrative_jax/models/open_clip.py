@@ -7,7 +7,7 @@ import jax
 
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import CONV, Published, load_weights, stored_shapes
-from narrative_jax.models.vision_encoders import CLIP_NAMES
+from narrative_jax.models.clip import CLIP_NAMES
 
 _PARTS = ("query", "key", "value")  # one array in torch's attention, and so in OpenCLIP's
 _FUSED = {f"attn.in_proj_{leaf}": [f"attn.{part}.{leaf}" for part in _PARTS] for leaf in ("weight", "bias")}

@@ -8,9 +8,10 @@ from flax import nnx
 
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import LINEAR, STORYBOOK, Names, Published, load_weights
+from narrative_jax.models.checkpoints import LINEAR, Names, Published, load_weights
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, abstract
+from narrative_jax.models.shipped import STORYBOOK
 
 
 class HeadConfig(NamedTuple):

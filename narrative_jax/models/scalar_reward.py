@@ -11,13 +11,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK, Names, Published
-from narrative_jax.models.clip_blocks import EPSILON, ClipBlock, normal
+from narrative_jax.models.checkpoints import Names, Published
+from narrative_jax.models.clip import (
+    CLIP_SIZES,
+    EPSILON,
+    ClipBlock,
+    ClipTextConfig,
+    ClipTextEncoder,
+    ClipVisionConfig,
+    ClipVisionEncoder,
+    normal,
+)
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Config, Dinov2Encoder
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet, IResNetConfig
-from narrative_jax.models.layers import LayerNorm, Linear
-from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.vision_encoders import CLIP_SIZES, ClipVisionConfig, ClipVisionEncoder, unit
+from narrative_jax.models.layers import LayerNorm, Linear, unit
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.statistics import match_characters, matched_similarity
 
 TOWERS = ("text", "vision", "subject")  # what starts from published weights

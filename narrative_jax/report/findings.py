@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from narrative_jax.models.checkpoints import STORYBOOK
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
 from narrative_jax.rewards.oracle import Oracle

@@ -9,11 +9,10 @@ import jax
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK
-from narrative_jax.models.network import Network
+from narrative_jax.models.network import Network, below, under
 from narrative_jax.models.preprocessing import shortest_side_crop
 from narrative_jax.models.reward_heads import load_aesthetic_head
-from narrative_jax.rewards.base import below, under
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.clip_scores import ClipPair, load_clip
 
 

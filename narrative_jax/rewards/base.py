@@ -141,16 +141,6 @@ def check_differentiable(reward: Reward) -> None:
         raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on pairs")
 
 
-def under(prefix: str, params: Params) -> Params:
-    """The weights of a part of a reward, as the whole names them: "prefix.name"."""
-    return {f"{prefix}.{name}": value for name, value in params.items()}
-
-
-def below(prefix: str, params: Params) -> Params:
-    """The weights of the part of this name, as the part itself names them."""
-    return {name.removeprefix(f"{prefix}."): value for name, value in params.items() if name.startswith(f"{prefix}.")}
-
-
 def size_name(size: str) -> str:
     """A published size, such as "ViT-L/14", as part of a score's name: "vit_l_14"."""
     return re.sub("[/+-]", "_", size.lower())

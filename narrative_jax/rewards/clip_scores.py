@@ -14,14 +14,20 @@ from flax import nnx
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.network import Network, abstract
+from narrative_jax.models.clip import (
+    CLIP_SIZES,
+    Clip,
+    ClipTextConfig,
+    ClipTextEncoder,
+    ClipVisionConfig,
+    ClipVisionEncoder,
+)
+from narrative_jax.models.layers import unit
+from narrative_jax.models.network import Network, abstract, below
 from narrative_jax.models.open_clip import load_clip_weights
 from narrative_jax.models.preprocessing import longest_side_pad, normalise, shortest_side_crop
-from narrative_jax.models.text_encoders import ClipTextConfig, ClipTextEncoder
-from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
-from narrative_jax.models.vision_encoders import CLIP_SIZES, Clip, ClipVisionConfig, ClipVisionEncoder, unit
-from narrative_jax.rewards.base import below, size_name
-from narrative_jax.rewards.prompts import PromptReader
+from narrative_jax.models.tokenizer import TOKENIZER, PromptReader, Tokenizer
+from narrative_jax.rewards.base import size_name
 
 CLIP_SCORE_SCALE = 2.5  # Hessel et al. 2021, eq. 1
 _AT_ONCE = 64  # prompts encoded together, always as many, so that the text tower compiles once

@@ -14,8 +14,9 @@ import numpy as np
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.losses.rewards import with_clipped_gradient, z_score, z_score_statistics
-from narrative_jax.rewards.base import ASPECTS, PureReward, below, under
+from narrative_jax.losses.reward_gradients import with_clipped_gradient, z_score, z_score_statistics
+from narrative_jax.models.network import below, under
+from narrative_jax.rewards.base import ASPECTS, PureReward
 from narrative_jax.rewards.calibration import Calibration
 
 _CONSTANT = 1e-5  # of the calibration deviation: what rounding makes of a reward that does not vary

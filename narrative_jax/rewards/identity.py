@@ -14,7 +14,7 @@ from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.face_alignment import TEMPLATE, TEMPLATE_SIZE, align_faces
-from narrative_jax.models.vision_encoders import unit
+from narrative_jax.models.layers import unit
 from narrative_jax.rewards.subjects import (
     Box,
     PictureEncoder,
@@ -28,7 +28,7 @@ from narrative_jax.rewards.subjects import (
     remembered,
     views,
 )
-from narrative_jax.statistics.identity import (
+from narrative_jax.statistics.matching import (
     MAX_CHARACTERS,
     copy_paste,
     match_characters,

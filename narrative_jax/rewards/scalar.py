@@ -17,8 +17,9 @@ from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import load_weights, save_weights, stored_shapes
+from narrative_jax.models.clip import Clip
 from narrative_jax.models.known_files import recognise
-from narrative_jax.models.network import Network, abstract, split
+from narrative_jax.models.network import Network, abstract, below, split, under
 from narrative_jax.models.open_clip import load_clip_weights
 from narrative_jax.models.preprocessing import normalise
 from narrative_jax.models.scalar_reward import (
@@ -28,10 +29,8 @@ from narrative_jax.models.scalar_reward import (
     ScalarRewardConfig,
     scalar_names,
 )
-from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
-from narrative_jax.models.vision_encoders import Clip
-from narrative_jax.rewards.base import below, size_name, under
-from narrative_jax.rewards.prompts import PromptReader
+from narrative_jax.models.tokenizer import TOKENIZER, PromptReader, Tokenizer
+from narrative_jax.rewards.base import size_name
 from narrative_jax.rewards.subjects import (
     Box,
     check_regions,

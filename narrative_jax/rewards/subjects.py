@@ -15,12 +15,13 @@ from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK, load_weights
+from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
+from narrative_jax.models.layers import unit
 from narrative_jax.models.network import Network, abstract
 from narrative_jax.models.preprocessing import Normalisation, normalise, resize
-from narrative_jax.models.vision_encoders import unit
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import size_name
 
 WHITE = 1.0

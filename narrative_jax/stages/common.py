@@ -13,13 +13,14 @@ from narrative_jax.core.records import Scene, Score
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
-from narrative_jax.generators.drawing import Sampling
 from narrative_jax.generators.flow import FlowGenerator
 from narrative_jax.generators.presets import PRESETS, load_generator
-from narrative_jax.models.checkpoints import EMBEDDED, STORYBOOK, check_arrays, load_weights
+from narrative_jax.generators.sampling import Sampling
+from narrative_jax.models.checkpoints import check_arrays, load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import fingerprint, read_adapter
 from narrative_jax.models.lora_files import read_lora
+from narrative_jax.models.shipped import EMBEDDED, STORYBOOK
 from narrative_jax.stages.base import Context
 
 WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves

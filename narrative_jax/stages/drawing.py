@@ -10,7 +10,7 @@ from narrative_jax.core.errors import Stopped
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import finished_chunks, pack_chunks, write_chunk
-from narrative_jax.generators.drawing import Drawer, candidate_seed
+from narrative_jax.generators.sampling import Drawer, candidate_seed
 from narrative_jax.stages.base import Context
 
 

@@ -18,14 +18,13 @@ from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.presets import PRESETS
-from narrative_jax.models.checkpoints import STORYBOOK, Names, load_weights, save_weights
+from narrative_jax.models.checkpoints import Names, load_weights, save_weights
+from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES, CLIP_TEXT_NAMES, Clip, TwoViews
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, STATISTICS, IResNet
-from narrative_jax.models.network import Network, split
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES
+from narrative_jax.models.network import Network, below, split, under
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer, train_tokenizer
-from narrative_jax.models.vision_encoders import CLIP_NAMES, CLIP_SIZES, Clip, TwoViews
-from narrative_jax.rewards.base import below, under
 from narrative_jax.stages.common import WEIGHTS
 
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from

@@ -18,7 +18,7 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.screening import standardise
-from narrative_jax.generators.drawing import Drawer, Sampling
+from narrative_jax.generators.sampling import Drawer, Sampling
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import (

@@ -4,7 +4,7 @@ from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import write_json
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.datasets import write_records
-from narrative_jax.generators.drawing import Drawer, Sampling
+from narrative_jax.generators.sampling import Drawer, Sampling
 from narrative_jax.stages.base import Context
 from narrative_jax.stages.common import base_generator, check_generator, check_scenes, some_scenes
 from narrative_jax.stages.drawing import draw_candidates

@@ -9,10 +9,10 @@ import numpy as np
 from narrative_jax import statistics
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.models.checkpoints import STORYBOOK
+from narrative_jax.models.shipped import STORYBOOK, weights_file
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import WEIGHTS, weights_file
+from narrative_jax.stages.common import WEIGHTS
 from narrative_jax.stages.encoders import ENCODERS, Encoder, new_encoder
 
 INPUTS = ("trained",)

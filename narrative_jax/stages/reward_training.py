@@ -14,16 +14,17 @@ from PIL import Image, ImageOps
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import STORYBOOK, save_weights
+from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.id_encoder import STATISTICS
-from narrative_jax.models.network import split
+from narrative_jax.models.network import below, split, under
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS
+from narrative_jax.models.shipped import STORYBOOK, weights_file
 from narrative_jax.rewards.aesthetic import Aesthetic, load_aesthetic
-from narrative_jax.rewards.base import PureReward, below, under
+from narrative_jax.rewards.base import PureReward
 from narrative_jax.rewards.clip_scores import load_clip
 from narrative_jax.rewards.scalar import load_scalar, new_scalar
-from narrative_jax.stages.common import WEIGHTS, call, weights_file
+from narrative_jax.stages.common import WEIGHTS, call
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import make_mesh
-from narrative_jax.models.vision_encoders import CLIP_SIZES
+from narrative_jax.models.clip import CLIP_SIZES
+from narrative_jax.models.shipped import weights_file
 from narrative_jax.rewards.aesthetic import load_aesthetic
 from narrative_jax.rewards.base import HostReward, OnHost, PureReward
 from narrative_jax.rewards.calibration import Calibration
@@ -20,7 +21,7 @@ from narrative_jax.rewards.raters import Raters
 from narrative_jax.rewards.scalar import load_scalar
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
 from narrative_jax.rewards.subjects import load_dinov2, load_iresnet
-from narrative_jax.stages.common import call, weights_file
+from narrative_jax.stages.common import call
 from narrative_jax.stages.reward_training import NEW, new_reward
 
 FORMS = {"grid": Grid, "crops": Crops}

@@ -21,8 +21,8 @@ from narrative_jax.core.mesh import check_batch, make_mesh
 from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.generators.drawing import Drawer, Sampling, candidate_seed
 from narrative_jax.generators.presets import adapter_shapes
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES
 from narrative_jax.models.lora import adapter_of, fingerprint, save_adapter

@@ -1,4 +1,6 @@
-"""What a denoiser predicts, and how one prediction becomes another: velocity = noise - clean.
+"""The straight path from data to noise, noisy = (1 - t) · clean + t · noise, and what a denoiser predicts on it.
+
+t in [0, 1], 0 = data, 1 = noise; velocity = noise - clean.
 
 Only two conversions divide: (noisy - clean) / t and (noise - noisy) / (1 - t). Their divisors are floored at T_FLOOR,
 so a conversion and its inverse agree for t in [T_FLOOR, 1 - T_FLOOR] and stay finite beyond.
@@ -7,10 +9,21 @@ so a conversion and its inverse agree for t in [T_FLOOR, 1 - T_FLOOR] and stay f
 import jax.numpy as jnp
 
 from narrative_jax.core.errors import check_name
-from narrative_jax.diffusion.schedules import per_example
 
 PREDICTION_TYPES = ("velocity", "clean", "noise")
 T_FLOOR = 0.05
+
+
+def per_example(values, like):
+    """Values f32[b] as f32[b, 1, ...], to broadcast against `like` [b, ...]."""
+    values = jnp.asarray(values, jnp.float32)
+    return values.reshape(values.shape + (1,) * (jnp.ndim(like) - values.ndim))
+
+
+def add_noise(clean, noise, t):
+    """Noisy latents f32[b, ...] on the straight path (Liu et al. 2023, "Flow straight and fast"), t f32[b]."""
+    t = per_example(t, clean)
+    return (1 - t) * jnp.float32(clean) + t * jnp.float32(noise)
 
 
 def to_velocity(prediction, noisy, t, prediction_type):

@@ -1,4 +1,4 @@
-"""Networks that look at pictures."""
+"""CLIP (Radford et al. 2021): a tower that reads prompts, one that looks at pictures, and the blocks of both."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,13 +8,145 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.models.checkpoints import CONV, STORYBOOK, Published
-from narrative_jax.models.clip_blocks import ACTIVATIONS, EPSILON, block_names, blocks, normal, projection
-from narrative_jax.models.layers import LayerNorm, convolve
+from narrative_jax.models.checkpoints import CONV, Published
+from narrative_jax.models.layers import LayerNorm, Linear, attend, convolve, unit
 from narrative_jax.models.preprocessing import CENTRED, CLIP, Normalisation
-from narrative_jax.models.text_encoders import CLIP_TEXT_NAMES, ClipTextConfig, ClipTextEncoder
+from narrative_jax.models.shipped import STORYBOOK
 
+EPSILON = 1e-5
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+class ClipBlock(nnx.Module):
+    """Attention, then an MLP, each on normalised input and added to it."""
+
+    def __init__(self, width, heads, mlp_width, activation, depth, *, rngs: nnx.Rngs):
+        self.heads, self.activation = heads, activation
+        # CLIP's own deviations: what is added to the stream starts small, the smaller the more blocks add to it.
+        add = normal(width**-0.5 * (2 * depth) ** -0.5)
+        self.norm_attention = LayerNorm(width, epsilon=EPSILON)
+        self.query, self.key, self.value = (
+            Linear(width, width, axes=("embed", "heads"), kernel_init=normal(width**-0.5), rngs=rngs) for _ in range(3)
+        )
+        self.attention_out = Linear(width, width, axes=("heads", "embed"), kernel_init=add, rngs=rngs)
+        self.norm_mlp = LayerNorm(width, epsilon=EPSILON)
+        start = normal((2 * width) ** -0.5)
+        self.mlp_in = Linear(width, mlp_width, axes=("embed", "mlp"), kernel_init=start, rngs=rngs)
+        self.mlp_out = Linear(mlp_width, width, axes=("mlp", "embed"), kernel_init=add, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, first: int | None = None) -> jax.Array:
+        """All tokens, or the `first` alone, which have seen all."""
+        normed = self.norm_attention(x)
+        pairs = ((self.query, normed[:, :first]), (self.key, normed), (self.value, normed))
+        q, k, v = (layer(tokens).reshape(*tokens.shape[:-1], self.heads, -1) for layer, tokens in pairs)
+        x = x[:, :first]
+        x = x + self.attention_out(attend(q, k, v, mask).reshape(x.shape))
+        return x + self.mlp_out(ACTIVATIONS[self.activation](self.mlp_in(self.norm_mlp(x))))
+
+
+def blocks(config, *, rngs: nnx.Rngs) -> nnx.List:
+    """The blocks of a tower with the sizes of its config."""
+    sizes = config.width, config.heads, config.mlp_width, config.activation, config.blocks
+    return nnx.List([ClipBlock(*sizes, rngs=rngs) for _ in range(config.blocks)])
+
+
+def projection(config, *, rngs: nnx.Rngs) -> Linear:
+    """Into the space that texts and images share."""
+    sizes, init = (config.width, config.projection), normal(config.width**-0.5)
+    return Linear(*sizes, axes=("embed", None), bias=False, kernel_init=init, rngs=rngs)
+
+
+def block_names(tower: str) -> dict[str, str]:
+    """Published names of the blocks of a tower, "text_model" or "vision_model"."""
+    layers = {
+        "norm_attention": "layer_norm1",
+        "query": "self_attn.q_proj",
+        "key": "self_attn.k_proj",
+        "value": "self_attn.v_proj",
+        "attention_out": "self_attn.out_proj",
+        "norm_mlp": "layer_norm2",
+        "mlp_in": "mlp.fc1",
+        "mlp_out": "mlp.fc2",
+    }
+    return {f"blocks.*.{ours}": f"{tower}.encoder.layers.*.{theirs}" for ours, theirs in layers.items()}
+
+
+def normal(deviation: float):
+    """Initial values of this deviation."""
+    return nnx.initializers.normal(deviation)
+
+
+CLIP_TEXT_NAMES = {
+    "token_embedding": Published("text_model.embeddings.token_embedding.weight"),
+    "position_embedding": Published("text_model.embeddings.position_embedding.weight"),
+    **block_names("text_model"),
+    "norm": "text_model.final_layer_norm",
+    "projection": "text_projection",
+}
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """Sizes; the defaults are those of OpenAI's ViT-L/14, which FLUX and SDXL read prompts with.
+
+    `projection` is the size of the embedding shared with images, None for an encoder without one. `end_token` closes
+    every prompt. Raises InputError for an unknown activation.
+    """
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    width: int = 768
+    heads: int = 12
+    blocks: int = 12
+    mlp_width: int = 3072
+    projection: int | None = None
+    end_token: int = 49407
+    activation: str = "quick_gelu"
+
+    def __post_init__(self):
+        check_name("activation", self.activation, ACTIVATIONS)
+
+
+class TextEncoding(NamedTuple):
+    """`tokens` f32[b, t, width] of the last block, `pooled` f32[b, width], `projected` f32[b, projection] or None."""
+
+    tokens: jax.Array
+    pooled: jax.Array
+    projected: jax.Array | None
+
+
+class ClipTextEncoder(nnx.Module):
+    """CLIP's text tower: each token sees those before it, the first end token stands for the prompt."""
+
+    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        tokens = normal(0.02)(rngs.params(), (config.vocab_size, config.width))
+        positions = normal(0.01)(rngs.params(), (config.max_length, config.width))
+        self.token_embedding = nnx.Param(tokens, axes=("vocab", "embed"))
+        self.position_embedding = nnx.Param(positions, axes=(None, "embed"))
+        self.blocks = blocks(config, rngs=rngs)
+        self.norm = LayerNorm(config.width, epsilon=EPSILON)
+        self.projection = projection(config, rngs=rngs) if config.projection else None
+
+    def __call__(self, tokens: jax.Array) -> TextEncoding:
+        """`tokens` i32[b, t], as `Tokenizer.encode` gives them. Raises InputError for more than `max_length`."""
+        length = tokens.shape[1]
+        if length > self.config.max_length:
+            rule = f"this text encoder reads up to {self.config.max_length}"
+            raise InputError(f"prompts of {length} tokens", rule, "encode them to a smaller length")
+        x = self.token_embedding[tokens] + self.position_embedding[:length]
+        past = jnp.tril(jnp.ones((length, length), bool))
+        for block in self.blocks:
+            x = block(x, past)
+        x = self.norm(x)
+        end = jnp.argmax(tokens == self.config.end_token, axis=1)
+        pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        return TextEncoding(x, pooled, None if self.projection is None else self.projection(pooled))
+
 
 CLIP_VISION_NAMES = {
     "class_embedding": Published("vision_model.embeddings.class_embedding"),
@@ -143,8 +275,3 @@ class TwoViews(nnx.Module):
         """Embeddings of unit length, f32[b, d], of pictures f32[b, h, w, 3] and of f32[b, h, w, 3]."""
         both = unit(self.encoder(jnp.concatenate([first, second])).pooled)
         return both[: len(first)], both[len(first) :]
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """`x` scaled to unit length over its last axis."""
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

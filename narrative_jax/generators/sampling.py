@@ -17,7 +17,7 @@ from narrative_jax.core.mesh import batch_sharding, check_batch, replicated, wei
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.guidance import guide
-from narrative_jax.diffusion.prediction import to_velocity
+from narrative_jax.diffusion.path import to_velocity
 from narrative_jax.diffusion.samplers import METHODS, sample
 from narrative_jax.diffusion.timesteps import sampler_grid
 from narrative_jax.generators.base import Generator
