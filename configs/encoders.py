@@ -2,7 +2,7 @@
 
     python -m narrative_jax.launch --config=configs/encoders.py
 
-Three contrastive trainings (see narrative_jax/stages/encoders.py), then how often each finds the other half of a pair
+Three contrastive trainings (see narrative_jax/trainees/encoder.py), then how often each finds the other half of a pair
 among those of tune scenes. What ships in narrative_jax/storybook/weights/encoders is this run's result; `:embedded`
 trains nothing and says how often those find it.
 """
@@ -25,11 +25,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "source": "",
         "seed": 0,
         "accumulate": 1,
-        "adapter": {"rank": 0},
+        "trains": "encoder",
         "algorithm": "contrastive",
-        "hyper": {},
         "ema_decay": 0.99,
-        "sample_every": 0,
         "save_every": 100,
         "training_set": {"kind": "raw", "size": 40_000, "seed": 0},
     }

@@ -29,20 +29,18 @@ def get_config(variant: str = "") -> ConfigDict:
         "source": "",
         "seed": 0,
         "accumulate": 1,
-        "adapter": {"rank": 0},
         "training_set": {"kind": "raw", "size": 200_000, "seed": 0},
     }
     config.clip = {
         **shared,
-        "algorithm": "contrastive",
+        "trains": "encoder",
         "encoder": "clip",
-        "hyper": {},
+        "algorithm": "contrastive",
         "total_steps": 600,
         "batch_size": 128,
         "ema_decay": 0.99,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100, "decay": "cosine", "weight_decay": 0.1},
         "save_every": 200,
-        "sample_every": 0,
     }
     config.pretrain = {
         **shared,

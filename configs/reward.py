@@ -47,13 +47,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
     train = {
         "stage": "train",
+        "trains": "reward",
         "algorithm": "reward_modelling",
-        "hyper": {},
-        "adapter": {"rank": 0},
         "batch_size": 64,
         "accumulate": 1,
         "ema_decay": 0.98,
-        "sample_every": 0,
         "seed": 0,
     }
     adamw = {"learning_rate": 3e-4, "warmup_steps": 10, "decay": "cosine", "weight_decay": 1.0}

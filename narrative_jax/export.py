@@ -8,30 +8,26 @@ other trainers too: python -m narrative_jax.sample --entry=lora/pytorch_lora_wei
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from narrative_jax import pipeline
 from narrative_jax.core.command import Parser
 from narrative_jax.core.command import run as run_command
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import check_writable, write_bytes
-from narrative_jax.core.types import Params
-from narrative_jax.generators.presets import PRESETS, RANDOM, adapter_shapes
 from narrative_jax.models.checkpoints import check_arrays
-from narrative_jax.models.flow_transformer import FLUX_NAMES, SUBJECT, tokens_of
-from narrative_jax.models.lora import read_adapter
+from narrative_jax.models.lora import AdapterOptions, read_adapter
 from narrative_jax.models.lora_files import WEIGHTS as LORA_WEIGHTS
 from narrative_jax.models.lora_files import save_lora
+from narrative_jax.models.network import below
 from narrative_jax.report.findings import upper_bound
 from narrative_jax.report.run import Run
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import ADAPTER, WEIGHTS
+from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context, read_config
+from narrative_jax.runs.generator import adapter_shapes, check_trained, generator_options, preset_of, train_entries
+from narrative_jax.runs.tables import Tables
 
 CARD = "README.md"
 APACHE = "Apache-2.0"
-_LICENCES = {"": APACHE, RANDOM: "none, the weights are random"}  # by the config's generator.weights
-_VELOCITY = "velocity"  # what diffusers' FLUX pipelines take a prediction for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,32 +39,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(_export, parser, argv)
 
 
-def export(run: str | Path, entry: str, folder: str | Path) -> str:
-    """Write the adapter of a train entry ("": the last) to `folder`.
+def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | None = None) -> str:
+    """Write the adapter of a train entry ("": the last) to `folder`; `tables` are those that the run was made with.
 
     Returns what the files cannot say, "" where nothing is lost. Raises InputError.
     """
-    config = pipeline.read_config(run)
-    entries = pipeline.train_entries(config)
+    config = read_config(run)
+    entries = train_entries(config)
     if not entries:
         raise InputError(f"run {run}", "it trains no generator", "name one that does, e.g. runs/adpo")
     entry = entry or entries[-1]
     check_name("entry", entry, entries)
-    context = Context(config, entry, Path(run))
-    pipeline.check_trained(context, "name an entry that was trained")
+    context = Context(config, entry, Path(run), tables=tables or Tables())
+    check_trained(context, "name an entry that was trained")
     path = context.folder / ADAPTER
     if not path.exists():
         rule = "it trained all weights and left no adapter"
         raise InputError(f"entry {entry!r} of {run}", rule, f"take its {WEIGHTS}, in diffusers' names already")
-    name, made_with, base, weights = read_adapter(path)
-    shapes = adapter_shapes(config.generator.preset, name, made_with)
-    check_arrays(path, _shapes(weights), _shapes(shapes))
-    unsaid = _unsaid(weights, made_with["segments"])
-    card = _card(Run(Path(run)), entry, base, made_with, weights, unsaid)
+    name, options, base, weights = read_adapter(path)
+    preset = preset_of(context)
+    check_arrays(path, _shapes(weights), _shapes(adapter_shapes(preset, name, options)))
+    generator, _ = preset.abstract()
+    notes = generator.lora_notes(weights, options.segments)
+    described, licence = preset.described(generator_options(context), config.seed)
+    base_name, part = f"narrative_jax {config.generator.preset}: {described}", generator.denoiser
+    card = _Card(Run(Path(run)), entry, base, base_name, licence, part).text(options, len(weights) // 2, notes)
     folder = check_writable(folder)
-    save_lora(folder, weights, made_with, base, _base_name(config), FLUX_NAMES)
+    save_lora(folder, below(part, weights), options, base, base_name, generator.names[part], part)
     write_bytes(folder / CARD, card.encode())
-    return unsaid
+    return " ".join(notes)
 
 
 def _export(options):
@@ -82,68 +81,54 @@ def _shapes(arrays):
     return {name: value.shape for name, value in arrays.items()}
 
 
-def _unsaid(weights: Params, segments: Sequence[str]) -> str:
-    """What changes where an adapter of these segments acts on all tokens of its layers."""
-    layers = {key.partition(".adapters.")[0] for key, value in weights.items() if key.endswith(".b") and value.any()}
-    more = {kind for layer in layers for kind in tokens_of(layer)} - set(segments) if segments else ()
-    if not more:
-        return ""
-    told = f"this adapter acts on {' and '.join(segments)} tokens only, which the files cannot say: elsewhere "
-    if set(more) == {SUBJECT}:
-        return told + "it acts on subject tokens too; without subject images the pictures are the same"
-    return told + f"it acts on {' and '.join(sorted(more))} tokens too and the pictures are others"
+@dataclass(frozen=True)
+class _Card:
+    """The model card of a train entry; `base` is the hash of what it was trained on."""
 
+    run: Run
+    entry: str
+    base: str
+    base_name: str
+    licence: str
+    part: str
 
-def _base_name(config):
-    preset, weights = config["generator"]["preset"], config["generator"]["weights"]
-    if weights == RANDOM:
-        return f"narrative_jax {preset}, random weights of seed {config['seed']}"
-    return weights or f"narrative_jax {preset}, embedded weights"
-
-
-def _card(run: Run, entry: str, base: str, made_with: dict[str, Any], weights: Params, unsaid: str) -> str:
-    """The model card."""
-    config = run.config[entry]
-    generator = run.config["generator"]
-    licence = _LICENCES.get(generator["weights"], "not recorded in the run: see where its weights come from")
-    prediction = PRESETS[generator["preset"]].prediction_type
-    hyper = "".join(f", {key} {value}" for key, value in config["hyper"].items())
-    notes = [unsaid and f"{unsaid[0].upper()}{unsaid[1:]}."]
-    if prediction != _VELOCITY:
-        notes.append(f"The base predicts {prediction} latents; FLUX pipelines would take them for {_VELOCITY}.")
-    return (
-        f"""---
+    def text(self, options: AdapterOptions, layers: int, notes: Sequence[str]) -> str:
+        """The card, in Markdown."""
+        config = self.run.config[self.entry]
+        hyper = "".join(f", {key} {value}" for key, value in config.get("hyper", {}).items())
+        return (
+            f"""---
 library_name: peft
-license: {licence.lower() if licence == APACHE else "unknown"}
+license: {self.licence.lower() if self.licence == APACHE else "unknown"}
 tags: [lora, text-to-image]
 ---
 
-# {entry}
+# {self.entry}
 
-A LoRA adapter of rank {made_with["rank"]} and alpha {made_with["alpha"]:g} on {len(weights) // 2} linear layers.
+A LoRA adapter of rank {options.rank} and alpha {options.alpha:g} on {layers} linear layers.
 
 | | |
 | --- | --- |
-| base | {_base_name(run.config)}; hash {base} |
-| licence of the base | {licence} |
+| base | {self.base_name}; hash {self.base} |
+| licence of the base | {self.licence} |
 | trained by | {config["algorithm"]}{hyper}; {config["total_steps"]} steps of {config["batch_size"]} |
-| data | {_data(run, entry)} |
-| reward | {_reward(run, entry)} |
+| data | {_data(self.run, self.entry)} |
+| reward | {_reward(self.run, self.entry)} |
 
 ## Scores
 
-{_scores(run, entry)}
+{_scores(self.run, self.entry)}
 
 ## Use
 
 ```python
-transformer.load_lora_adapter("this folder", weight_name="{LORA_WEIGHTS}")  # a FluxTransformer2DModel
+{self.part}.load_lora_adapter("this folder", weight_name="{LORA_WEIGHTS}")  # a pipeline's, of diffusers
 ```
 
-{" ".join(filter(None, notes))}
+{" ".join(notes)}
 """.rstrip()
-        + "\n"
-    )
+            + "\n"
+        )
 
 
 def _sources(run: Run, entry: str) -> dict[str, dict]:
@@ -158,6 +143,9 @@ def _sources(run: Run, entry: str) -> dict[str, dict]:
 def _data(run, entry):
     scenes, sources = run.config.get("scenes", ""), _sources(run, entry)
     world = f"scenes of {Path(scenes).name}" if scenes else "Storybook, the embedded world"
+    if "collect" in sources:
+        numbers = run.manifests.get(sources["collect"]["name"], {"summary": {}})["summary"]
+        return f"people's own pictures: {numbers.get('preferences', 0):.0f} preferences"
     if "generate" not in sources:
         return f"{world}: its training set"
     drawn = sources["generate"]

@@ -20,6 +20,7 @@ FLAGS = {
     "--config": "a config file, with a variant of it after a colon",
     "--workdir": "the run directory; by default runs/ with the name of the config and its variant",
     "--stage": "run this entry of the config only",
+    "--redo": "do this entry again, with all that is made from it",
 }
 
 
@@ -41,7 +42,8 @@ def _launch(argv):
 
     _join_processes()
     with StopFlag().on_signals() as stop:
-        pipeline.run(config, options.workdir or _default_workdir(options.config), options.stage, stop)
+        workdir = options.workdir or _default_workdir(options.config)
+        pipeline.run(config, workdir, options.stage, stop, redo=options.redo)
 
 
 def _parse(argv) -> tuple[Namespace, list[str]]:

@@ -18,10 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from narrative_jax import pipeline
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import check_writable, write_bytes
@@ -31,10 +29,17 @@ from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import read_photo, storybook_scenes
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.presets import load_generator
-from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, trained, with_lora_file
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, fitting
+from narrative_jax.runs.directory import Context, read_config
+from narrative_jax.runs.generator import (
+    base_generator,
+    check_trained,
+    sampling_of,
+    train_entries,
+    trained_generator,
+    with_lora_file,
+)
+from narrative_jax.runs.tables import Tables
 
 BASELINE = "baseline"  # the generator that a run began with
 _PER_ROW = 8  # pictures side by side in the PNG
@@ -71,39 +76,39 @@ class Painter:
         return np.concatenate(list(drawer.draw(drawer.place(self.params), jobs)))
 
     def _drawer(self, count, changes):
-        devices = jax.device_count()
-        batch_size = -(-min(count, self.sampling.batch_size) // devices) * devices
-        sampling = replace(self.sampling, **changes, batch_size=batch_size)
+        # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
+        mesh = make_mesh({"data": 1, "fsdp": -1})
+        sampling = fitting(replace(self.sampling, **changes), count, mesh)
         if sampling not in self._drawers:
-            # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
-            self._drawers[sampling] = Drawer(self.generator, sampling, make_mesh({"data": 1, "fsdp": -1}))
+            self._drawers[sampling] = Drawer(self.generator, sampling, mesh)
         return self._drawers[sampling]
 
 
-def load(run: str | Path = "", entry: str = "") -> Painter:
+def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) -> Painter:
     """The generator of a run as its train entry `entry` (by default the last) left it; run "" is the embedded one.
 
     Entry "baseline" is what the run began with; a LoRA file (.safetensors, as diffusers, PEFT and our export name its
-    arrays) goes on top of that. Raises InputError where there is no such run or file, or the entry did not finish.
+    arrays) goes on top of that. `tables` are those that the run was made with. Raises InputError where there is no such
+    run or file, or the entry did not finish.
     """
+    tables = tables or Tables()
     if Path(entry).suffix:
-        painter = load(run, BASELINE if run else "")
+        painter = load(run, BASELINE if run else "", tables)
         return Painter(*with_lora_file(Path(entry), painter.generator, painter.params), painter.sampling)
     if not run:
         if entry:
             raise InputError(f"entry {entry!r}", "it names a train entry of a run", "name the run, too")
-        return Painter(*load_generator("storybook", "", "", seed=0), Sampling())
-    config = pipeline.read_config(run)
-    entries = pipeline.train_entries(config)
+        preset = tables.presets["storybook"]
+        return Painter(*preset.load(preset.Options(), seed=0), Sampling())
+    config = read_config(run)
+    entries = train_entries(config)
     entry = entry or (entries or [BASELINE])[-1]
     check_name("entry", entry, [BASELINE, *entries])
-    context = Context(config, entry, Path(run))
-    if entry != BASELINE:
-        pipeline.check_trained(context, f"take entry {BASELINE!r}")
-    generator, params = base_generator(context)
-    if entry != BASELINE:
-        generator, params = trained(context, entry, generator, params)
-    return Painter(generator, params, Sampling(**config.sampling))
+    context = Context(config, entry, Path(run), tables=tables)
+    if entry == BASELINE:
+        return Painter(*base_generator(context), sampling_of(context))
+    check_trained(context, f"take entry {BASELINE!r}")
+    return Painter(*trained_generator(context, entry), sampling_of(context))
 
 
 def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:
@@ -144,19 +149,17 @@ def _draw(options):
         for start in range(0, len(images), _PER_ROW):
             blank = [np.full_like(portrait, 255) for portrait in portraits]
             rows.append([*(blank if rows else portraits), *images[start : start + _PER_ROW]])
-    _report_unread(painter, scene.prompt)
+    _report_unread(painter, scene)
     write_bytes(options.out, png(grid(rows, scale=-(-_SHOWN_SIDE // len(images[0])))))
     drawn = f"{len(images)} of {options.run or 'the embedded generator'}"
     shown = [f"{len(portraits)} portrait(s)", *(f"{drawn} {entry}".strip() for entry in entries)]
     print(f"{options.out}: {', '.join(shown)}")
 
 
-def _report_unread(painter, prompt):
-    unknown, truncated = painter.generator.not_read([prompt])
-    if unknown:
-        print(f"this generator does not know these words: {', '.join(unknown)}", file=sys.stderr)
-    if truncated:
-        print("the prompt is too long: its end is not read", file=sys.stderr)
+def _report_unread(painter, scene):
+    for kind, found in painter.generator.not_read([scene]).items():
+        if found:
+            print(f"this generator cannot read {kind.replace('_', ' ')}: {', '.join(found)}", file=sys.stderr)
 
 
 def _storybook_scene(options):

@@ -17,8 +17,8 @@ from narrative_jax.models.scalar_reward import ScalarReward, ScalarRewardConfig
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.rewards.aesthetic import Aesthetic
 from narrative_jax.rewards.clip_scores import ClipPair
+from narrative_jax.rewards.picture_encoders import PictureEncoder
 from narrative_jax.rewards.scalar import Scalar
-from narrative_jax.rewards.subjects import PictureEncoder
 
 PROMPTS = ["Mara waves in the forest", "Ivo reads by the castle", "Mara waves in the forest", "Ivo waves"]
 TOKENIZER = train_tokenizer(PROMPTS)
@@ -91,12 +91,10 @@ def small_aesthetic(random_weights):
 def small_scalar(random_weights):
     """One that has learned something: no weight is 0."""
     network, shapes = abstract(lambda: ScalarReward(SCALAR, rngs=nnx.Rngs(0)))
+    params = random_weights(shapes, seed=5) | under("subject", small_dino(random_weights).params)
+    params["line.kernel"] *= 0.01  # cosines come times 100
     halves = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
-    reward = Scalar("small", SCALAR, TOKENIZER, network, None, halves)
-    # as if they had been read from a file
-    vars(reward)["params"] = random_weights(shapes, seed=5) | under("subject", small_dino(random_weights).params)
-    reward.params["line.kernel"] *= 0.01  # cosines come times 100
-    return reward
+    return Scalar("small", SCALAR, TOKENIZER, network, lambda: params, halves)
 
 
 def pictures(count, height=18, width=27, seed=2):

@@ -16,12 +16,10 @@ from narrative_jax.study.attribute_classifier import (
     evaluate,
     main,
     match,
-    practice,
-    read,
     report,
     shares,
-    train,
 )
+from narrative_jax.study.classifier import practice, read, train
 
 SCENES = 16
 

@@ -12,13 +12,24 @@ from small_rewards import PROMPTS, TEXT, TOKENIZER, VISION, clip_network, clip_p
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.options import parse
 from narrative_jax.core.records import Scene
 from narrative_jax.models.checkpoints import published_names, save_weights
 from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.preprocessing import CLIP, longest_side_pad, normalise, shortest_side_crop
 from narrative_jax.rewards.base import OnHost
-from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore, load_clip
+from narrative_jax.rewards.clip_scores import (
+    ClipCosine,
+    ClipCosineOptions,
+    ClipScore,
+    ClipScoreOptions,
+    HpsV2,
+    HpsV2Options,
+    PickScore,
+    PickScoreOptions,
+    load_clip,
+)
 
 SCENES = [Scene(str(i), prompt, (), "user") for i, prompt in enumerate(PROMPTS)]
 
@@ -125,9 +136,36 @@ def test_a_folder_of_published_files(tmp_path, params, clip, images, names, monk
         save_weights(path, params, CLIP_NAMES, dtype=np.float32)
     else:
         save_file(fused(params), path)
-    reward = ClipCosine(load_clip(path, "Tiny/4"))
+    reward = ClipCosine(load_clip(str(path), "Tiny/4"))
     assert reward.name == "clip_cosine_tiny_4"
     np.testing.assert_allclose(scored(reward, images), scored(ClipCosine(clip), images), atol=1e-6)
+
+
+OPTIONS = {
+    ClipCosineOptions: (ClipCosine, "ViT-L/14"),
+    ClipScoreOptions: (ClipScore, "ViT-L/14"),
+    HpsV2Options: (HpsV2, "ViT-H/14"),
+    PickScoreOptions: (PickScore, "ViT-H/14"),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_score_from_its_options(tmp_path, params, clip, images, options, monkeypatch):
+    kind, usual = OPTIONS[options]
+    monkeypatch.setitem(CLIP_SIZES, "Tiny/4", (TEXT, VISION))
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    path = tmp_path / "model.safetensors"
+    save_weights(path, params, CLIP_NAMES, dtype=np.float32)
+    parsed = parse(options, {"weights": str(path), "size": "Tiny/4"}, "score.reward")
+    reward = parsed.build()
+    assert type(reward) is kind and replace(parsed, size=usual) == options(str(path))
+    np.testing.assert_array_equal(scored(reward, images), scored(kind(clip), images))
+    with pytest.raises(InputError, match="unknown option of score.reward 'wait': .*did you mean 'weights'"):
+        parse(options, {"wait": "x"}, "score.reward")
+    with pytest.raises(InputError, match="score.reward: 'weights' is missing"):
+        parse(options, {}, "score.reward")
+    with pytest.raises(InputError, match="weights '': there is no such file"):
+        options("").build()
 
 
 def test_the_names_are_open_clips():
@@ -155,7 +193,7 @@ def test_the_scores_are_open_clips(tmp_path, images, monkeypatch):
     save_file({key: np.asarray(value, order="C") for key, value in state.items()}, tmp_path / "model.safetensors")
     monkeypatch.setitem(CLIP_SIZES, "Tiny/4", (TEXT, VISION))
     TOKENIZER.save(tmp_path / "tokenizer.json")
-    reward = PickScore(load_clip(tmp_path / "model.safetensors", "Tiny/4"))
+    reward = PickScore(load_clip(str(tmp_path / "model.safetensors"), "Tiny/4"))
     seen = np.asarray(normalise(shortest_side_crop(images, 12, 12), CLIP)).transpose(0, 3, 1, 2)
     tokens = TOKENIZER.encode(PROMPTS, 8)
     with torch.no_grad():
@@ -170,11 +208,14 @@ def test_the_scores_are_open_clips(tmp_path, images, monkeypatch):
 
 def test_unfit_files(tmp_path):
     with pytest.raises(InputError, match=r"unknown size of CLIP 'ViT-L/15'.*did you mean 'ViT-L/14'"):
-        load_clip(tmp_path / "model.safetensors", "ViT-L/15")
+        load_clip(str(tmp_path / "model.safetensors"), "ViT-L/15")
+    with pytest.raises(InputError, match=r"model.safetensors': there is no such file"):
+        load_clip(str(tmp_path / "model.safetensors"), "ViT-L/14")
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(InputError, match=r"tokenizer\.json: it is no readable"):
-        load_clip(tmp_path / "model.safetensors", "ViT-L/14")
+        load_clip(str(tmp_path / "model.safetensors"), "ViT-L/14")
     TOKENIZER.save(tmp_path / "tokenizer.json")
-    clip = load_clip(tmp_path / "model.safetensors", "ViT-L/14")
+    clip = load_clip(str(tmp_path / "model.safetensors"), "ViT-L/14")
     with pytest.raises(InputError, match=r"model\.safetensors"):
         _ = clip.params
 

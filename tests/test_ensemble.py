@@ -27,6 +27,7 @@ class Channel:
     differentiable: bool = True
     needs_facts: bool = False
     least_size = (1, 1)
+    axes = {"scale": ()}  # noqa: RUF012 (a constant of the test)
     extra: Any = ()
 
     @property
@@ -40,7 +41,7 @@ class Channel:
     def encode(self, scenes):
         return np.float32([len(scene.subjects) for scene in scenes])
 
-    def score(self, params, images, context):
+    def score(self, params, images, context, critiques=None):
         return (params["scale"] * jnp.square(images[..., self.channel]).mean((1, 2)) + context)[:, None]
 
 

@@ -22,8 +22,9 @@ from narrative_jax.models.checkpoints import published_names
 from narrative_jax.models.face_alignment import TEMPLATE
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES
 from narrative_jax.rewards.base import OnHost
-from narrative_jax.rewards.identity import Identity, _faces
-from narrative_jax.rewards.subjects import load_iresnet
+from narrative_jax.rewards.faces import faces_of
+from narrative_jax.rewards.identity import Identity
+from narrative_jax.rewards.picture_encoders import load_iresnet
 
 CONFIG = Path(__file__).parents[1] / "configs" / "score.py"
 SIDE = IRESNET.image_size
@@ -125,7 +126,7 @@ def test_measures_of_faces(encoder):
     reward = Identity(encoder, SIDE, 2, landmarks=True)
     asked, other = with_faces(scenes(2)[0], 2), with_faces(scenes(2)[0], 3)
     drawn, true = pictures(1, 40, 40, seed=1), pictures(1, 40, 40, seed=2)
-    context, places = reward.encode([asked]), _faces([other])
+    context, places = reward.encode([asked]), faces_of([other])
     measured = reward.measures(reward.params, drawn, context, true, places)
     np.testing.assert_allclose(measured["identity"], reward.score(reward.params, drawn, context)[:, 0], atol=1e-6)
     assert -1 <= float(measured["copy_paste"][0]) <= 1
@@ -237,7 +238,7 @@ def test_bad_lines(score, spoil, said):
 def test_bad_options(score):
     told = [line(0, with_faces(scenes(1)[0]), to_uint8(pictures(1, 15, 40))[0])]
     option = "--config.identity.identity"
-    assert "unknown encoder of identity 'arcface'" in score(told, f"{option}.encoder=arcface")
+    assert "unknown encoder 'arcface'" in score(told, f"{option}.encoder=arcface")
     assert "unknown size of IResNet 'ViT-B/14': known are IResNet-50, IResNet-1" in score(
         told, f"{option}.size=ViT-B/14"
     )

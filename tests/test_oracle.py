@@ -9,8 +9,9 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.storybook import oracle
 from narrative_jax.storybook.corruptions import CORRUPTIONS, can_corrupt, corrupt
 from narrative_jax.storybook.datasets import drawings, scenes
+from narrative_jax.storybook.evidence import recognition
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
-from narrative_jax.storybook.parse import parse, recognition
+from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
 from narrative_jax.storybook.world import NUM_VALUES, WORLD, Character, Facts, World
 

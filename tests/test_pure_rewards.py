@@ -31,12 +31,13 @@ class Brightness:
     traced: list = field(default_factory=list)
     encoded: list = field(default_factory=list)
     params = {"scale": jnp.float32(2)}  # noqa: RUF012 (a constant of the test)
+    axes = {"scale": ()}  # noqa: RUF012
 
     def encode(self, scenes):
         self.encoded.append(len(scenes))
         return {"length": np.float32([len(scene.prompt) for scene in scenes])}
 
-    def score(self, params, images, context):
+    def score(self, params, images, context, critiques=None):
         self.traced.append(images.shape)
         bright = params["scale"] * images.mean((1, 2, 3))
         return jnp.stack([bright * context["length"], bright + context["length"]], -1)

@@ -8,8 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.records import Candidate, Preference, Scene, Score, Subject
-from narrative_jax.data import datasets
+from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score, Subject
 from narrative_jax.data.datasets import (
     RECORDS_PER_SHARD,
     finished_chunks,
@@ -18,6 +17,7 @@ from narrative_jax.data.datasets import (
     write_chunk,
     write_records,
 )
+from narrative_jax.data.kinds import KINDS
 from narrative_jax.storybook.datasets import scenes
 
 POINTS = np.random.default_rng(0).random((2, 5, 2), np.float32)
@@ -48,6 +48,10 @@ def same(a, b):
         candidates(3),
         [Candidate("ä/1", "s", pixels(1, 2, 3), 2**40, "")],
         [Score("c0", "raters", (0.5, -1.25, 3.0)), Score("c1", "clip", (2.0,))],
+        [
+            Annotation("c0", "cleanness", "An arm is missing, „Zoë“ says.", 2.5, "rater 1"),
+            Annotation("c0", "overall", "", None, "judge", "failed"),
+        ],
         [Preference("a", "b", "overall", False, 0.75), Preference("c", "d", "visual_quality", True)],
         [
             Scene("1", "a dog and Zoë", (Subject("Zoë", "girl", pixels(3, 5, 4, 3)),), "user"),
@@ -65,7 +69,7 @@ def same(a, b):
             ),
         ],
     ],
-    ids=["candidates", "odd candidate", "scores", "preferences", "scenes"],
+    ids=["candidates", "odd candidate", "scores", "annotations", "preferences", "scenes"],
 )
 def test_records_come_back_as_they_were(tmp_path, records):
     assert write_records(tmp_path / "d", iter(records)) == len(records)
@@ -75,21 +79,18 @@ def test_records_come_back_as_they_were(tmp_path, records):
 
 
 def test_scenes_from_before_there_were_landmarks(tmp_path, monkeypatch):
-    kind, texts = datasets.KINDS[Scene], tfds.features.Text()
-    features = {name: texts for name in ("id", "prompt", "split", "facts")}
-    part = {name: texts for name in ("name", "class_word", "images", "masks")}
+    kind, text = KINDS[Scene], tfds.features.Text()
+    part = {name: text for name in ("name", "class_word", "images", "masks")}
     part["num_images"] = tfds.features.Scalar(np.int64)
 
-    def encode(scene):
-        fields = {name: value for name, value in kind.encode(scene).items() if name != "faces"}
-        for subject in fields["subjects"]:
-            del subject["landmarks"]
-        return fields
+    def encode(subjects):
+        return [{name: fields[name] for name in part} for fields in kind.fields["subjects"].encode(subjects)]
 
-    old = tfds.features.FeaturesDict({**features, "subjects": tfds.features.Sequence(part)})
+    old = {name: field for name, field in kind.fields.items() if name != "faces"}
+    old["subjects"] = replace(old["subjects"], feature=tfds.features.Sequence(part), encode=encode)
     asked = [Scene("1", "two", tuple(Subject(name, "dog", pixels(1, 4, 4, 3)) for name in "ab"), "user")]
     with monkeypatch.context() as patch:
-        patch.setitem(datasets.KINDS, Scene, replace(kind, features=old, encode=encode))
+        patch.setitem(KINDS, Scene, replace(kind, fields=old))
         write_records(tmp_path / "d", asked)
     assert same(list(open_records(tmp_path / "d", Scene)), asked)
 
@@ -114,20 +115,85 @@ def test_random_access_over_several_shards(tmp_path):
             read[index]
 
 
+def without_this_library(folder, checks):
+    """What a program prints that opens a directory by `tensorflow_datasets` alone, as `source`."""
+    program = f"""
+import io, math, sys
+import numpy as np, tensorflow_datasets as tfds
+from PIL import Image
+source = tfds.builder_from_directory({str(folder)!r}).as_data_source("records")
+{checks}
+assert not {{"tensorflow", "narrative_jax", "jax"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=folder)
+    return done.stdout.strip()
+
+
 def test_a_directory_is_read_without_this_library(tmp_path):
     records = candidates(5)
     write_records(tmp_path / "d", records)
-    program = f"""
-import io, sys
-import numpy as np, tensorflow_datasets as tfds
-from PIL import Image
-source = tfds.builder_from_directory({str(tmp_path / "d")!r}).as_data_source("records")
+    checks = """
 assert len(source) == 5 and source[3]["id"] == b"c3" and source[3]["seed"] == 3
 print(np.asarray(Image.open(io.BytesIO(source[3]["image"]))).tolist())
-assert not {{"tensorflow", "narrative_jax", "jax"}} & set(sys.modules)
 """
-    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert output.stdout.strip() == str(records[3].image.tolist())
+    assert without_this_library(tmp_path / "d", checks) == str(records[3].image.tolist())
+
+
+def test_annotations_are_read_without_this_library(tmp_path):
+    write_records(tmp_path / "d", [Annotation("c0", "count", "Nobody.", s, "judge") for s in (1.5, None)])
+    checks = """
+assert source[0]["score"] == 1.5 and math.isnan(source[1]["score"])
+print(*(source[1][name].decode() for name in ("candidate_id", "aspect", "critique", "annotator", "status")))
+"""
+    assert without_this_library(tmp_path / "d", checks) == "c0 count Nobody. judge done"
+
+
+def test_columns_are_of_the_types_of_the_records(tmp_path):
+    write_records(tmp_path / "c", candidates(5))
+    columns = open_records(tmp_path / "c", Candidate).columns("scene_id", "seed")
+    assert columns == {"scene_id": ["s0"] * 4 + ["s1"], "seed": [0, 1, 2, 3, 4]}
+    write_records(tmp_path / "p", [Preference("a", "b", "x", True, 0.5), Preference("c", "d", "x", False)])
+    columns = open_records(tmp_path / "p", Preference).columns("tie", "gap", "aspect")
+    assert same(list(columns.values()), [[True, False], [0.5, None], ["x", "x"]])
+    write_records(tmp_path / "s", [Score("c0", "r", (0.5, 1.0)), Score("c1", "r", ())])
+    assert open_records(tmp_path / "s", Score).columns("scores") == {"scores": [(0.5, 1.0), ()]}
+    write_records(tmp_path / "a", [Annotation("c0", "x", "", None, "r"), Annotation("c0", "x", "", 2.0, "r")])
+    assert open_records(tmp_path / "a", Annotation).columns("score") == {"score": [None, 2.0]}
+
+
+def test_columns_decode_no_picture(tmp_path, monkeypatch):
+    kind = KINDS[Candidate]
+    damaged = replace(kind.fields["image"], encode=lambda pixels: kind.fields["image"].encode(pixels)[:-40])
+    with monkeypatch.context() as patch:
+        patch.setitem(KINDS, Candidate, replace(kind, fields={**kind.fields, "image": damaged}))
+        write_records(tmp_path / "d", candidates(2))
+    read = open_records(tmp_path / "d", Candidate)
+    assert read.columns("id", "scene_id") == {"id": ["c0", "c1"], "scene_id": ["s0", "s0"]}
+    assert read.rows_by("id") == {"c0": 0, "c1": 1}
+    with pytest.raises(InputError, match="record 1 cannot be read"):
+        read[1]
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (candidates(1)[0], "image"),
+        (candidates(1)[0], "colour"),
+        *((Scene("1", "p", (), "user"), name) for name in ("subjects", "facts", "faces")),
+    ],
+)
+def test_columns_are_of_texts_and_numbers_only(tmp_path, record, name):
+    write_records(tmp_path / "d", [record])
+    with pytest.raises(KeyError, match=name):
+        open_records(tmp_path / "d", type(record)).columns("id", name)
+
+
+def test_rows_by_the_value_of_a_field(tmp_path):
+    write_records(tmp_path / "d", candidates(3))
+    read = open_records(tmp_path / "d", Candidate)
+    assert read.rows_by("id") == {"c0": 0, "c1": 1, "c2": 2}
+    with pytest.raises(InputError, match=r"d: scene_id 's0': 3 records have this scene_id, each has its own; remove"):
+        read.rows_by("scene_id")
 
 
 def test_writing_again_replaces(tmp_path):
@@ -216,6 +282,8 @@ def test_damage_in_the_middle_is_found_by_reading(directory):
     shard.write_bytes(data)
     with pytest.raises(InputError, match=r"d: record \d+ cannot be read"):
         list(open_records(directory, Candidate))
+    with pytest.raises(InputError, match=r"d: record \d+ cannot be read"):
+        open_records(directory, Candidate).columns("id")
 
 
 def test_a_broken_description(directory):

@@ -8,8 +8,8 @@ from PIL import Image
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float, to_uint8
 from narrative_jax.core.records import Preference, Scene, Subject
+from narrative_jax.data.reading import PHOTO_SIDE
 from narrative_jax.data.sources import (
-    PHOTO_SIDE,
     find_pictures,
     limit_subjects,
     read_preferences,

@@ -6,16 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_rewards import pictures, scenes, small_dino, subject
+from small_rewards import DINO, pictures, scenes, small_dino, subject
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float, to_uint8
 from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.options import parse
 from narrative_jax.core.records import Scene, Subject
+from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.rewards.base import OnHost
-from narrative_jax.rewards.identity import Identity
-from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency
-from narrative_jax.rewards.subjects import views
+from narrative_jax.rewards.identity import Identity, IdentityOptions
+from narrative_jax.rewards.regions import views
+from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency, SubjectConsistencyOptions
 
 SIDE = 24
 LEFT, RIGHT = (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)
@@ -73,7 +76,7 @@ def test_crops_by_hand(dino):
     for image, scene, corners in zip(images, asked, context.corners, strict=True):
         cut = [[embed(dino, p[y : y + 16, x : x + 16]) for y, x in corners] for p in (image, photo(scene))]
         crops = (np.array(cut[0]) * np.array(cut[1])).sum(1).mean()
-        small = [np.asarray(views(p[None], (), np.array([True]), 8))[0, 0] for p in (image, photo(scene))]
+        small = [np.asarray(views(p[None], (), np.ones((1, 1), bool), 8)[0])[0, 0] for p in (image, photo(scene))]
         expected.append((embed(dino, small[0]) @ embed(dino, small[1]) + crops) / 2)
     np.testing.assert_allclose(scored(reward, images, asked), expected, atol=1e-5)
     np.testing.assert_array_equal(reward.encode(asked).corners, context.corners)
@@ -134,6 +137,14 @@ def test_subject_images_are_encoded_once(dino):
     context = reward.encode(asked)
     reward.__dict__["_embed"] = None
     np.testing.assert_array_equal(reward.encode(asked[::-1]).references, context.references[::-1])
+
+
+def test_another_side_has_references_of_its_own(dino):
+    reward, asked = Identity(dino, SIDE), scenes(1)
+    before = reward.encode(asked).references
+    found = replace(reward, side=16).encode(asked).references
+    np.testing.assert_array_equal(found, Identity(dino, 16).encode(asked).references)
+    assert np.abs(found - before).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -222,16 +233,86 @@ def test_characters_have_places(dino, count, regions):
         Identity(dino, SIDE, count, regions)
 
 
+# Options
+
+
+@pytest.fixture(scope="module")
+def weights(dino, tmp_path_factory):
+    """The small DINOv2 as a published file of size "Tiny"."""
+    path = tmp_path_factory.mktemp("published") / "dino.safetensors"
+    save_weights(path, dino.params, DINOV2_NAMES, jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DINOV2_SIZES, "Tiny", DINO)
+        yield str(path)
+
+
+def build(kind, published, **options):
+    return parse(kind, {"weights": published, "size": "Tiny", "side": SIDE, **options}, "score.reward").build()
+
+
+def test_rewards_from_their_options(dino, weights):
+    images, asked, regions = pictures(2, SIDE, SIDE), scenes(1, 2), [list(map(int, (0, 0, 1, 1))), list(RIGHT)]
+    boxes = ((0.0, 0.0, 1.0, 1.0), RIGHT)
+    places = {"max_subjects": 2, "regions": regions}
+    identity = build(IdentityOptions, weights, **places)
+    assert (identity.name, identity.regions) == ("identity_dinov2_tiny", boxes)
+    np.testing.assert_array_equal(scored(identity, images, asked), scored(Identity(dino, SIDE, 2, boxes), images, asked))
+    for form, patches in (("grid", {"size": 12, "stride": 6}), ("crops", {"size": 16, "count": 3, "whole": 8})):
+        options = {"form": form, "patches": patches, "penalty": 3, "threshold": 0.5, **places}
+        reward = build(SubjectConsistencyOptions, weights, **options)
+        assert reward.name == "subject_consistency_dinov2_tiny"
+        by_hand = consistency(
+            dino, GRID if form == "grid" else CROPS, penalty=3.0, threshold=0.5, max_subjects=2, regions=boxes
+        )
+        np.testing.assert_array_equal(scored(reward, images, asked), scored(by_hand, images, asked))
+
+
+def test_the_published_defaults(weights):
+    """Of the papers: DINOv2 ViT-B/14; crops of 378 from squares of 512, or a grid of 224 every 112."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DINOV2_SIZES, "ViT-B/14", replace(DINO, patch_size=14, image_size=28))
+        reward = parse(SubjectConsistencyOptions, {"weights": weights}, "x").build()
+        grid = parse(SubjectConsistencyOptions, {"weights": weights, "form": "grid"}, "x").build()
+        identity = parse(IdentityOptions, {"weights": weights}, "x").build()
+    assert (reward.patches, grid.patches) == (Crops(378, 4, 224), Grid(224, 112))
+    assert (reward.side, reward.penalty, reward.threshold, reward.max_subjects, reward.regions) == (512, 0, 1, 1, ())
+    assert (identity.side, identity.max_subjects, identity.regions, identity.landmarks) == (224, 1, (), False)
+    assert reward.name == "subject_consistency_dinov2_vit_b_14"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (IdentityOptions, {"encoder": "dinov"}, "unknown encoder 'dinov'.*did you mean 'dinov2'"),
+        (IdentityOptions, {"size": "Tny"}, "unknown size of DINOv2 'Tny'.*did you mean 'Tiny'"),
+        (IdentityOptions, {"weights": "no/where"}, "weights 'no/where': there is no such file"),
+        (IdentityOptions, {"side": 18}, "squares of 18: dinov2_tiny sees .* its patch, 4; take 16 or 20"),
+        (IdentityOptions, {"side": 0}, "side 0: side is an integer ≥ 1"),
+        (IdentityOptions, {"regions": [[0, 0, 1]]}, r"score.reward.regions"),
+        (SubjectConsistencyOptions, {"form": "grit"}, "form of subject_consistency 'grit'.*did you mean 'grid'"),
+        (SubjectConsistencyOptions, {"patches": {"stride": 3}}, "unknown option of form crops 'stride'"),
+        (SubjectConsistencyOptions, {"patches": {"size": 10}}, "squares of 224: dinov2_tiny sees|squares of 10"),
+    ],
+)
+def test_options_that_fit_no_reward(weights, kind, options, said):
+    with pytest.raises(InputError, match=said):
+        build(kind, weights, **options)
+
+
 # Views
 
 
 def test_views_are_the_regions_on_white():
     images = pictures(2, 8, 12)
-    seen = np.asarray(views(images, (LEFT, RIGHT), jnp.array([False, True]), 12))
+    mask = jnp.array([[True, True], [True, False]])  # two subjects, and one alone
+    seen, there = (np.asarray(found) for found in views(images, (LEFT, RIGHT), mask, 12))
+    np.testing.assert_array_equal(there, [[True, True], [True, False]])
     assert seen.shape == (2, 2, 12, 12, 3)
     whole = np.ones((12, 12, 3), np.float32)
     whole[2:10] = images[1]
     np.testing.assert_allclose(seen[1, 0], whole, atol=1e-6)
     assert (seen[0, 0, :, :1] == 1).all() and (seen[0, 0, :, -1:] == 1).all(), "6 of 8 wide: white beside it"
-    tall = np.asarray(views(images[:, :, 6:], (), jnp.array([True, True]), 12))[:, 0]
+    tall, there = views(images[:, :, 6:], (), mask, 12)
+    assert there.shape == (2, 1) and there.all()
+    tall = np.asarray(tall)[:, 0]
     np.testing.assert_allclose(seen[:, 1], tall, atol=1e-6)

@@ -1,14 +1,17 @@
 """What the training loop calls an algorithm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from narrative_jax.core.types import Params
 
 Batch = dict[str, Any]  # arrays with a leading batch axis; "index" i32[b] is each example's place in the global batch
+POLICY, REFERENCE, REWARD = "policy", "reference", "reward"
 
 
 class Role(NamedTuple):
@@ -19,10 +22,14 @@ class Role(NamedTuple):
 
 
 class Models(NamedTuple):
-    """The policy is trained; the reference is the policy as it stood when training began, None where not needed."""
+    """The policy is trained; the reference is the policy as it stood when training began; the reward judges.
+
+    Those that an algorithm does not need are None.
+    """
 
     policy: Role
-    reference: Role | None
+    reference: Role | None = None
+    reward: Role | None = None
 
 
 class Loss(NamedTuple):
@@ -40,14 +47,21 @@ class Loss(NamedTuple):
 class Algorithm:
     """Hyper-parameters and what to do with them; a subclass implements `loss`.
 
-    `trains_on` names the kind of batch: "examples", "pairs", "matches" or "preferences". `needs_reference` says whether
-    a reference is kept; `whole_batch`, that an example's loss depends on the others of its batch, so that a batch must
-    not be cut into microbatches.
+    `batch` names the records that it trains on, a word for each kind: "examples", "preferences", "scenes",
+    "annotations" or "matches". `roles` are the models that it needs. `whole_batch` says that an example's loss depends
+    on the others of its batch, so that a batch must not be cut into microbatches.
     """
 
-    trains_on: ClassVar[str]
-    needs_reference: ClassVar[bool] = False
+    batch: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]] = (POLICY,)
     whole_batch: ClassVar[bool] = False
+
+    def usable_gaps(self, gaps: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """What the gaps f64[n] of preferences (NaN: unknown) count as, before anything is trained.
+
+        Raises InputError, naming one of `ids`, for gaps that the algorithm cannot train on.
+        """
+        return gaps
 
     def experience(self, models: Models, batch: Batch, key: jax.Array) -> Batch:
         """What is gathered from the whole global batch before the loss, without gradient; offline: the batch."""
@@ -61,6 +75,16 @@ class Algorithm:
 def example_keys(key: jax.Array, batch: Batch) -> jax.Array:
     """A random key for each example, from its place in the global batch only."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+
+
+def drawn(model: Any, key: jax.Array, batch: Batch, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """For each example a time f32[b] as the model is trained on, noise f32[b, *shape], and a key for what else."""
+
+    def draw(key):
+        time_key, noise_key, other = jax.random.split(key, 3)
+        return model.timestep_distribution.sample(time_key, ()), jax.random.normal(noise_key, shape), other
+
+    return jax.vmap(draw)(example_keys(key, batch))
 
 
 def summed(loss: jax.Array, **metrics: jax.Array) -> Loss:

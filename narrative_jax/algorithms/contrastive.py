@@ -11,7 +11,7 @@ from narrative_jax.losses.contrastive import clip_contrastive
 class Contrastive(Algorithm):
     """Each first half of a pair finds its second among those of the global batch, and each second its first."""
 
-    trains_on: ClassVar[str] = "matches"
+    batch: ClassVar[str] = "matches"
     whole_batch: ClassVar[bool] = True
 
     def loss(self, models, batch, key) -> Loss:

@@ -1,12 +1,14 @@
 """Diffusion-DPO (Wallace et al. 2024), with ADPO's adaptive β(a) and a winner-preserving gradient as options."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from narrative_jax.algorithms.base import Algorithm, Loss, example_keys, summed
+from narrative_jax.algorithms.base import POLICY, REFERENCE, Algorithm, Loss, drawn, summed
 from narrative_jax.core.errors import InputError, check_share
 from narrative_jax.diffusion.path import add_noise
 from narrative_jax.losses import preference
@@ -21,8 +23,8 @@ class DPO(Algorithm):
     fall, None leaves it as it is. Both members of a pair share t and noise.
     """
 
-    trains_on: ClassVar[str] = "pairs"
-    needs_reference: ClassVar[bool] = True
+    batch: ClassVar[str] = "preferences"
+    roles: ClassVar[tuple[str, ...]] = (POLICY, REFERENCE)
     beta: float = 500.0
     eta: float = 0.0
     k: float = 1.0
@@ -36,30 +38,36 @@ class DPO(Algorithm):
         if self.preserve is not None:
             check_share("preserve", self.preserve)
 
+    def usable_gaps(self, gaps: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """See `Algorithm`; where any gap is unknown all count as b, with which β(a) is β.
+
+        Raises InputError for a gap that would make β(a) 0 or negative.
+        """
+        if not self.eta:
+            return np.full(len(gaps), self.b)
+        unknown = np.isnan(gaps)
+        if unknown.any():
+            print(f"{unknown.sum()} of {len(gaps)} pairs have no gap: β is {self.beta:g} for all", flush=True)
+            return np.full(len(gaps), self.b)
+        preference.check_gaps(gaps, ids, eta=self.eta, k=self.k, b=self.b)
+        return gaps
+
     def loss(self, models, batch, key) -> Loss:
         """`batch`: chosen and rejected latents f32[b, ...], conditioning, gap f32[b], index i32[b]."""
-        policy, reference = models.policy.model, models.reference
-
-        def draw(key):
-            time_key, noise_key = jax.random.split(key)
-            t = policy.timestep_distribution.sample(time_key, ())
-            return t, jax.random.normal(noise_key, batch["chosen"].shape[1:])
-
-        t, noise = jax.vmap(draw)(example_keys(key, batch))
-        clean = jnp.concatenate([batch["chosen"], batch["rejected"]])
-        t, noise = jnp.tile(t, 2), jnp.concatenate([noise, noise])
+        chosen, asked = batch["chosen"], batch["conditioning"]
+        t, noise, _ = drawn(models.policy.model, key, batch, chosen.shape[1:])
+        clean, t, noise = jnp.concatenate([chosen, batch["rejected"]]), jnp.tile(t, 2), jnp.concatenate([noise, noise])
         noisy = add_noise(clean, noise, t)
 
         def residual(role):
             # The subjects of a pair are the same pictures, so both members share what is prepared of them.
-            conditioning = role.model.prepare(role.params, batch["conditioning"])
-            both = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditioning)
-            prediction = role.model.denoise(role.params, noisy, t, both)
+            prepared = role.model.prepare(role.params, asked)
+            prediction = role.model.denoise(role.params, noisy, t, asked, prepared)
             return velocity_residual(prediction, clean, noise, noisy, t, prediction_type=role.model.prediction_type)
 
         policy_residual = residual(models.policy)
         chosen_error, rejected_error = jnp.split(mean_square(policy_residual), 2)
-        references = jnp.split(jax.lax.stop_gradient(mean_square(residual(reference))), 2)
+        references = jnp.split(jax.lax.stop_gradient(mean_square(residual(models.reference))), 2)
         margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
         metrics = {
             "margin": margin,

@@ -14,7 +14,7 @@ from narrative_jax.losses.ranking import bradley_terry
 class RewardModelling(Algorithm):
     """The chosen picture scores higher than the rejected one, the surer the farther apart (Bradley & Terry 1952)."""
 
-    trains_on: ClassVar[str] = "preferences"
+    batch: ClassVar[str] = "preferences"
 
     def loss(self, models, batch, key) -> Loss:
         """`batch`: chosen and rejected f32[b, h, w, 3] in [-1, 1], the scenes' context, tie bool[b], index i32[b]."""

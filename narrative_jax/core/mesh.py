@@ -35,10 +35,15 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
 def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raise InputError unless every device gets the same, whole number of examples in each of `accumulate` parts."""
     check_count(kind, batch_size, minimum=1)
-    parts = accumulate * math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = accumulate * devices_of_batch(mesh)
     if batch_size % parts:
         rule = f"it is a multiple of {parts} (devices of the mesh's {' and '.join(BATCH_AXES)} axes × accumulation)"
         raise InputError(f"{kind} {batch_size}", rule, f"set {-(-batch_size // parts) * parts}")
+
+
+def devices_of_batch(mesh: Mesh) -> int:
+    """Over how many parts of the mesh a batch is spread."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,6 @@
 """Array types that several floors share."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -13,17 +13,3 @@ class Segment(NamedTuple):
     name: str
     start: int
     stop: int
-
-
-class Conditioning(NamedTuple):
-    """What a generator is asked for, encoded.
-
-    `text` f32[b, t, d], `pooled` f32[b, p], `subjects` f32[b, s, m, c] (latent tokens of each subject image),
-    `subject_mask` bool[b, s] (False: padding), and `prepared`, what `prepare` fills in: a pytree with leading axis b.
-    """
-
-    text: jax.Array
-    pooled: jax.Array
-    subjects: jax.Array
-    subject_mask: jax.Array
-    prepared: Any = None

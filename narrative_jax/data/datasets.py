@@ -1,31 +1,26 @@
 """Record directories: what a stage leaves for the next one, and for anyone with `tensorflow_datasets` alone.
 
 A directory holds one kind of record in ArrayRecord shards and describes itself: `tfds.builder_from_directory(folder)
-.as_data_source("records")` reads it, without this library and without TensorFlow. Pictures are PNG bytes; the images of
-a subject are one PNG, stacked downward. A directory appears whole or not at all.
+.as_data_source("records")` reads it, without this library and without TensorFlow. `kinds` says how the fields of each
+kind stand in it. A directory appears whole or not at all.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
-from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
-from PIL import Image
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import new_folder
-from narrative_jax.core.records import Candidate, Preference, Scene, Score, Subject
+from narrative_jax.data.kinds import KINDS
 
 SPLIT = "records"  # the only split of every directory; what a scene is for stands in the scene
 RECORDS_PER_SHARD = 1024
 WRITE_AGAIN = "remove the folder of the entry that wrote it and run that again"
-PNG_COMPRESSION = 3  # 3 % larger than the usual 6, and a third faster
 
 
 def write_records(folder: str | Path, records: Iterable) -> int:
@@ -90,6 +85,34 @@ class Records(Sequence):
         with _damaged(self.folder, f"record {index}"):
             return self.kind.decode(self.source[index])
 
+    def columns(self, *names: str) -> dict[str, list]:
+        """The values of these fields, of all records; no picture is decoded.
+
+        Fields are of texts or numbers: any other is a KeyError. Raises InputError for a damaged record.
+        """
+        decoders = {name: field.decode for name, field in self.kind.fields.items() if field.plain}
+        decoders = {name: decoders[name] for name in names}
+        columns = {name: [] for name in names}
+        for index in range(len(self)):
+            with _damaged(self.folder, f"record {index}"):
+                values = self.source[index]
+                for name, decode in decoders.items():
+                    columns[name].append(decode(values[name]))
+        return columns
+
+    def rows_by(self, name: str) -> dict[str, int]:
+        """The row of each record by its value of a field, as `columns` reads it.
+
+        Raises InputError where two records have one value, and as `columns`.
+        """
+        values = self.columns(name)[name]
+        rows = {value: row for row, value in enumerate(values)}
+        if len(rows) < len(values):
+            value, count = Counter(values).most_common(1)[0]
+            rule = f"{count} records have this {name}, each has its own"
+            raise InputError(f"{self.folder}: {name} {value!r}", rule, WRITE_AGAIN)
+        return rows
+
 
 def write_chunk(folder: str | Path, number: int, records: Iterable) -> None:
     """Keep chunk `number` (0, 1, ...) of a long work: a stage that is killed goes on behind its finished chunks.
@@ -150,160 +173,3 @@ def _refused(folder):
 
 def _first_line(error):
     return str(error).split("\n")[0][:120]
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How one type of record stands on disk."""
-
-    name: str
-    description: str
-    features: tfds.features.FeaturesDict
-    encode: Callable
-    decode: Callable
-
-
-def _encode_picture(pixels) -> bytes:
-    """PNG of u8[h, w, 3] or bool[h, w]."""
-    png = BytesIO()
-    Image.fromarray(pixels).save(png, "PNG", compress_level=PNG_COMPRESSION)
-    return png.getvalue()
-
-
-def _decode_picture(png: bytes) -> np.ndarray:
-    return np.array(Image.open(BytesIO(png)))
-
-
-def _encode_subject(subject):
-    return {
-        "name": subject.name,
-        "class_word": subject.class_word,
-        "num_images": len(subject.images),
-        "images": _encode_picture(np.concatenate(subject.images)),
-        "masks": b"" if subject.masks is None else _encode_picture(np.concatenate(subject.masks)),
-        "landmarks": _encode_points(subject.landmarks),
-    }
-
-
-def _encode_points(points) -> str:
-    return "" if points is None else json.dumps(np.float64(points).tolist())
-
-
-def _decode_points(text: bytes) -> np.ndarray | None:
-    return np.float32(json.loads(text)).reshape(-1, 5, 2) if text else None
-
-
-def _decode_subject(name, class_word, num_images, images, masks, landmarks=b""):
-    images = np.stack(np.split(_decode_picture(images), num_images))
-    masks = np.stack(np.split(_decode_picture(masks), num_images)) if masks else None
-    return Subject(name.decode(), class_word.decode(), images, masks, _decode_points(landmarks))
-
-
-def _encode_scene(scene):
-    facts = asdict(scene.facts) if is_dataclass(scene.facts) else scene.facts
-    return {
-        "id": scene.id,
-        "prompt": scene.prompt,
-        "split": scene.split,
-        "subjects": [_encode_subject(subject) for subject in scene.subjects],
-        "facts": "" if facts is None else json.dumps(facts, ensure_ascii=False),
-        "faces": _encode_points(scene.faces),
-    }
-
-
-def _decode_scene(fields):
-    columns = (fields["subjects"][name] for name in _SUBJECT if name in fields["subjects"])  # once without landmarks
-    subjects = tuple(_decode_subject(*values) for values in zip(*columns, strict=True))
-    facts = json.loads(fields["facts"]) if fields["facts"] else None
-    id, prompt, split = (fields[name].decode() for name in ("id", "prompt", "split"))
-    return Scene(id, prompt, subjects, split, facts, _decode_points(fields.get("faces", b"")))
-
-
-def _encode_candidate(candidate):
-    return {**vars(candidate), "image": _encode_picture(candidate.image)}
-
-
-def _decode_candidate(fields):
-    texts = {name: fields[name].decode() for name in ("id", "scene_id", "generator")}
-    return Candidate(image=_decode_picture(fields["image"]), seed=int(fields["seed"]), **texts)
-
-
-def _encode_score(score):
-    return {**vars(score), "scores": np.asarray(score.scores, np.float32)}
-
-
-def _decode_score(fields):
-    return Score(fields["candidate_id"].decode(), fields["reward"].decode(), tuple(fields["scores"].tolist()))
-
-
-def _encode_preference(preference):
-    return {**vars(preference), "gap": np.nan if preference.gap is None else preference.gap}
-
-
-def _decode_preference(fields):
-    texts = {name: fields[name].decode() for name in ("chosen_id", "rejected_id", "aspect")}
-    gap = float(fields["gap"])
-    return Preference(tie=bool(fields["tie"]), gap=None if np.isnan(gap) else gap, **texts)
-
-
-_TEXT, _INTEGER, _REAL = tfds.features.Text(), tfds.features.Scalar(np.int64), tfds.features.Scalar(np.float32)
-_SUBJECT = {  # in the order of _decode_subject's arguments
-    "name": _TEXT,
-    "class_word": _TEXT,
-    "num_images": _INTEGER,
-    "images": _TEXT,
-    "masks": _TEXT,
-    "landmarks": _TEXT,
-}
-KINDS = {
-    Scene: _Kind(
-        "scene",
-        "What is asked for. A subject's images and masks (may be empty) are one PNG each, num_images stacked downward; "
-        "facts is JSON, or empty; so are landmarks and faces, [n, 5, 2] in shares of width and height.",
-        tfds.features.FeaturesDict(
-            {
-                "id": _TEXT,
-                "prompt": _TEXT,
-                "split": _TEXT,
-                "subjects": tfds.features.Sequence(_SUBJECT),
-                "facts": _TEXT,
-                "faces": _TEXT,
-            }
-        ),
-        _encode_scene,
-        _decode_scene,
-    ),
-    Candidate: _Kind(
-        "candidate",
-        "Pictures (PNG) that a generator drew for scenes.",
-        tfds.features.FeaturesDict(
-            {"id": _TEXT, "scene_id": _TEXT, "image": _TEXT, "seed": _INTEGER, "generator": _TEXT}
-        ),
-        _encode_candidate,
-        _decode_candidate,
-    ),
-    Score: _Kind(
-        "score",
-        "A reward's scores of candidates, one number for each aspect.",
-        tfds.features.FeaturesDict(
-            {"candidate_id": _TEXT, "reward": _TEXT, "scores": tfds.features.Tensor(shape=(None,), dtype=np.float32)}
-        ),
-        _encode_score,
-        _decode_score,
-    ),
-    Preference: _Kind(
-        "preference",
-        "Of two candidates the preferred one; gap is the difference of scores, NaN where unknown.",
-        tfds.features.FeaturesDict(
-            {
-                "chosen_id": _TEXT,
-                "rejected_id": _TEXT,
-                "aspect": _TEXT,
-                "tie": tfds.features.Scalar(np.bool_),
-                "gap": _REAL,
-            }
-        ),
-        _encode_preference,
-        _decode_preference,
-    ),
-}

@@ -1,21 +1,28 @@
 """Where scenes come from: the embedded world, or a file of one's own."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.images import fit_image, fitted
-from narrative_jax.core.records import Preference, Scene, Subject
+from narrative_jax.core.records import Preference, Scene
+from narrative_jax.data.reading import (
+    PICTURES,
+    field,
+    flag,
+    json_lines,
+    landmarks_of,
+    open_picture,
+    prompt_beside,
+    recognise,
+    subjects_of,
+    upright_photo,
+)
 from narrative_jax.storybook import datasets
 
-PHOTO_SIDE = 1024  # longest side in pixels that is kept of a photo: no encoder looks closer
 SUBJECT_POLICIES = ("stop", "drop")
-PICTURES = (".png", ".jpg", ".jpeg")
 NAMED_IDS = 5  # how many scene ids a message names
 
 
@@ -38,7 +45,7 @@ def read_scenes(path: str | Path) -> list[Scene]:
     Photos are JPEG, PNG, ... of any size, turned upright, on white where transparent. Raises InputError with file and
     line for whatever is missing, misspelt, no picture, or there twice.
     """
-    return _read_lines(Path(path), _read_photo)
+    return _read_lines(Path(path), upright_photo)
 
 
 def count_scenes(path: str | Path, max_subjects: int, policy: str) -> int:
@@ -46,7 +53,7 @@ def count_scenes(path: str | Path, max_subjects: int, policy: str) -> int:
 
     Raises InputError as these do.
     """
-    return len(limit_subjects(_read_lines(Path(path), _recognise), max_subjects, policy)[0])
+    return len(limit_subjects(_read_lines(Path(path), recognise), max_subjects, policy)[0])
 
 
 def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
@@ -60,7 +67,7 @@ def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
     path = Path(path)
     if path.is_dir():
         return _pictures_in(path)
-    return _read_lines(path, _read_photo, finished=True)
+    return _read_lines(path, upright_photo, finished=True)
 
 
 def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preference]:
@@ -70,10 +77,10 @@ def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preferen
     InputError with file and line for whatever is missing, unknown or misspelt, and for pictures of unlike scenes.
     """
     found, by_id = [], {scene.id: scene for scene in scenes}
-    for fields, where in _lines(Path(path)):
+    for fields, where in json_lines(Path(path)):
         for name in fields:
             check_name(f"field in {where}", name, ("chosen", "rejected", "aspect", "tie"))
-        chosen, rejected = (_field(fields, name, str, where) for name in ("chosen", "rejected"))
+        chosen, rejected = (field(fields, name, str, where) for name in ("chosen", "rejected"))
         for id in (chosen, rejected):
             if id not in by_id:
                 raise InputError(f"{where}: {id!r}", "there is no picture with this id", "name one that is collected")
@@ -81,11 +88,8 @@ def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preferen
             given = f"{where}: {chosen!r} and {rejected!r}"
             rule = "a preference is between two pictures of one prompt with the same subjects"
             raise InputError(given, rule, "remove the line")
-        aspect = _field(fields, "aspect", str, where) if "aspect" in fields else "overall"
-        tie = fields.get("tie", False)
-        if not isinstance(tie, bool):
-            raise InputError(f"{where}: tie {tie!r}", "tie is true or false", "write one of them")
-        found.append(Preference(chosen, rejected, aspect, tie))
+        aspect = field(fields, "aspect", str, where) if "aspect" in fields else "overall"
+        found.append(Preference(chosen, rejected, aspect, flag(fields, "tie", where)))
     if not found:
         raise InputError(f"{path}", "it holds no preference", "write one a line, as JSON")
     return found
@@ -104,19 +108,17 @@ def _pictures_in(folder):
         raise InputError(f"{folder}", f"it holds no picture ({', '.join(PICTURES)})", "name a folder with pictures")
     found = {}
     for file in files:
-        text = file.with_suffix(".txt")
-        if not text.is_file():
-            raise InputError(f"{file}", f"its prompt is missing: there is no {text.name}", "write it there")
+        prompt = prompt_beside(file, file.stem)
         if file.stem in found:
             raise InputError(f"{file}", f"{found[file.stem][1].name} has that name too", "rename one")
-        _picture(file, f"{file}", _recognise)
-        found[file.stem] = Scene(file.stem, text.read_text(encoding="utf-8-sig").strip(), (), "user"), file
+        open_picture(file, f"{file}", recognise)
+        found[file.stem] = Scene(file.stem, prompt, (), "user"), file
     return list(found.values())
 
 
 def read_photo(path: str | Path) -> np.ndarray:
     """One photo u8[h, w, 3], as `read_scenes` reads it. Raises InputError where it is no picture."""
-    return _picture(Path(path), f"image {path}", _read_photo)
+    return open_picture(Path(path), f"image {path}", upright_photo)
 
 
 def _read_lines(path, read, finished=False):
@@ -124,7 +126,7 @@ def _read_lines(path, read, finished=False):
     # One photo often serves many scenes: it is then read once and its pixels are shared.
     read = cache(read)
     scenes, line_of = [], {}
-    for fields, where in _lines(path):
+    for fields, where in json_lines(path):
         picture = _find_picture(fields, where, path.parent) if finished else None
         scene = _parse_scene(fields, where, path.parent, read, finished)
         if scene.id in line_of:
@@ -153,127 +155,17 @@ def limit_subjects(scenes: Sequence[Scene], max_subjects: int, policy: str) -> t
     return kept, dropped
 
 
-def _lines(path):
-    """The fields of each line of a JSONL file that is not empty, and where it stands: FILE:LINE."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}", f"it cannot be read ({error})", "give a JSONL file in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _fields(line, f"{path}:{number}"), f"{path}:{number}"
-
-
-def _fields(line, where):
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise InputError(where, f"it is no JSON ({error})", "write one JSON object a line") from error
-    if not isinstance(fields, dict):
-        raise InputError(where, "a line is a JSON object", 'write {"name": value, ...}')
-    return fields
-
-
 def _parse_scene(fields, where, folder, read, finished):
-    identity = _field(fields, "id", str, where)
-    prompt = _field(fields, "prompt", str, where)
-    subjects = () if finished and "subjects" not in fields else _field(fields, "subjects", list, where)
-    subjects = tuple(_parse_subject(each, where, folder, read) for each in subjects)
-    return Scene(identity, prompt, subjects, "user", faces=_landmarks(fields, where) if finished else None)
+    identity = field(fields, "id", str, where)
+    prompt = field(fields, "prompt", str, where)
+    subjects = () if finished and "subjects" not in fields else subjects_of(fields, where, folder, read)
+    return Scene(identity, prompt, subjects, "user", faces=landmarks_of(fields, where) if finished else None)
 
 
 def _find_picture(fields, where, folder):
-    picture = folder / _field(fields, "picture", str, where)
-    _picture(picture, f"{where}: picture {fields['picture']!r}", _recognise)
+    picture = folder / field(fields, "picture", str, where)
+    open_picture(picture, f"{where}: picture {fields['picture']!r}", recognise)
     return picture
-
-
-def _parse_subject(fields, where, folder, read):
-    if not isinstance(fields, dict):
-        raise InputError(f"{where}: subject {fields!r}", "a subject is a JSON object", "give class_word and images")
-    class_word = _field(fields, "class_word", str, where)
-    name = _field(fields, "name", str, where) if "name" in fields else class_word
-    images = []
-    for image in _field(fields, "images", list, where):
-        if not isinstance(image, str):
-            raise InputError(f"{where}: image {image!r}", "an image is a path", "give the path of a picture")
-        images.append(_picture(folder / image, f"{where}: image {image!r}", read))
-    landmarks = _landmarks(fields, where)
-    if landmarks is not None and len(landmarks) != len(images):
-        given = f"{where}: landmarks of {len(landmarks)} images of {name!r}"
-        raise InputError(given, f"there are {len(images)} images", "give five points of one face for each")
-    images, landmarks = _stack(images, landmarks)
-    return Subject(name, class_word, images, landmarks=landmarks)
-
-
-def _landmarks(fields, where):
-    """f32[n, 5, 2], None where a line has none."""
-    if "landmarks" not in fields:
-        return None
-    try:
-        points = np.array(fields["landmarks"], np.float32)
-    except (TypeError, ValueError):
-        points = np.zeros(1)
-    points = points.reshape(0, 5, 2) if points.shape == (0,) else points
-    if points.shape[1:] != (5, 2) or not (np.abs(points - 0.5) <= 1).all() or not (np.ptp(points, 1) > 0).all():
-        rule = "landmarks are five points [x, y] for each face, in shares of the picture's width and height"
-        remedy = "divide pixels by the picture's sides; eyes, nose, corners of the mouth, the viewer's left first"
-        raise InputError(f"{where}: landmarks {str(fields['landmarks'])[:60]}", rule, remedy)
-    return points
-
-
-def _field(fields, name, kind, where):
-    words = {str: "a text", list: "a list"}
-    if name not in fields:
-        raise InputError(where, f"{name!r} is missing (there are {', '.join(fields) or 'no fields'})", "add it")
-    value = fields[name]
-    if not isinstance(value, kind) or not value:
-        raise InputError(f"{where}: {name} {value!r}", f"{name} is {words[kind]}, not empty", "write one")
-    return value
-
-
-def _picture(path, given, read):
-    """What `read` makes of a picture file; `given` is what a message calls it."""
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise InputError(given, f"there is no {path}", "correct the path") from None
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise InputError(given, f"it is no readable picture ({error})", "give a JPEG or PNG file") from error
-
-
-def _recognise(path):
-    """A stand-in for the photo, which has a picture's beginning."""
-    with Image.open(path):
-        return np.empty((1, 1, 3), np.uint8)
-
-
-def _read_photo(path):
-    """The photo u8[h, w, 3], upright, on white where it is transparent."""
-    with Image.open(path) as opened:
-        photo = ImageOps.exif_transpose(opened)
-    if photo.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255
-        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    if photo.has_transparency_data:
-        photo = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
-    photo = photo.convert("RGB")
-    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    return np.array(photo)
-
-
-def _stack(images, landmarks):
-    """Photos of one subject as one array: of different sizes, each stands in a white square as large as the largest.
-
-    With the landmarks, where they then are.
-    """
-    if len({image.shape for image in images}) > 1:
-        side = max(max(image.shape[:2]) for image in images)
-        if landmarks is not None:
-            places = np.float32([fitted(*image.shape[:2], side) for image in images])[:, None]
-            landmarks = (places[..., [3, 2]] + landmarks * places[..., [1, 0]]) / side
-        images = [fit_image(image, side) for image in images]
-    return np.stack(images), landmarks
 
 
 def _some(ids):

@@ -1,13 +1,14 @@
-"""What the floors above call a generator."""
+"""What the floors above call a generator, and a preset of one."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from narrative_jax.core.records import Scene
-from narrative_jax.core.types import Conditioning, Params
-from narrative_jax.models.network import Network
+from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import Names
 
 
 class TimestepDistribution(Protocol):
@@ -18,39 +19,79 @@ class TimestepDistribution(Protocol):
 
 
 class Generator(Protocol):
-    """Denoiser, encoders and decoder; weights are arguments, so that every pure method can be jitted and sharded.
+    """Denoiser, encoders and decoder over one flat tree of weights, each part's under its name and a dot.
 
-    `network` is the denoiser's structure, `prediction_type` what it predicts, `latent_shape` the shape of one
-    picture's latents, `timestep_distribution` the times it is trained on, `sampler_shift` moves those it samples at.
+    Weights are arguments: each method takes the tree, or so much of it as holds the parts that it uses. `axes` names
+    the axes of every weight, `names` the published names of each part. `denoiser` is the part that trains and carries
+    adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use.
+
+    A family's conditioning is a pytree of its own with leading axis b, into which nobody else looks. `prediction_type`
+    is what the denoiser predicts, `latent_shape` the shape of one picture's latents.
     """
 
-    network: Network
+    axes: Mapping[str, tuple]
+    names: Mapping[str, Names]
+    denoiser: str
+    encoders: tuple[str, ...]
     prediction_type: str
     latent_shape: tuple[int, ...]
     timestep_distribution: TimestepDistribution
-    sampler_shift: float
     max_subjects: int
 
-    def encode(self, scenes: Sequence[Scene]) -> Conditioning:
-        """What the scenes ask for, as arrays (host, cached)."""
+    def sampler_times(self, num_steps: int) -> jax.Array:
+        """The sampler's decreasing times f32[num_steps + 1], from 1 to 0."""
 
-    def not_read(self, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Words without a meaning to the text encoder, and prompts that lose their end."""
+    def encode(self, params: Params, scenes: Sequence[Scene]) -> Any:
+        """What the scenes ask for, as the family's conditioning (host, cached by content)."""
 
-    def encode_images(self, images) -> jax.Array:
-        """Latents f32[b, ...] of images u8[b, h, w, 3] (host)."""
+    def blank(self, rows: int) -> Any:
+        """The conditioning of so many scenes, without content: what has its shapes."""
 
-    def unconditional(self, conditioning: Conditioning) -> Conditioning:
-        """The same subjects without the text."""
+    def not_read(self, scenes: Sequence[Scene]) -> dict[str, list[str]]:
+        """What of the scenes the generator cannot read: kinds of trouble, with those whom it befalls."""
 
-    def drop_text(self, conditioning: Conditioning, drop: jax.Array) -> Conditioning:
-        """Without the text where `drop` bool[b] says so."""
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """A picture u8[h, w, 3] of any size as one that this generator could have drawn."""
 
-    def prepare(self, params: Params, conditioning: Conditioning) -> Conditioning:
-        """With what does not change over sampler steps filled in."""
+    def encode_images(self, params: Params, images: np.ndarray) -> np.ndarray:
+        """Latents f32[b, ...] of images u8[b, h, w, 3] of the generator's size (host)."""
 
-    def denoise(self, params: Params, noisy: jax.Array, t: jax.Array, conditioning: Conditioning) -> jax.Array:
-        """Prediction f32[b, ...] for noisy latents at t f32[b]."""
+    def drop(self, conditioning: Any, *, text: jax.Array | None = None, subjects: jax.Array | None = None) -> Any:
+        """Without the text, without the subjects, where these bool[b] say so."""
+
+    def prepare(self, params: Params, conditioning: Any) -> Any:
+        """What does not change over times: a pytree for `denoise`, None where there is no such thing."""
+
+    def denoise(self, params: Params, noisy: jax.Array, t: jax.Array, conditioning: Any, prepared: Any) -> jax.Array:
+        """Prediction f32[k · b, ...] for noisy latents at t f32[k · b], all rows of the conditioning k times over.
+
+        `prepared` is what `prepare` made of the conditioning; with None it is worked out anew.
+        """
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
         """Images f32[b, h, w, 3] in [-1, 1]."""
+
+    def with_adapter(self, params: Params, name: str, **adapter) -> tuple["Generator", Params]:
+        """This generator with a fresh adapter on its denoiser's stack, and the weights; see `lora.append_adapter`.
+
+        Raises InputError, also for an adapter that the network could carry but not run.
+        """
+
+    def lora_notes(self, weights: Params, segments: Sequence[str]) -> list[str]:
+        """What a LoRA file of these weights cannot say to other libraries; nothing where nothing is lost."""
+
+
+class Preset(Protocol):
+    """A generator by name: its family with its sizes. `Options`, a dataclass, is what its section of a config says."""
+
+    Options: type
+    max_subjects: int
+
+    def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:
+        """The generator, and shapes and types of the weights but for its encoders'; nothing is read."""
+
+    def load(self, options: Any, seed: int) -> tuple[Generator, Params]:
+        """The generator and its weights. Raises InputError."""
+
+    def described(self, options: Any, seed: int) -> tuple[str, str]:
+        """What the weights are, and their licence, in words."""

@@ -1,9 +1,9 @@
-"""Draws pictures with any generator: noise, the sampler's scan and the decoder in one jitted call."""
+"""Draws pictures with any generator: noise, rollout and decoder in one jitted call."""
 
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import jax
@@ -13,14 +13,12 @@ from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import to_uint8
-from narrative_jax.core.mesh import batch_sharding, check_batch, replicated, weight_shardings
+from narrative_jax.core.mesh import batch_sharding, check_batch, devices_of_batch, replicated, weight_shardings
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.diffusion.guidance import guide
-from narrative_jax.diffusion.path import to_velocity
-from narrative_jax.diffusion.samplers import METHODS, sample
-from narrative_jax.diffusion.timesteps import sampler_grid
+from narrative_jax.diffusion.samplers import METHODS
 from narrative_jax.generators.base import Generator
+from narrative_jax.generators.rollout import Branch, rollout
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,12 @@ class Sampling:
         check_count("batch_size", self.batch_size, minimum=1)
         if not isinstance(self.guidance_scale, Real) or not 0 <= self.guidance_scale < math.inf:
             raise InputError(f"guidance_scale {self.guidance_scale!r}", "it is a number ≥ 0", "1.0 is off")
+
+
+def fitting(sampling: Sampling, count: int, mesh: Mesh) -> Sampling:
+    """The same with the least batch that holds `count` pictures, as far as one does, and divides over the mesh."""
+    devices = devices_of_batch(mesh)
+    return replace(sampling, batch_size=-(-min(count, sampling.batch_size) // devices) * devices)
 
 
 def candidate_seed(seed: int, scene_id: str, place: int) -> int:
@@ -58,7 +62,7 @@ class Drawer:
     def place(self, params: Params) -> Params:
         """The weights spread over the mesh as `draw` wants them."""
         shapes = {name: value.shape for name, value in params.items()}
-        return jax.device_put(params, weight_shardings(self.generator.network.axes, shapes, self.mesh))
+        return jax.device_put(params, weight_shardings(self.generator.axes, shapes, self.mesh))
 
     def draw(self, params: Params, jobs: Sequence[tuple[Scene, int]]) -> Iterator[np.ndarray]:
         """Pictures u8[b, h, w, 3] of (scene, seed) jobs, in order, a batch at a time."""
@@ -66,7 +70,7 @@ class Drawer:
         for start in range(0, len(jobs), size):
             part = list(jobs[start : start + size])
             filled = part + part[-1:] * (size - len(part))
-            conditioning = self.generator.encode([scene for scene, _ in filled])
+            conditioning = self.generator.encode(params, [scene for scene, _ in filled])
             seeds = np.array([seed for _, seed in filled], np.uint32)
             images = self._run(params, seeds, conditioning, jnp.float32(self.sampling.guidance_scale))
             yield to_uint8(images)[: len(part)]
@@ -74,22 +78,12 @@ class Drawer:
 
 def _drawing(generator: Generator, sampling: Sampling) -> Callable:
     guided = sampling.guidance_scale != 1.0
-    times = sampler_grid(sampling.num_steps, generator.sampler_shift)
+    times = generator.sampler_times(sampling.num_steps)
 
     def run(params, seeds, conditioning, guidance_scale):
         noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), generator.latent_shape))(seeds)
-        if guided:
-            without = generator.unconditional(conditioning)
-            conditioning = jax.tree.map(lambda *both: jnp.concatenate(both), conditioning, without)
-        conditioning = generator.prepare(params, conditioning)
-
-        def velocity(noisy, t):
-            if guided:
-                noisy, t = jnp.concatenate([noisy, noisy]), jnp.concatenate([t, t])
-            prediction = generator.denoise(params, noisy, t, conditioning)
-            found = to_velocity(prediction, noisy, t, generator.prediction_type)
-            return guide(*jnp.split(found, 2), guidance_scale) if guided else found
-
-        return generator.decode(params, sample(velocity, noise, times, sampling.sampler))
+        branches = [Branch(guidance_scale, text=True)] if guided else []
+        latents = rollout(generator, params, conditioning, noise, times, branches, sampling.sampler)
+        return generator.decode(params, latents)
 
     return run

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from narrative_jax.core.errors import InputError
 
@@ -45,6 +46,19 @@ def check_adaptive_beta(eta, k, b):
     if eta * growth >= 1:
         rule = f"β(0) = β · (1 - eta · (exp(k · b) - 1)) would be {1 - eta * growth:.3g} · β, it must be positive"
         raise InputError(given, rule, f"lower b below {math.log1p(1 / eta) / k:.3g}, or eta below {1 / growth:.3g}")
+
+
+def check_gaps(gaps, ids, *, eta, k, b):
+    """Raise InputError where one of the gaps f64[n] makes β(a) 0 or negative, naming its id.
+
+    Gaps below 0 come from rules that look at less than the mean of all aspects.
+    """
+    least = int(np.argmin(gaps))
+    share = 1 + eta * -np.expm1(min(-k * (gaps[least] - b), 700.0))
+    if share <= 0:
+        rule = f"β(a) = β · (1 + eta · (1 - exp(-k (a - b)))) would be {share:.3g} · β, it must be positive"
+        remedy = "lower eta or k, or screen by a rule whose gaps are ≥ 0, e.g. dominance"
+        raise InputError(f"pair {ids[least]} with gap {gaps[least]:.3g}", rule, remedy)
 
 
 def winner_preserving_scale(chosen_residual, rejected_residual, *, mu):

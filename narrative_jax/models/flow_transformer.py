@@ -236,7 +236,8 @@ class FlowTransformer(nnx.Module):
         """Prediction f32[b, n, c] for noisy tokens f32[b, n, c] at t f32[b].
 
         `text` f32[b, l, text_dim], `pooled` f32[b, pooled_dim], `distilled_guidance` f32[b] (FLUX-dev's embedded
-        guidance). Of `subjects` only the mask is used where `prepared` holds their keys and values of every block.
+        guidance). Of `subjects` only the mask is used where `prepared` holds their keys and values of every block,
+        of b / k rows that serve k times over.
         """
         n_text, n_noisy = text.shape[1], noisy.shape[1]
         zeros = np.zeros((n_text, 3), positions.noisy.dtype)
@@ -288,7 +289,10 @@ class FlowTransformer(nnx.Module):
         return main, subject_block.finish(subject, branches, subject_rest)
 
     def _attend_with_subjects(self, q, k, v, subject_keys_values, mask):
-        subject_k, subject_v = subject_keys_values
+        # A picture that is drawn several times shares what is prepared of its subjects: it is repeated here, a block at
+        # a time, and never as a whole.
+        copies = len(q) // len(subject_keys_values[0])
+        subject_k, subject_v = (jnp.concatenate([x] * copies) if copies > 1 else x for x in subject_keys_values)
         there = jnp.repeat(mask, subject_k.shape[1] // mask.shape[1], 1)
         there = jnp.concatenate([jnp.ones((len(mask), k.shape[1]), bool), there], 1)[:, None, None]
         return attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)

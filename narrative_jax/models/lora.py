@@ -3,9 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,21 @@ from safetensors.numpy import save
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params, Segment
 from narrative_jax.models.layers import Linear
+from narrative_jax.models.network import Network, split
 
-_MADE_WITH = {"rank": int, "alpha": int | float, "targets": str, "segments": list, "seed": int}
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What an adapter is made with; see `append_adapter`."""
+
+    rank: int
+    alpha: float
+    targets: str
+    segments: tuple[str, ...] = ()
+    seed: int = 0
 
 
 class Lora(nnx.Module):
@@ -99,6 +110,13 @@ def append_adapter(
         layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
 
 
+def with_adapter(network: Network, params: Params, name: str, **adapter) -> tuple[Network, Params]:
+    """The network with a fresh adapter on top of its stack, and its weights; see `append_adapter`."""
+    module = network.bind(params)
+    append_adapter(module, name, **adapter)
+    return split(module)
+
+
 def linear_paths(model: nnx.Module) -> list[str]:
     """Dotted paths of the layers that can carry adapters."""
     return [path for path, _ in _linear_layers(model)]
@@ -115,26 +133,21 @@ def adapter_of(name: str) -> str | None:
     return found.group(1) if found else None
 
 
-def save_adapter(path: str | Path, params: Params, name: str, made_with: Mapping[str, Any], base: str) -> None:
-    """Write the weights of adapter `name` with what `append_adapter` made it with, and the base's hash."""
+def save_adapter(path: str | Path, params: Params, name: str, options: AdapterOptions, base: str) -> None:
+    """Write the weights of adapter `name` with the options it was made with, and the base's hash."""
     weights = {key: np.ascontiguousarray(value) for key, value in params.items() if adapter_of(key) == name}
-    description = {"name": name, "base": base, "made_with": json.dumps(dict(made_with))}
+    description = {"name": name, "base": base, "made_with": json.dumps(asdict(options))}
     write_bytes(path, save(weights, metadata=description))
 
 
-def read_adapter(path: str | Path) -> tuple[str, dict[str, Any], str, Params]:
-    """Name, what it was made with, the base's hash and the weights. Raises InputError for an unreadable file."""
+def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
+    """Name, options, the base's hash and the weights. Raises InputError for an unreadable file."""
     try:
         with safe_open(path, framework="numpy") as file:
             description = file.metadata()
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        made_with = json.loads(description["made_with"])
-        if made_with.keys() != _MADE_WITH.keys():
-            raise ValueError(f"it was made with {', '.join(made_with)}")
-        for key, kind in _MADE_WITH.items():
-            if not isinstance(made_with[key], kind):
-                raise ValueError(f"its {key} is {made_with[key]!r}")
-        return description["name"], made_with, description["base"], weights
+        options = parse(AdapterOptions, json.loads(description["made_with"]), "what it was made with")
+        return description["name"], options, description["base"], weights
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         rule = f"it is no adapter ({error or type(error).__name__})"
         raise InputError(f"{path}", rule, "train or copy it again") from None

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,10 @@ from narrative_jax.models.checkpoints import (
     published_names,
     save_weights,
 )
+from narrative_jax.models.lora import AdapterOptions
 
 WEIGHTS, CONFIG = "pytorch_lora_weights.safetensors", "adapter_config.json"
 NAME = "lora"  # of an adapter that was read
-_NETWORK = "transformer."  # what a pipeline's keys begin with, and its settings
 _WRAPPED = "base_model.model."  # what PEFT's own keys begin with
 _SETTINGS = "lora_adapter_metadata"  # where diffusers keeps PEFT's settings in a file
 _LEAVES = {".lora_A.weight": "a", ".lora_B.weight": "b", ".lora.down.weight": "a", ".lora.up.weight": "b"}
@@ -38,22 +37,25 @@ _ALPHA = ".alpha"
 
 
 def save_lora(
-    folder: Path, weights: Params, made_with: Mapping[str, Any], base: str, base_name: str, names: Names
+    folder: Path, weights: Params, options: AdapterOptions, base: str, base_name: str, names: Names, part: str
 ) -> None:
-    """Write one adapter's weights and PEFT's settings of it; `base` is the base's hash. Raises InputError."""
+    """Write one adapter's weights and PEFT's settings of it; `base` is the base's hash. Raises InputError.
+
+    `part` is what a pipeline calls the network, and begins its keys with.
+    """
     plain = {re.sub(r"\.adapters\.[^.]+", "", key): value for key, value in weights.items()}
     layers = {layer: key for layer, key in names.items() if isinstance(key, str)}
     table = {
-        f"{layer}.{leaf}": Published(f"{_NETWORK}{key}.lora_{leaf.upper()}.weight", LINEAR)
+        f"{layer}.{leaf}": Published(f"{part}.{key}.lora_{leaf.upper()}.weight", LINEAR)
         for layer, key in layers.items()
         for leaf in "ab"
     }
     keys = {entry.key for entry in published_names(plain, table).values()}
-    modules = sorted({key.removeprefix(_NETWORK).partition(".lora_")[0] for key in keys})
-    settings = {"r": made_with["rank"], "lora_alpha": made_with["alpha"], "target_modules": modules}
+    modules = sorted({key.removeprefix(f"{part}.").partition(".lora_")[0] for key in keys})
+    settings = {"r": options.rank, "lora_alpha": options.alpha, "target_modules": modules}
     metadata = {
-        _SETTINGS: json.dumps({f"{_NETWORK}{key}": value for key, value in settings.items()}),
-        "segments": json.dumps(list(made_with["segments"])),
+        _SETTINGS: json.dumps({f"{part}.{key}": value for key, value in settings.items()}),
+        "segments": json.dumps(list(options.segments)),
         "base": base,
     }
     more = {"peft_type": "LORA", "base_model_name_or_path": base_name, "bias": "none", "lora_dropout": 0.0}
@@ -62,10 +64,10 @@ def save_lora(
 
 
 def read_lora(
-    path: Path, network: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names
-) -> tuple[str, dict[str, Any], str, Params]:
-    """An adapter for the network with these weights: name, what `append_adapter` makes it with, the base's hash ("" in
-    files of others) and the weights.
+    path: Path, network: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names, part: str
+) -> tuple[str, AdapterOptions, str, Params]:
+    """An adapter for the network with these weights: name, options, the base's hash ("" in files of others) and the
+    weights. `part` is what a pipeline calls the network, and may begin its keys with.
 
     It has one rank, the largest of the file's, and one alpha: lower ranks are filled up with zeros, and what other
     alphas make of them goes into b. Raises InputError for what is no LoRA of this network.
@@ -78,12 +80,12 @@ def read_lora(
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     kernels = {name: value for name, value in network.items() if name.endswith(".kernel")}
     published = published_names(kernels, names).items()
-    parts = _by_module(path, arrays, {entry.key.removesuffix(".weight"): name for name, entry in published})
+    parts = _by_module(path, arrays, part, {entry.key.removesuffix(".weight"): name for name, entry in published})
     ranks = {module: len(part["a"]) for module, part in parts.items()}
     try:
-        settings = _settings(path, metadata)
+        settings = _settings(path, metadata, part)
         alphas = {module: _alpha(module, part, ranks[module], settings) for module, part in parts.items()}
-        segments = list(json.loads(metadata.get("segments", "[]")))
+        segments = tuple(json.loads(metadata.get("segments", "[]")))
     except (AttributeError, KeyError, TypeError, ValueError, re.error) as error:
         rule = f"its LoRA settings cannot be read ({error})"
         raise InputError(f"{path}", rule, "copy or download it again") from None
@@ -96,16 +98,16 @@ def read_lora(
         weights[f"{prefix}.a"] = np.pad(np.float32(part["a"]).T, ((0, 0), more))
         weights[f"{prefix}.b"] = np.pad(np.float32(part["b"]).T * (alphas[module] / alpha), (more, (0, 0)))
     targets = "|".join(re.escape(part["layer"]) for part in parts.values())
-    made_with = {"rank": rank, "alpha": alpha, "targets": targets, "segments": segments, "seed": 0}
-    return NAME, made_with, metadata.get("base", ""), weights
+    options = AdapterOptions(rank, float(alpha), targets, segments)
+    return NAME, options, metadata.get("base", ""), weights
 
 
-def _by_module(path, arrays, kernels):
+def _by_module(path, arrays, pipeline_part, kernels):
     """{module: {"a": [rank, in], "b": [out, rank], "alpha"?, "layer": ours}} of a file that holds nothing else."""
     parts, unknown = {}, {}
     for key, value in arrays.items():
         ending = next((ending for ending in (*_LEAVES, _ALPHA) if key.endswith(ending)), "")
-        module = key.removesuffix(ending).removeprefix(_WRAPPED).removeprefix(_NETWORK)
+        module = key.removesuffix(ending).removeprefix(_WRAPPED).removeprefix(f"{pipeline_part}.")
         if module not in kernels or (value.size != 1 if ending == _ALPHA else value.ndim != 2 or not ending):
             unknown[key] = value.shape
         else:
@@ -119,12 +121,12 @@ def _by_module(path, arrays, kernels):
     return parts
 
 
-def _settings(path, metadata):
+def _settings(path, metadata, part):
     """PEFT's settings: of the file itself, or else of the file beside it; none where there is neither."""
     beside = path.parent / CONFIG
     if _SETTINGS in metadata:
         settings = json.loads(metadata[_SETTINGS])
-        return {key.removeprefix(_NETWORK): value for key, value in settings.items()}
+        return {key.removeprefix(f"{part}."): value for key, value in settings.items()}
     return json.loads(beside.read_bytes()) if beside.exists() else {}
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import narrative_jax
 from narrative_jax.core.files import write_bytes
 from narrative_jax.report import curves, findings, pictures
 from narrative_jax.report.run import Run
 
-TEMPLATES = Path(narrative_jax.__file__).with_name("templates")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 RULES = {
     "dominance": "one of the two is better on every aspect",
     "pareto": "one is nowhere worse, somewhere better",

@@ -1,30 +1,35 @@
 """How much people like the look of a picture, whatever it shows: LAION's aesthetic heads on CLIP embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import jax
+import numpy as np
+from flax import nnx
+from PIL import Image, ImageOps
 
+from narrative_jax.core.errors import check_name
+from narrative_jax.core.options import File
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.network import Network, below, under
+from narrative_jax.models.checkpoints import save_weights
+from narrative_jax.models.clip import CLIP_SIZES
+from narrative_jax.models.network import Network, below, split, under
 from narrative_jax.models.preprocessing import shortest_side_crop
-from narrative_jax.models.reward_heads import load_aesthetic_head
-from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead, load_aesthetic_head
+from narrative_jax.models.shipped import STORYBOOK, weights_file
+from narrative_jax.rewards.base import WEIGHTS, SingleAspect
 from narrative_jax.rewards.clip_scores import ClipPair, load_clip
 
 
 @dataclass(frozen=True)
-class Aesthetic:
+class Aesthetic(SingleAspect):
     """LAION's score, about 1 to 10, of unit embeddings of CLIP ViT-L/14; `version` is the head's.
 
     That of Storybook's head has a scale of its own.
     """
-
-    differentiable: ClassVar[bool] = True
-    needs_facts: ClassVar[bool] = False
 
     clip: ClipPair
     version: str
@@ -37,14 +42,14 @@ class Aesthetic:
         return f"aesthetic_{self.version}"
 
     @property
-    def aspects(self) -> tuple[str, ...]:
-        """One, the name."""
-        return (self.name,)
-
-    @property
     def params(self) -> Params:
         """The image tower's and the head's."""
         return under("clip", self.clip.params) | under("head", self.head_params)
+
+    @property
+    def axes(self) -> dict[str, tuple]:
+        """See `PureReward`."""
+        return under("clip", self.clip.axes) | under("head", self.head.axes)
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -55,17 +60,66 @@ class Aesthetic:
         """Nothing: the scene does not matter."""
         return ()
 
-    def score(self, params: Params, images: jax.Array, context: tuple) -> jax.Array:
+    def score(self, params: Params, images: jax.Array, context: tuple, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
         size = self.clip.vision.image_size
         embeddings = self.clip.embed_images(below("clip", params), shortest_side_crop(images, size, size))
         return self.head.bind(below("head", params))(embeddings)[:, None]
 
 
-def load_aesthetic(clip: str | Path, head: str | Path, version: str) -> Aesthetic:
-    """The published score from a file of CLIP ViT-L/14 (see `load_clip`) and that of head "v1" or "v2".
+@dataclass(frozen=True)
+class AestheticOptions:
+    """Files of the weights of CLIP (see `load_clip`) and of the head, and which head it is: "v1" or "v2".
 
-    Version "storybook" is on Storybook's CLIP. Raises InputError as `load_clip` and `load_aesthetic_head` do.
+    Version "storybook" is on Storybook's CLIP; "" stands for the files that ship with it.
     """
-    clip = load_clip(clip, STORYBOOK if version == STORYBOOK else "ViT-L/14")
-    return Aesthetic(clip, version, *load_aesthetic_head(head, version))
+
+    clip: File
+    head: File
+    version: str = "v2"
+
+    def build(self) -> Aesthetic:
+        """The published score. Raises InputError as `load_clip` and `load_aesthetic_head` do."""
+        check_name("version of aesthetic", self.version, AESTHETIC_HEADS)
+        clip = load_clip(self.clip, _clip_size(self.version))
+        head = weights_file(self.head, self.version, "aesthetic")
+        return Aesthetic(clip, self.version, *load_aesthetic_head(head, self.version))
+
+
+@dataclass(frozen=True)
+class NewAesthetic:
+    """A head to be trained on a CLIP that stays as it is; see `AestheticOptions` and `TrainableReward`."""
+
+    clip: File = ""
+    version: str = STORYBOOK
+
+    def __post_init__(self):
+        check_name("version of aesthetic to train", self.version, AESTHETIC_HEADS)
+
+    def untrained(self, seed: int) -> tuple[Aesthetic, Callable[[], Params]]:
+        """With a random head."""
+        clip = load_clip(self.clip, _clip_size(self.version))
+        head = split(LinearHead(AESTHETIC_HEADS[self.version], rngs=nnx.Rngs(seed)))
+        reward = Aesthetic(clip, self.version, *head)
+        return reward, lambda: reward.params
+
+    def trains(self, name: str) -> bool:
+        """The head's."""
+        return name.startswith("head.")
+
+    def fitted(self, image: np.ndarray) -> np.ndarray:
+        """The middle of the picture, which is what the reward looks at."""
+        side = CLIP_SIZES[_clip_size(self.version)][1].image_size
+        return np.asarray(ImageOps.fit(Image.fromarray(image), (side, side), Image.Resampling.BICUBIC))
+
+    def save(self, folder: Path, reward: Aesthetic, params: Params) -> None:
+        """The head's weights, as LAION publishes them."""
+        save_weights(folder / WEIGHTS, below("head", params), AESTHETIC_HEADS[self.version].names, np.float32)
+
+    def load(self, folder: Path) -> Aesthetic:
+        """The head that was saved, on its CLIP."""
+        return AestheticOptions(self.clip, File(folder / WEIGHTS), self.version).build()
+
+
+def _clip_size(version):
+    return STORYBOOK if version == STORYBOOK else "ViT-L/14"

@@ -1,10 +1,11 @@
 """What everything that scores pictures has in common."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -12,11 +13,12 @@ from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
-from narrative_jax.core.mesh import batch_sharding, check_batch, replicated
+from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality")  # the papers'; a reward may have others
+WEIGHTS = "weights.safetensors"  # what a trained reward leaves in its folder, beside other files
 
 
 class Reward(Protocol):
@@ -43,9 +45,15 @@ class HostReward(Reward, Protocol):
 class PureReward(Reward, Protocol):
     """A reward in two halves: reading scenes on the host, and a pure function of weights and arrays.
 
-    A row of `score` depends on its own picture and context only. `params` may be read from disk when first asked for.
+    A row of `score` depends on its own picture and context only. `params` is one flat tree of weights, each part under
+    its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
+
+    Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
+    stack, as `lora.append_adapter` does, and `write_critiques(params, images, context, key) -> tokens` writes what
+    `score` then reads as `critiques`.
     """
 
+    axes: Mapping[str, tuple]
     params: Params
     least_size: tuple[int, int]  # height and width of the least pictures that it judges; see `OnHost`
 
@@ -56,8 +64,60 @@ class PureReward(Reward, Protocol):
         """
         ...
 
-    def score(self, params: Params, images: jax.Array, context: Any) -> jax.Array:
-        """Scores f32[b, aspects] of pictures f32[b, h, w, 3] in [-1, 1]; can be jitted and sharded."""
+    def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
+        """Scores f32[b, aspects] of pictures f32[b, h, w, 3] in [-1, 1]; can be jitted and sharded.
+
+        `critiques` are read by rewards that write them; None elsewhere.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class WithWeights:
+    """A pure reward with the weights `params` in place of its own; what scenes ask for it reads as that does."""
+
+    reward: PureReward
+    params: Params
+
+    def __getattr__(self, name: str) -> Any:
+        """All else is the reward's."""
+        return getattr(self.reward, name)
+
+
+class SingleAspect:
+    """What is the same in all networks that give a picture one number; `name` is that of the reward and its aspect."""
+
+    differentiable: ClassVar[bool] = True
+    needs_facts: ClassVar[bool] = False
+    name: str
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """One, the name."""
+        return (self.name,)
+
+
+class TrainableReward(Protocol):
+    """The options of a reward that is trained on preferences: how it begins, and what it leaves on disk."""
+
+    def untrained(self, seed: int) -> tuple[PureReward, Callable[[], Params]]:
+        """The reward, and what reads or draws all its weights. Raises InputError, for unfit files only then."""
+        ...
+
+    def trains(self, name: str) -> bool:
+        """Whether the weight of this name trains."""
+        ...
+
+    def fitted(self, image: np.ndarray) -> np.ndarray:
+        """A picture u8[h, w, 3] as it is trained on, all of one size. Raises InputError where that cannot be."""
+        ...
+
+    def save(self, folder: Path, reward: PureReward, params: Params) -> None:
+        """Write what `load` reads: the weights, as `WEIGHTS`, and what lies beside them."""
+        ...
+
+    def load(self, folder: Path) -> PureReward:
+        """The reward that was saved there. Raises InputError for files that do not fit."""
         ...
 
 
@@ -96,6 +156,11 @@ class OnHost:
         """False: bytes have no gradient."""
         return False
 
+    def load(self) -> "OnHost":
+        """Itself, with the weights read and laid over the mesh, so that scoring reads no more. Raises InputError."""
+        _ = self._set_up
+        return self
+
     def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, aspects]; see `HostReward`.
 
@@ -116,22 +181,18 @@ class OnHost:
             raise InputError(given, rule, "give it larger, or leave it out")
 
     def _batch(self, images, scenes):
-        filled = jax.tree.map(self._fill, (to_float(images), self.reward.encode(scenes)))
-        return np.asarray(self._run(self._params, *filled))[: len(images)]
-
-    def _fill(self, rows):
-        """Repeats the last row up to the size of a batch."""
-        rows = np.asarray(rows)
-        rows = np.concatenate([rows, rows[-1:].repeat(self.batch_size - len(rows), 0)])
-        return jax.device_put(rows, batch_sharding(self.mesh))
+        rows = np.minimum(np.arange(self.batch_size), len(images) - 1)  # the last one fills the batch up
+        filled = jax.tree.map(lambda part: np.asarray(part)[rows], (to_float(images), self.reward.encode(scenes)))
+        run, params, spread = self._set_up
+        return np.asarray(run(params, *jax.device_put(filled, spread)))[: len(images)]
 
     @cached_property
-    def _params(self):
-        return jax.device_put(self.reward.params, replicated(self.mesh))
-
-    @cached_property
-    def _run(self):
-        return jax.jit(self.reward.score)
+    def _set_up(self):
+        """What scores, the weights, and how a batch lies over the mesh."""
+        params = self.reward.params
+        shapes = {name: value.shape for name, value in params.items()}
+        laid = jax.device_put(params, weight_shardings(self.reward.axes, shapes, self.mesh))
+        return jax.jit(self.reward.score), laid, batch_sharding(self.mesh)
 
 
 def check_differentiable(reward: Reward) -> None:

@@ -80,7 +80,12 @@ class Ensemble:
     @property
     def params(self) -> Params:
         """Those of all terms, each under its name."""
-        return _joined({name: term.reward for name, term in self.terms.items()})
+        return _joined({name: term.reward.params for name, term in self.terms.items()})
+
+    @property
+    def axes(self) -> Mapping[str, tuple]:
+        """See `PureReward`."""
+        return _joined({name: term.reward.axes for name, term in self.terms.items()})
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -112,7 +117,7 @@ class Ensemble:
         mean, deviation = z_score_statistics(raw, calibrated)
         return context._replace(mean=jnp.tile(mean, (len(raw), 1)), deviation=jnp.tile(deviation, (len(raw), 1)))
 
-    def score(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
+    def score(self, params: Params, images: jax.Array, context: EnsembleContext, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
         weights = np.float32([term.weight for term in self.terms.values()])
         standard = z_score(self.raw(params, images, context), context.mean, context.deviation)
@@ -160,7 +165,12 @@ class PerAspect:
     @property
     def params(self) -> Params:
         """Those of all rewards, each under its aspect."""
-        return _joined(self.rewards)
+        return _joined({aspect: reward.params for aspect, reward in self.rewards.items()})
+
+    @property
+    def axes(self) -> Mapping[str, tuple]:
+        """See `PureReward`."""
+        return _joined({aspect: reward.axes for aspect, reward in self.rewards.items()})
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -171,7 +181,7 @@ class PerAspect:
         """What each reward reads in the scenes. Raises InputError as they do."""
         return {aspect: reward.encode(scenes) for aspect, reward in self.rewards.items()}
 
-    def score(self, params: Params, images: jax.Array, context: dict[str, Any]) -> jax.Array:
+    def score(self, params: Params, images: jax.Array, context: dict[str, Any], critiques: Any = None) -> jax.Array:
         """f32[b, aspects]; see `PureReward`."""
         columns = [reward.score(below(a, params), images, context[a]) for a, reward in self.rewards.items()]
         return jnp.concatenate(columns, 1)
@@ -200,5 +210,5 @@ def _least(rewards):
     return max(heights), max(widths)
 
 
-def _joined(rewards):
-    return {key: value for name, reward in rewards.items() for key, value in under(name, reward.params).items()}
+def _joined(trees):
+    return {key: value for name, tree in trees.items() for key, value in under(name, tree).items()}

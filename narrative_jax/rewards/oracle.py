@@ -11,10 +11,12 @@ from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
+from narrative_jax.storybook import VERSION
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
 from narrative_jax.storybook.world import WORLD, Character, Facts
 
+WORLD_VERSION = VERSION  # what is made from scenes or judgements of another version is stale
 _CHUNK = 32  # pictures a worker judges at a time: the parser's own chunk
 
 

@@ -26,11 +26,11 @@ class Raters:
     differentiable: ClassVar[bool] = False
     needs_facts: ClassVar[bool] = True
 
-    seeds: Sequence[int] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"raters' seeds {tuple(self.seeds)}", "each rater has a seed of its own", "e.g. (0, 1, 2)")
+            raise InputError(f"raters' seeds {self.seeds}", "each rater has a seed of its own", "e.g. (0, 1, 2)")
         for seed in self.seeds:
             Rater(seed)
 

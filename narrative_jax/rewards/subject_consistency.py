@@ -1,34 +1,23 @@
 """UPER's subject reward: does a picture show the subject of its subject images, without being a copy of them?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.options import File, parse
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.preprocessing import grid_corners, patches, random_corners, shortest_side_crop
-from narrative_jax.rewards.subjects import (
-    Box,
-    PictureEncoder,
-    check_regions,
-    check_subjects,
-    content_key,
-    least_size,
-    masked_mean,
-    padded,
-    reference_pictures,
-    remembered,
-    views,
-)
-
-_KEPT = 4096  # embeddings of subject images kept in memory
+from narrative_jax.rewards.picture_encoders import PictureEncoder, load_dinov2
+from narrative_jax.rewards.regions import Box, check_regions, views
+from narrative_jax.rewards.subjects import SubjectReward, check_subjects, reference_pictures
 
 
 class Patches(Protocol):
@@ -118,7 +107,7 @@ class SubjectContext(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SubjectConsistency:
+class SubjectConsistency(SubjectReward):
     """similarity - penalty · relu(similarity - threshold), mean over the subjects (UPER).
 
     `similarity` is the mean cosine of corresponding patches of picture and subject images, both in squares of `side`.
@@ -126,17 +115,14 @@ class SubjectConsistency:
     Raises InputError for patches that do not fit into `side`, and for regions that are not as many as subjects.
     """
 
-    differentiable: ClassVar[bool] = True
-    needs_facts: ClassVar[bool] = False
+    kind: ClassVar[str] = "subject_consistency"
 
-    encoder: PictureEncoder
     patches: Patches
     side: int = 512
     penalty: float = 0.0
     threshold: float = 1.0
     max_subjects: int = 1
     regions: tuple[Box, ...] = ()
-    _known: dict = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
         for side in self.patches.sides:
@@ -147,39 +133,17 @@ class SubjectConsistency:
             given = f"{len(self.regions)} regions for {self.max_subjects} subjects"
             raise InputError(given, "each subject has one, or all share the picture", "give as many, or none")
 
-    @property
-    def name(self) -> str:
-        """With the encoder's."""
-        return f"subject_consistency_{self.encoder.name}"
-
-    @property
-    def aspects(self) -> tuple[str, ...]:
-        """One, the name."""
-        return (self.name,)
-
-    @property
-    def params(self) -> Params:
-        """The encoder's."""
-        return self.encoder.params
-
-    @property
-    def least_size(self) -> tuple[int, int]:
-        """That each region holds a patch."""
-        return least_size(self.regions, self.encoder.patch)
-
     def encode(self, scenes: Sequence[Scene]) -> SubjectContext:
         """Embeddings of the subject images, each image worked out once. Raises InputError for a scene without."""
         mask = check_subjects(scenes, self.max_subjects, self.encoder.patch)
         corners = np.stack([self.patches.corners(scene.id, self.side) for scene in scenes])
-        found = [
-            [self._reference(subject, where) for subject in scene.subjects]
-            for scene, where in zip(scenes, corners, strict=True)
-        ]
-        return SubjectContext(padded(found, mask), mask, corners)
+        pairs = zip(scenes, corners, strict=True)
+        known = [(subject.images, where) for scene, where in pairs for subject in scene.subjects]
+        return SubjectContext(self._references(known, mask), mask, corners)
 
-    def score(self, params: Params, images: jax.Array, context: SubjectContext) -> jax.Array:
+    def score(self, params: Params, images: jax.Array, context: SubjectContext, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        seen = views(images, self.regions, context.mask.sum(1) == 1, self.side)
+        seen, _ = views(images, self.regions, context.mask, self.side)
         flat = seen.reshape(-1, *seen.shape[2:])
         corners = jnp.repeat(context.corners, seen.shape[1], 0)
         embeddings = self.patches.embed(self.encoder, params, flat, corners)
@@ -187,20 +151,44 @@ class SubjectConsistency:
         cosines = (embeddings * context.references).sum(-1)
         similarity = (cosines * self.patches.weights(cosines.shape[-1])).sum(-1)
         values = similarity - self.penalty * jax.nn.relu(similarity - self.threshold)
-        return masked_mean(values, context.mask)[:, None]
+        return (jnp.where(context.mask, values, 0).sum(1) / jnp.maximum(context.mask.sum(1), 1))[:, None]
 
-    def _reference(self, subject, corners):
+    def _embed_subject(self, images, corners):
         """f32[m, d]: a cosine with a mean embedding is the mean of the cosines."""
-
-        def make():
-            pictures = reference_pictures(subject, self.side)
-            return np.mean([self._embed(self.params, picture[None], corners[None])[0] for picture in pictures], 0)
-
-        return remembered(self._known, _KEPT, content_key(subject.images, corners), make)
+        pictures = reference_pictures(images, self.side)
+        return np.mean([self._embed(self.params, picture[None], corners[None])[0] for picture in pictures], 0)
 
     @cached_property
     def _embed(self):
         return jax.jit(lambda params, pictures, corners: self.patches.embed(self.encoder, params, pictures, corners))
+
+
+FORMS = {"grid": Grid, "crops": Crops}
+
+
+@dataclass(frozen=True)
+class SubjectConsistencyOptions:
+    """`weights` and `size` are DINOv2's; `patches` are the options of the form, "grid" or "crops", see `Grid`, `Crops`.
+
+    The others are as in `SubjectConsistency`.
+    """
+
+    weights: File
+    size: str = "ViT-B/14"
+    form: str = "crops"
+    patches: dict[str, int] | None = None
+    side: int = 512
+    penalty: float = 0.0
+    threshold: float = 1.0
+    max_subjects: int = 1
+    regions: tuple[Box, ...] = ()
+
+    def build(self) -> SubjectConsistency:
+        """The reward, whose weights are read when they are needed. Raises InputError."""
+        check_name("form of subject_consistency", self.form, FORMS)
+        patches = parse(FORMS[self.form], self.patches or {}, f"form {self.form}")
+        encoder, rest = load_dinov2(self.weights, self.size), (self.max_subjects, self.regions)
+        return SubjectConsistency(encoder, patches, self.side, self.penalty, self.threshold, *rest)
 
 
 def _patches(pictures, corners, size):

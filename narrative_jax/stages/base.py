@@ -1,52 +1,28 @@
 """What a stage is: a module that turns what earlier entries left on disk into a folder of its own."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
-from ml_collections import FrozenConfigDict
-
-from narrative_jax.core.stop import StopFlag
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and with what an entry of the config runs.
-
-    `config` is the whole config, `entry` the part of it called `name`; the stage writes under `folder` only.
-    """
-
-    config: FrozenConfigDict
-    name: str
-    workdir: Path
-    stop: StopFlag = field(default_factory=StopFlag)
-
-    @property
-    def entry(self) -> FrozenConfigDict:
-        """The entry's own part of the config."""
-        return self.config[self.name]
-
-    @property
-    def folder(self) -> Path:
-        """The entry's own folder, which exists."""
-        return self.workdir / self.name
-
-    def path(self, name: str) -> Path:
-        """The folder of another entry, an input of this one."""
-        return self.workdir / name
+from narrative_jax.runs.directory import Context
 
 
 class Stage(Protocol):
-    """A module of this folder. It may define two more names.
+    """A module of this folder, with the dataclass `Options` of an entry's options. It may define four more names.
 
-    `INPUTS`, a tuple of those keys of its entry whose values name other entries (a name, a tuple of names, or "" for
-    none): the pipeline sees to it that they come first. `check(config, entry)`, which raises InputError for what would
-    fail later; it is called before anything runs, and looks at the config only.
+    `INPUTS`, a tuple of those options whose values name other entries (a name, a tuple of names, or "" for none): the
+    pipeline sees to it that they come first. `sections(context)`, the names of further sections in the entry, which are
+    others' options. `check(context, options)`, which raises InputError for what would fail later; it is called before
+    anything runs, and looks at the config and the files that it names. `files(context)`, what is read beside the files
+    that the options themselves name. `may_grow(options)`: whether more `total_steps` go on where fewer ended.
     """
 
-    def run(self, context: Context) -> Mapping[str, float] | None:
+    Options: type
+
+    def run(self, context: Context, options: Any) -> Mapping[str, float] | None:
         """Do the work, going on from what an interrupted run left, and return numbers for the summary.
 
         Where `context.stop.requested`, saves and raises Stopped.
         """
+
+    def files(self, context: Context) -> Iterable[str]:
+        """See above."""

@@ -1,49 +1,68 @@
 """Takes in finished pictures, whoever drew them, as candidates of the scenes that they should show.
 
-With them come, where an entry names a file of `preferences`, those of people among them.
+With them come people's preferences: among `pictures` by their ids, or pairs of picture files in `preferences` alone.
 """
 
-import shutil
+import sys
+from dataclasses import dataclass
 
-from tqdm import tqdm
-
-from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import write_json
+from narrative_jax.core.options import File
 from narrative_jax.core.records import Candidate
-from narrative_jax.data.datasets import finished_chunks, pack_chunks, write_chunk, write_records
+from narrative_jax.data.datasets import write_records
+from narrative_jax.data.own_pairs import OwnPairs, find_pairs
 from narrative_jax.data.sources import find_pictures, read_photo, read_preferences
-from narrative_jax.stages.base import Context
+from narrative_jax.runs.candidates import leave_records
+from narrative_jax.runs.directory import Context
 
 _CHUNK = 64  # pictures between two looks at the stop flag
+_SHOWN = 5  # of what is left out
 
 
-def check(config, entry) -> None:
+@dataclass(frozen=True)
+class Options:
+    """See `data.sources.find_pictures` and `read_preferences`; without `pictures`, `data.own_pairs.find_pairs`."""
+
+    pictures: File | None = None
+    preferences: File | None = None
+
+
+def check(context: Context, options: Options) -> None:
     """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
-    for option in ("pictures", "preferences"):
-        if not entry.get(option, True):
-            remedy = f"set it in each entry that collects, e.g. --config.collect.{option}=FILE"
-            raise InputError(f"{option} ''", "there is no file to take them from", remedy)
-    found = find_pictures(entry.pictures)
-    if "preferences" in entry:
-        read_preferences(entry.preferences, [scene for scene, _ in found])
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    for key in [key for key, value in given.items() if not value] or (() if given else ("pictures",)):
+        remedy = f"set it in each entry that collects, e.g. --config.{context.name}.{key}=PATH"
+        raise InputError(f"{key} ''", "there is no file to take them from", remedy)
+    _find(options)
 
 
-def run(context: Context) -> dict[str, float]:
-    """Write a scene and a candidate of its id for each picture; returns their number. Raises InputError, Stopped."""
-    found = find_pictures(context.entry.pictures)
-    write_records(context.folder / "scenes", [scene for scene, _ in found])
-    chunks, done = context.folder / "chunks", context.folder / "candidates"
-    if not done.exists():
-        finished = finished_chunks(chunks)
-        for number, start in enumerate(tqdm(range(0, len(found), _CHUNK), desc=context.name, unit="chunk")):
-            if number in finished:
-                continue
-            if context.stop.requested:
-                raise Stopped
-            part = found[start : start + _CHUNK]
-            write_chunk(chunks, number, [Candidate(s.id, s.id, read_photo(file), 0, "collected") for s, file in part])
-        pack_chunks(chunks, done, Candidate)
-    shutil.rmtree(chunks, ignore_errors=True)
-    if "preferences" not in context.entry:
-        return {"pictures": len(found)}
-    preferences = read_preferences(context.entry.preferences, [scene for scene, _ in found])
-    return {"pictures": len(found), "preferences": write_records(context.folder / "preferences", preferences)}
+def run(context: Context, options: Options) -> dict[str, float]:
+    """Write scenes, pictures and preferences, and in notices.json which pictures are left out; returns their numbers.
+
+    Raises InputError, Stopped.
+    """
+    found = _find(options)
+    if found.left_out:
+        more = f" and {len(found.left_out) - _SHOWN} more" if len(found.left_out) > _SHOWN else ""
+        print(f"{context.name} leaves out: {'; '.join(found.left_out[:_SHOWN])}{more}", file=sys.stderr)
+    write_json(context.folder / "notices.json", {"left_out": found.left_out})
+    write_records(context.folder / "scenes", found.scenes)
+
+    def read(part):
+        return [Candidate(id, scene_id, read_photo(file), 0, "collected") for id, scene_id, file in part]
+
+    leave_records(context, context.folder, "candidates", Candidate, found.pictures, read, _CHUNK, context.name)
+    numbers = {"pictures": len(found.pictures), "left_out": len(found.left_out)}
+    if not found.preferences:
+        return numbers
+    return {**numbers, "preferences": write_records(context.folder / "preferences", found.preferences)}
+
+
+def _find(options) -> OwnPairs:
+    if options.pictures is None:
+        return find_pairs(options.preferences)
+    pictures = find_pictures(options.pictures)
+    scenes = [scene for scene, _ in pictures]
+    preferences = [] if options.preferences is None else read_preferences(options.preferences, scenes)
+    return OwnPairs(scenes, [(scene.id, scene.id, file) for scene, file in pictures], preferences, [])

@@ -1,40 +1,52 @@
 """Draws candidates for the scenes of a split, or for a user's own."""
 
+from dataclasses import dataclass
+
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import write_json
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.datasets import write_records
-from narrative_jax.generators.sampling import Drawer, Sampling
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import base_generator, check_generator, check_scenes, some_scenes
-from narrative_jax.stages.drawing import draw_candidates
+from narrative_jax.generators.sampling import Drawer
+from narrative_jax.runs.candidates import draw_candidates
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import base_generator, check_generator, preset_of, sampling_of
+from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 
-def check(config, entry) -> None:
+@dataclass(frozen=True)
+class Options:
+    """`per_scene` candidates of the first `scenes` scenes (0: all of a user's file)."""
+
+    split: str
+    scenes: int
+    per_scene: int
+    scene_seed: int = 0
+
+
+def check(context: Context, options: Options) -> None:
     """Raise InputError for a generator that cannot be built, and scenes that it cannot draw."""
-    check_generator(config)
-    check_scenes(config, entry)
-    check_count("per_scene", entry.per_scene, minimum=1)
+    check_generator(context)
+    most = preset_of(context).max_subjects
+    check_scenes(context.config, options.split, options.scenes, options.scene_seed, most)
+    check_count("per_scene", options.per_scene, minimum=1)
 
 
-def run(context: Context) -> dict[str, float]:
+def run(context: Context, options: Options) -> dict[str, float]:
     """Write the scenes, their candidates, and in notices.json what of the scenes the generator cannot read.
 
     Raises InputError for scenes that it cannot draw, Stopped between two batches.
     """
-    entry, config = context.entry, context.config
     generator, params = base_generator(context)
-    scenes, dropped = some_scenes(config, entry.split, entry.scenes, entry.scene_seed, generator.max_subjects)
-    unknown, truncated = generator.not_read([scene.prompt for scene in scenes])
-    notices = {"unknown_words": unknown, "truncated_prompts": truncated, "dropped_scenes": dropped}
+    most = generator.max_subjects
+    scenes, dropped = some_scenes(context.config, options.split, options.scenes, options.scene_seed, most)
+    notices = {**generator.not_read(scenes), "dropped_scenes": dropped}
     for kind, found in notices.items():
         if found:
-            print(
-                f"{context.name}: {kind.replace('_', ' ')}: {', '.join(found[:10])} ({len(found)} in all)", flush=True
-            )
+            named = f"{', '.join(found[:10])} ({len(found)} in all)"
+            print(f"{context.name}: {kind.replace('_', ' ')}: {named}", flush=True)
     write_json(context.folder / "notices.json", notices)
     write_records(context.folder / "scenes", scenes)
-    drawer = Drawer(generator, Sampling(**config.sampling), make_mesh(config.mesh))
-    draw_candidates(context, context.folder, drawer, params, scenes, entry.per_scene, "baseline")
+    drawer = Drawer(generator, sampling_of(context), make_mesh(context.config.mesh))
+    draw_candidates(context, context.folder, drawer, params, scenes, options.per_scene, "baseline")
     counts = {kind: len(found) for kind, found in notices.items()}
-    return {"scenes": len(scenes), "candidates": len(scenes) * entry.per_scene, **counts}
+    return {"scenes": len(scenes), "candidates": len(scenes) * options.per_scene, **counts}

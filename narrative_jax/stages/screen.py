@@ -1,84 +1,89 @@
 """Turns scored candidates into preferences: which pairs are kept, and how many each rule removed."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.files import read_json
-from narrative_jax.core.records import Candidate, Preference, Score
+from narrative_jax.core.records import Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
-from narrative_jax.data.screening import RULES, Pairs, select_pairs, shuffle_labels, standardise
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.rewards import make_reward
+from narrative_jax.data.screening import RULES, Pairs, select_pairs, shuffle_labels
+from narrative_jax.runs.candidates import open_candidates, pictures_entry
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.rewards import describe_reward
+from narrative_jax.runs.scores import check_score_entries, standard_scores
 
 INPUTS = ("source",)
 ON_NO_PAIRS = ("stop", "skip")
 
 
-def check(config, entry) -> None:
+@dataclass(frozen=True)
+class Options:
+    """How pairs of what `source` has scored are selected; see `data.screening.select_pairs`.
+
+    `aspects` are those that count, () for all. With `rejection` the preferred one lies above `thresholds`, one for each
+    aspect. `shuffle_labels` makes the control that has all but the preference.
+    """
+
+    source: str
+    rule: str = "dominance"
+    rejection: bool = False
+    thresholds: tuple[float, ...] = ()
+    aspects: tuple[str, ...] = ()
+    max_pairs_per_prompt: int = 0
+    shuffle_labels: bool = False
+
+
+def check(context: Context, options: Options) -> None:
     """Raise InputError for options that `run` cannot follow."""
-    check_name("screening rule", entry.rule, RULES)
-    check_name("on_no_pairs", config.on_no_pairs, ON_NO_PAIRS)
-    check_count("max_pairs_per_prompt", entry.max_pairs_per_prompt)
-    known = make_reward(config, config[entry.source]).aspects
-    for aspect in entry.get("aspects", ()):
-        check_name("aspect", aspect, known)
-    aspects = entry.get("aspects", ()) or known
-    if entry.rejection and len(entry.thresholds) != len(aspects):
-        raise InputError(
-            f"thresholds {tuple(entry.thresholds)}", f"aspects are {', '.join(aspects)}", "give one for each"
-        )
+    check_name("screening rule", options.rule, RULES)
+    check_name("on_no_pairs", context.config.on_no_pairs, ON_NO_PAIRS)
+    check_count("max_pairs_per_prompt", options.max_pairs_per_prompt)
+    check_score_entries(context, [options.source])
+    aspects = _aspects(context, options)
+    if options.rejection and len(options.thresholds) != len(aspects):
+        given = f"thresholds {options.thresholds}"
+        raise InputError(given, f"aspects are {', '.join(aspects)}", "give one for each")
 
 
-def run(context: Context) -> dict[str, float]:
+def run(context: Context, options: Options) -> dict[str, float]:
     """Write the preferences among what the score entry `source` has scored, and return what each rule left.
 
-    `aspects` are those that count, () for all. Scores are standardised by the reward's calibration where it has one,
-    else by their own statistics. Where no pair is left, raises InputError, or, with on_no_pairs="skip", writes none and
-    returns pairs = 0.
+    Scores are standardised by the reward's calibration where it has one, else by their own statistics. Where no pair is
+    left, raises InputError, or, with on_no_pairs="skip", writes none and returns pairs = 0.
     """
-    entry, source = context.entry, context.path(context.entry.source)
-    candidates = open_records(context.path(context.config[entry.source].source) / "candidates", Candidate)
-    scene_of = {candidate.id: candidate.scene_id for candidate in candidates}
-    records = list(open_records(source / "scores", Score))
-    ids = [score.candidate_id for score in records]
+    source = context.path(options.source)
+    pictures = open_candidates(context, pictures_entry(context, options.source)).columns("id", "scene_id")
+    scene_of = dict(zip(pictures["id"], pictures["scene_id"], strict=True))
+    ids = open_records(source / "scores", Score).columns("candidate_id")["candidate_id"]
     strange = [each for each in ids if each not in scene_of]
     if strange:
-        raise InputError(f"{source}", f"candidate {strange[0]!r} is unknown", f"remove it and run {entry.source} again")
+        remedy = f"do it again with --redo={options.source}"
+        raise InputError(f"{source}", f"candidate {strange[0]!r} is unknown", remedy)
     prompts = [scene_of[each] for each in ids]
-    raw = np.array([score.scores for score in records])
-    columns, judged = _columns(context)
+    known, aspects = describe_reward(context.of(options.source)).aspects, _aspects(context, options)
     pairs = select_pairs(
-        standardise(raw, *_calibration(source, raw))[:, columns],
+        standard_scores(context, options.source, ids)[:, [known.index(aspect) for aspect in aspects]],
         prompts,
-        rule=entry.rule,
-        thresholds=entry.thresholds if entry.rejection else None,
-        max_pairs_per_prompt=entry.max_pairs_per_prompt,
+        rule=options.rule,
+        thresholds=options.thresholds if options.rejection else None,
+        max_pairs_per_prompt=options.max_pairs_per_prompt,
     )
-    if entry.shuffle_labels:
+    if options.shuffle_labels:
         pairs = shuffle_labels(pairs, context.config.seed)
     if len(pairs):
+        judged = options.aspects[0] if len(options.aspects) == 1 else "overall"
         write_records(context.folder / "preferences", _preferences(pairs, ids, judged))
     elif context.config.on_no_pairs == "stop":
         raise InputError(f"no pair left: {_account(pairs)}", "training needs one", 'ask less, or on_no_pairs="skip"')
     return _summary(pairs, len(ids), len(set(prompts)))
 
 
-def _calibration(source, raw):
-    """Mean and deviation of each aspect [aspects]."""
-    path = source / "calibration.json"
-    if not path.is_file():
-        return raw.mean(0), raw.std(0)
-    saved = read_json(path)
-    return saved["mean"], saved["std"]
-
-
-def _columns(context):
-    """Which of the reward's aspects count, and what a preference on them is called."""
-    aspects = context.entry.get("aspects", ())
-    known = make_reward(context.config, context.config[context.entry.source]).aspects
-    return [known.index(aspect) for aspect in aspects or known], aspects[0] if len(aspects) == 1 else "overall"
+def _aspects(context, options):
+    """Those that count. Raises InputError for one that the reward does not have."""
+    known = describe_reward(context.of(options.source)).aspects
+    for aspect in options.aspects:
+        check_name("aspect", aspect, known)
+    return options.aspects or known
 
 
 def _preferences(pairs, ids, aspect):

@@ -1,44 +1,46 @@
 """Puts the scores of several score entries into one table."""
 
+from dataclasses import dataclass
 from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from narrative_jax.core.errors import InputError
-from narrative_jax.core.files import read_json, write_bytes
-from narrative_jax.core.records import Candidate, Scene
+from narrative_jax.core.files import write_bytes
+from narrative_jax.core.records import Scene
 from narrative_jax.data.datasets import open_records
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import read_scores
+from narrative_jax.runs.candidates import open_candidates, pictures_entry
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.scores import aspects_of, check_score_entries, read_scores
 
 INPUTS = ("sources",)
 
 
-def check(config, entry) -> None:
+@dataclass(frozen=True)
+class Options:
+    """`sources` are score entries of the same pictures."""
+
+    sources: tuple[str, ...]
+
+
+def check(context: Context, options: Options) -> None:
     """Raise InputError unless there are score entries, all of the same pictures."""
-    for name in entry.sources:
-        if config[name].stage != "score":
-            raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
-    judged = {name: config[name].source for name in entry.sources}
-    if len(set(judged.values())) != 1:
-        given = ", ".join(f"{name} of {source}" for name, source in judged.items()) or "none"
-        raise InputError(f"sources {given}", "a table is of the pictures of one entry", "name score entries of one")
+    check_score_entries(context, options.sources)
 
 
-def run(context: Context) -> dict[str, float]:
+def run(context: Context, options: Options) -> dict[str, float]:
     """Write scores.parquet, a row for each picture, and print mean, deviation and range of each score.
 
     Its columns are id, prompt, and aspects; one that several entries have bears its entry's name too. Returns the
     numbers of rows and scores.
     """
-    sources = context.entry.sources
-    pictures = context.path(context.config[sources[0]].source)
-    prompts = {scene.id: scene.prompt for scene in open_records(pictures / "scenes", Scene)}
-    shown = {each.id: prompts[each.scene_id] for each in open_records(pictures / "candidates", Candidate)}
+    candidates = open_candidates(context, pictures_entry(context, options.sources[0]))
+    scenes = open_records(candidates.folder.with_name("scenes"), Scene).columns("id", "prompt")
+    prompts, pictures = dict(zip(*scenes.values(), strict=True)), candidates.columns("id", "scene_id")
+    shown = {id: prompts[scene_id] for id, scene_id in zip(*pictures.values(), strict=True)}
     scores = {}
-    for name in sources:
-        for aspect, column in zip(_aspects(context, name), read_scores(context, name, list(shown)).T, strict=True):
+    for name in options.sources:
+        for aspect, column in zip(aspects_of(context, name), read_scores(context, name, list(shown)).T, strict=True):
             scores[f"{name}/{aspect}" if aspect in scores else aspect] = column
     table = {"id": list(shown), "prompt": list(shown.values()), **scores}
     file = BytesIO()
@@ -50,7 +52,3 @@ def run(context: Context) -> dict[str, float]:
         print(f"{name:{width}}  {column.mean():9.4f} {column.std():9.4f} {column.min():9.4f} {column.max():9.4f}")
     print(f"{len(shown)} pictures: {context.folder / 'scores.parquet'}", flush=True)
     return {"rows": len(shown), "scores": len(scores)}
-
-
-def _aspects(context, name):
-    return read_json(context.path(name) / "calibration.json")["aspects"]

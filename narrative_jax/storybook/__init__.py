@@ -6,10 +6,13 @@ from narrative_jax.storybook.raters import NoiseModel, Rater
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import WORLD, Character, Facts, World
 
+VERSION = 1  # of the world, its judge and its raters: raise it with whatever changes what they draw or find
+
 __all__ = [
     "ASPECTS",
     "CRITERIA",
     "TEST_SCENES",
+    "VERSION",
     "WORLD",
     "Character",
     "Drawing",

@@ -11,7 +11,8 @@ import numpy as np
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.storybook.figure import PARTS
-from narrative_jax.storybook.parse import PRESENT, Parse, check_pictures, parse
+from narrative_jax.storybook.one_figure import PRESENT
+from narrative_jax.storybook.parse import Parse, check_pictures, parse
 from narrative_jax.storybook.world import (
     ATTRIBUTE_NAMES,
     ATTRIBUTES,

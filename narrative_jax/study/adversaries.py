@@ -14,10 +14,10 @@ from tqdm import tqdm
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import Interval, paired_bootstrap
-from narrative_jax.storybook import sets
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, STRANGER, judge
 from narrative_jax.storybook.render import Drawing, render
+from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
 from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.corruption_matrix import aspects
@@ -28,7 +28,7 @@ OTHERS = 512  # true pictures judged against another scene
 NEAR = 0.005  # an interval is near chance if it comes this close: true pictures miss a perfect score by less
 BATCH = 32  # proposals judged together, of which a climb takes the best
 AIMS = {"attributes": [CRITERIA.index("attributes")], "all nine": list(range(len(CRITERIA)))}
-_SIZE, _FIELD, _PATCH = sets.SIZE, 8, 8
+_FIELD, _PATCH = 8, 8
 
 
 def families(facts: Sequence[Facts], drawing: Drawing, seed: int = 0) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ def families(facts: Sequence[Facts], drawing: Drawing, seed: int = 0) -> dict[st
 
 
 def _shuffle(pictures, rng):
-    cut = pictures.reshape(-1, _SIZE // _PATCH, _PATCH, _SIZE // _PATCH, _PATCH, 3).swapaxes(2, 3)
+    cut = pictures.reshape(-1, SIZE // _PATCH, _PATCH, SIZE // _PATCH, _PATCH, 3).swapaxes(2, 3)
     mixed = [rng.permutation(patches) for patches in cut.reshape(len(cut), -1, _PATCH, _PATCH, 3)]
     return np.reshape(mixed, cut.shape).swapaxes(2, 3).reshape(pictures.shape)
 
@@ -105,8 +105,8 @@ def rectangles(picture: np.ndarray, spread: float, rng: np.random.Generator) -> 
     """Proposals f32[32, 40, 40, 3]: in each a random rectangle is recoloured, or noise is added to it."""
     proposals = np.repeat(picture[None], BATCH, axis=0)
     for proposal in proposals:
-        h, w = rng.integers(1, 1 + _SIZE // 2, 2)
-        y, x = rng.integers(_SIZE - h + 1), rng.integers(_SIZE - w + 1)
+        h, w = rng.integers(1, 1 + SIZE // 2, 2)
+        y, x = rng.integers(SIZE - h + 1), rng.integers(SIZE - w + 1)
         area = proposal[y : y + h, x : x + w]
         noise, recolouring = rng.standard_normal(area.shape), rng.uniform(-1, 1, 3) - area
         area += spread * noise if rng.random() < 0.5 else rng.random() * recolouring
@@ -116,7 +116,7 @@ def rectangles(picture: np.ndarray, spread: float, rng: np.random.Generator) -> 
 def fields(picture: np.ndarray, spread: float, rng: np.random.Generator) -> np.ndarray:
     """Proposals f32[32, 40, 40, 3] of an evolution strategy: a random 8×8 field of colours is added to each."""
     field = spread * rng.standard_normal((BATCH, _FIELD, _FIELD, 3), np.float32)
-    return np.clip(picture + field.repeat(_SIZE // _FIELD, axis=1).repeat(_SIZE // _FIELD, axis=2), -1, 1)
+    return np.clip(picture + field.repeat(SIZE // _FIELD, axis=1).repeat(SIZE // _FIELD, axis=2), -1, 1)
 
 
 METHODS = {"rectangles": rectangles, "fields": fields}
@@ -140,7 +140,7 @@ def climb(start: np.ndarray, facts: Facts, aim: str, propose: Callable, steps: i
 
 def climbs(facts: Sequence[Facts], drawing: Drawing, steps: int, seed: int = 0) -> dict[tuple[str, str, str], Climb]:
     """Climbs towards the first of two scenes, by start (the last: the second one's picture), aim and method."""
-    noise = np.random.default_rng(seed).uniform(-1, 1, (_SIZE, _SIZE, 3)).astype(np.float32)
+    noise = np.random.default_rng(seed).uniform(-1, 1, (SIZE, SIZE, 3)).astype(np.float32)
     starts = {"noise": noise, "grey": np.zeros_like(noise), "another scene": render(drawing[1:])[0]}
     plans = tqdm([(start, aim, method) for start in starts for aim in AIMS for method in METHODS], delay=5)
     return {plan: climb(starts[plan[0]], facts[0], plan[1], METHODS[plan[2]], steps, seed) for plan in plans}

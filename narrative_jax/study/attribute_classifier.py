@@ -8,25 +8,22 @@ figures are then matched to the true ones by place, and what both read is compar
 import sys
 import time
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import wilson
-from narrative_jax.storybook import corruptions, figure, world
+from narrative_jax.storybook import corruptions
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.parse import Parse, parse
-from narrative_jax.storybook.render import Drawing, empty_drawing, render
-from narrative_jax.storybook.sets import SIZE
+from narrative_jax.storybook.render import Drawing, render
+from narrative_jax.storybook.world import ATTRIBUTES
+from narrative_jax.study.classifier import read, train
 from narrative_jax.study.command import check_folder, provenance
 
 HEADER = """# Attributes by an independent classifier
@@ -46,89 +43,8 @@ STRENGTHS = {"noise": (0.16, 0.32), "blur": (0.15, 0.3), "cut off": (0.5, 1.0), 
 CONDITIONS = [(kind, s) for kind in corruptions.CORRUPTIONS for s in STRENGTHS.get(kind, (1.0,))]
 NAMES = ("corruption", "strength", "figures", "missed", "invented", "attributes", "hidden")
 SHARES = {"agreement %": (2, 3), "oracle right %": (3, 4), "classifier right %": (2, 4)}  # columns of readings
-STEPS, BATCH = 3500, 96
-_HEIGHT, _WIDTH = 32, 24  # the window that is read, round a figure's own 30 × 22
+STEPS = 3500
 _NEAR = 5.0  # pixels at most between a true figure and what the oracle takes for it; sitting moves it by 3.5
-_FAR = -99.0  # where those stand who are not there
-_SCORES = (len(world.NUM_VALUES), max(world.NUM_VALUES))
-
-
-class Classifier(nnx.Module):
-    """Scores f32[n, 7, 5] of each attribute's values from windows f32[n, 32, 24, 4] and neighbours f32[n, 2]."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.convs = nnx.List(nnx.Conv(*io, (3, 3), strides=2, rngs=rngs) for io in pairwise((4, 32, 64, 128)))
-        self.hidden = nnx.Linear(_HEIGHT * _WIDTH // 64 * 128 + 2, 256, rngs=rngs)
-        self.scores = nnx.Linear(256, int(np.prod(_SCORES)), rngs=rngs)
-
-    def __call__(self, windows, neighbours):
-        for conv in self.convs:
-            windows = nnx.relu(conv(windows))
-        x = jnp.concatenate([windows.reshape(len(windows), -1), neighbours], -1)
-        return self.scores(nnx.relu(self.hidden(x))).reshape(-1, *_SCORES)
-
-
-def look(pictures: np.ndarray, drawing: Drawing) -> tuple[np.ndarray, np.ndarray]:
-    """Windows f32[b · c, 32, 24, 4] where figures stand, and how far off the neighbour is, f32[b · c, 2]."""
-    places = np.where(drawing.present[..., None], drawing.places, np.float32(_FAR))
-    framed = np.concatenate([pictures, np.ones_like(pictures[..., :1])], -1)
-    padded = np.pad(framed, ((0, 0), (SIZE, SIZE), (SIZE, SIZE), (0, 0)))
-    corner = np.clip(np.round(places).astype(int), 0, SIZE) + SIZE - (figure.ANCHOR_X + 1, figure.ANCHOR_Y + 1)
-    y, x = corner[..., 1, None] + np.arange(_HEIGHT), corner[..., 0, None] + np.arange(_WIDTH)
-    windows = padded[np.arange(len(pictures))[:, None, None, None], y[..., None], x[..., None, :]]
-    # Who stands lower is in front: without this nothing says which of two overlapping figures is meant.
-    neighbours = np.clip((places[:, ::-1] - places) / np.float32((10, 2)), -3, 3)
-    return windows.reshape(-1, _HEIGHT, _WIDTH, 4), neighbours.reshape(-1, 2)
-
-
-def practice(rng: np.random.Generator, size: int = BATCH) -> tuple[np.ndarray, Drawing]:
-    """Pictures to learn from, blurred and noisy, with people of the train split anywhere, also cut off or covered."""
-    drawing, shape = empty_drawing(size, 2), (size, 2)
-    people = rng.choice(world.split_identities("train"), shape)
-    drawing.identities[:] = np.stack(np.unravel_index(people, world.NUM_VALUES), -1)
-    drawing.poses[:] = rng.integers(len(world.POSES), size=shape)
-    x, close = rng.uniform(-2, SIZE + 2, shape), rng.random(size) < 0.4
-    x[close, 1] = np.clip(x[close, 0] + rng.uniform(-12, 12, close.sum()), -2, SIZE + 2)
-    drawing.places[:] = np.stack([x, np.sort(rng.uniform(34.5, 38, shape), 1)], -1)
-    drawing.parts[:] = rng.random(drawing.parts.shape) < 0.95
-    drawing.parts[rng.random(size) < 0.2, 0] = False
-    drawing.locations[:] = rng.integers(len(world.LOCATIONS), size=size)
-    drawing.styles[:] = rng.integers(len(world.STYLES), size=size)
-    pictures = corruptions.corrupt(drawing, "blur", rng.uniform(0, 0.45))
-    noise = rng.uniform(0, 0.25, (size, 1, 1, 1)) * rng.standard_normal(pictures.shape, np.float32)
-    return np.clip(pictures + np.float32(noise), -1, 1), drawing
-
-
-@nnx.jit
-def _step(network, optimizer, views, values, present):
-    def loss(network):
-        wrong = optax.softmax_cross_entropy_with_integer_labels(network(*views), values).mean(-1)
-        return (wrong * present).sum() / present.sum()
-
-    value, grads = nnx.value_and_grad(loss)(network)
-    optimizer.update(network, grads)
-    return value
-
-
-_scores = nnx.jit(Classifier.__call__)
-
-
-def train(steps: int, seed: int = 0, draw=practice) -> tuple[Classifier, list[float]]:
-    """A classifier after so many batches of `draw`, and its loss at each."""
-    rng, network, losses = np.random.default_rng(seed), Classifier(nnx.Rngs(seed)), []
-    rate = optax.warmup_cosine_decay_schedule(0, 2e-3, steps // 20, steps)
-    optimizer = nnx.Optimizer(network, optax.adamw(rate, weight_decay=1e-3), wrt=nnx.Param)
-    for _ in (progress := tqdm(range(steps), "training", unit="step", delay=5)):
-        pictures, drawing = draw(rng)
-        values, present = drawing.identities.reshape(-1, _SCORES[0]), drawing.present.ravel()
-        losses.append(float(_step(network, optimizer, look(pictures, drawing), values, present)))
-        progress.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
-    return network, losses
-
-
-def read(network: Classifier, pictures: np.ndarray, truth: Drawing) -> np.ndarray:
-    """The attributes i[b, c, 7] of figures that stand where the truth says; of it only places are looked at."""
-    return np.asarray(_scores(network, *look(pictures, truth))).argmax(-1).reshape(*truth.poses.shape, -1)
 
 
 def match(truth: Drawing, seen: Parse) -> np.ndarray:
@@ -160,7 +76,7 @@ def compare(values: np.ndarray, truth: Drawing, seen: Parse) -> Comparison:
     rows, _, attributes = np.nonzero(visible)
     by_all = (values, np.take_along_axis(seen.drawing.identities, slots, 1), truth.identities)
     missed, invented = truth.present.sum() - matched, seen.drawing.present.sum() - matched
-    counts = np.array([matched, missed, invented, matched * _SCORES[0] - len(rows)])
+    counts = np.array([matched, missed, invented, matched * visible.shape[-1] - len(rows)])
     return Comparison(np.stack([rows, attributes, *(v[visible] for v in by_all)], 1), counts)
 
 
@@ -195,14 +111,14 @@ def report(comparisons: dict[tuple[str, float], Comparison]) -> str:
     for (kind, strength), (some, counts) in [*comparisons.items(), (("**all**", ""), everything)]:
         rows.append([kind, strength, *counts[:3], len(some), counts[3], *shares(some)])
     rows += [[], ["attribute", *SHARES], ["---"] * 4]
-    rows += [[name, *shares(readings[readings[:, 1] == i])] for i, name in enumerate(world.ATTRIBUTES)]
+    rows += [[name, *shares(readings[readings[:, 1] == i])] for i, name in enumerate(ATTRIBUTES)]
     lines = [f"| {' | '.join(map(str, row))} |" if row else "" for row in rows]
     lines += ["", "What the oracle gets wrong and the classifier right, and the first three of each kind:", ""]
     for (kind, strength), (some, _) in comparisons.items():
         wrong = some[(some[:, 3] != some[:, 4]) & (some[:, 2] == some[:, 4])]
         told = [f"{len(wrong)} of {len(some)}"]
         for row, i, _, seen, true in wrong[:3]:
-            name, values = list(world.ATTRIBUTES.items())[i]
+            name, values = list(ATTRIBUTES.items())[i]
             told.append(f"scene {row}, {name}: {values[seen]}, truly {values[true]}")
         lines.append(f"- {kind} {strength:g}: {'; '.join(told)}")
     return "\n".join(lines)

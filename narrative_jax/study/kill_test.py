@@ -21,11 +21,13 @@ from safetensors import safe_open
 
 from narrative_jax.core.command import DONE, Parser, run
 from narrative_jax.core.errors import InputError, check_count
-from narrative_jax.data.datasets import KINDS, open_records
+from narrative_jax.data.datasets import open_records
+from narrative_jax.data.kinds import KINDS
 
 DIFFERENT = 1
 OF_THE_PROCESS = ("time/", "memory/", "compile/")  # keys of the summary that tell of the process, not of the result
-LOGS = ("config.json", "manifest.json", "elapsed.json", "summary.json", "metrics.jsonl", "report.html", ".lock")
+LOGS = ("config.json", "manifest.json", "elapsed.json", "summary.json", "metrics.jsonl", "report.html")
+HIDDEN = (".lock", ".hashes.json")
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,17 @@ class Launcher:
 
 
 def write_weights(path: Path, preset: str, seed: int) -> None:
-    """Weights of which none is 0, for a preset."""
-    from flax import nnx
-
+    """Weights of a denoiser of which none is 0, for a preset."""
+    from narrative_jax.core.options import parse
     from narrative_jax.generators.presets import PRESETS
     from narrative_jax.models.checkpoints import save_weights
-    from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer
-    from narrative_jax.models.network import split
+    from narrative_jax.models.network import below
 
-    rng = np.random.default_rng(seed)
-    _, params = split(FlowTransformer(PRESETS[preset].transformer, rngs=nnx.Rngs(seed)))
-    shaken = {name: value + 0.1 * np.float32(rng.normal(size=value.shape)) for name, value in params.items()}
-    save_weights(path, shaken, FLUX_NAMES)
+    rng, chosen = np.random.default_rng(seed), PRESETS[preset]
+    generator, params = chosen.load(parse(chosen.Options, {"weights": "random"}, "generator"), seed)
+    drawing = below(generator.denoiser, params)
+    shaken = {name: value + 0.1 * np.float32(rng.normal(size=value.shape)) for name, value in drawing.items()}
+    save_weights(path, shaken, generator.names[generator.denoiser])
 
 
 def contents(workdir: Path) -> dict[str, str]:
@@ -103,7 +104,7 @@ def contents(workdir: Path) -> dict[str, str]:
                 found[name] = {**tensors, "metadata": file.metadata()}
         elif "array_record" in path.name:
             found[name] = b""  # shards order their blocks as threads have it; what is in them is compared above
-        elif path.is_file() and path.name not in LOGS and not {"checkpoints", "tensorboard"} & set(path.parts):
+        elif path.is_file() and path.name not in LOGS + HIDDEN and not {"checkpoints", "tensorboard"} & set(path.parts):
             found[name] = path.read_bytes()
     numbers = json.loads((workdir / "summary.json").read_bytes())
     found |= {f"summary {key}": value for key, value in numbers.items() if not key.startswith(OF_THE_PROCESS)}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from narrative_jax.algorithms.base import Batch
 from narrative_jax.core.errors import InputError, Stopped, check_count
 from narrative_jax.core.stop import StopFlag
+from narrative_jax.core.types import Params
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.metrics import Metrics
 from narrative_jax.training.step import Step, TrainState
@@ -43,13 +44,13 @@ def train(
     schedule: Schedule,
     folder: Path,
     stop: StopFlag,
-    sample: Callable[[int, TrainState], None],
+    sample: Callable[[int, Params], None],
 ) -> TrainState:
     """Train to the last step, going on from the newest checkpoint in `folder`; returns the state at the end.
 
     `batches` yields (ids, batch) of this process's share and has `get_state` and `set_state`; `sample` draws pictures
-    of how far it is. Raises Stopped after saving where `stop` is requested, InputError for a loss that is no number
-    and a disk that refuses.
+    of how far the averaged weights are. Raises Stopped after saving where `stop` is requested, InputError for a loss
+    that is no number and a disk that refuses.
     """
     state = jax.device_put(state, step.state_shardings)
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
@@ -60,13 +61,14 @@ def train(
         with closing(_Reporter(folder, begun, checkpoints)) as reporter, _bar(folder, begun, schedule) as bar:
             for done in range(begun + 1, schedule.total_steps + 1):
                 ids, batch = next(batches)
-                reporter.start()
+                started = time.perf_counter()
                 state, values = step.run(state, frozen, to_devices(batch, step.batch_sharding))
-                reporter.report(done, ids, values)  # waits for the step before: two are in flight at most
+                # Waits for the step before: two are in flight at most.
+                reporter.report(done, ids, values, started)
                 last, planned = done == schedule.total_steps, done % schedule.save_every == 0
                 stopping = _agreed(stop, planned)
                 if schedule.sample_every and done % schedule.sample_every == 0:
-                    sample(done, state)
+                    sample(done, state.ema_params)
                 if last or planned or stopping:
                     reporter.flush()  # only a step whose loss is a number is saved
                     checkpoints.save(done, state, batches.get_state())
@@ -114,18 +116,13 @@ class _Reporter:
     def __init__(self, folder: Path, begun: int, checkpoints: Checkpoints):
         self._metrics = Metrics(folder, begun) if jax.process_index() == 0 else None
         self._checkpoints = checkpoints
-        self._pending, self._started, self._finished = None, 0.0, 0.0
+        self._pending, self._finished = None, 0.0
         self.shown: dict[str, str] = {}
 
-    def start(self) -> None:
-        """A step begins now."""
-        self._started = time.perf_counter()
-
-    def report(self, step: int, ids, values) -> None:
-        """Take the numbers of the step that began last, and write those of the one before."""
-        pending = step, ids, values, self._started
+    def report(self, step: int, ids, values, started: float) -> None:
+        """Take the numbers of the step that `started` last, and write those of the one before."""
         self.flush()
-        self._pending = pending
+        self._pending = step, ids, values, started
 
     def flush(self) -> None:
         """Write what is not written yet. Raises InputError."""

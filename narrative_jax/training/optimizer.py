@@ -20,7 +20,6 @@ class Optimizer:
     """
 
     learning_rate: float
-    total_steps: int
     method: str = "adamw"
     warmup_steps: int = 0
     decay: str = "constant"
@@ -34,23 +33,23 @@ class Optimizer:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} {getattr(self, name)!r}", f"{name} is a number > 0", "give one")
-        check_count("total_steps", self.total_steps, minimum=1)
         check_count("warmup_steps", self.warmup_steps)
-        if self.warmup_steps >= self.total_steps:
-            given = f"warmup_steps {self.warmup_steps} of {self.total_steps} steps"
-            raise InputError(given, "the warm-up ends before the training", "shorten it")
 
-    def schedule(self) -> optax.Schedule:
-        """Learning rate by step."""
+    def schedule(self, total_steps: int) -> optax.Schedule:
+        """Learning rate by step. Raises InputError for a warm-up as long as the training."""
+        check_count("total_steps", total_steps, minimum=1)
+        if self.warmup_steps >= total_steps:
+            given = f"warmup_steps {self.warmup_steps} of {total_steps} steps"
+            raise InputError(given, "the warm-up ends before the training", "shorten it")
         if self.decay == "cosine":
-            return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup_steps, self.total_steps)
+            return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup_steps, total_steps)
         if self.warmup_steps:
             return optax.schedules.warmup_constant_schedule(0.0, self.learning_rate, self.warmup_steps)
         return optax.constant_schedule(self.learning_rate)  # optax takes a warm-up of 0 steps for one that never ends
 
-    def build(self) -> optax.GradientTransformation:
-        """The optax transformation; gradients are clipped to a global norm of `clip_norm`."""
-        rate, decay = self.schedule(), self.weight_decay
+    def build(self, total_steps: int) -> optax.GradientTransformation:
+        """The optax transformation; gradients are clipped to a global norm of `clip_norm`. Raises InputError."""
+        rate, decay = self.schedule(total_steps), self.weight_decay
         if self.method == "muon":
             method = optax.contrib.muon(
                 rate, weight_decay=decay, adam_b2=self.b2, adam_weight_decay=decay, consistent_rms=1.0

@@ -1,14 +1,14 @@
 """The train step: one function for all algorithms, jitted once."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models, Role
+from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models
 from narrative_jax.core.mesh import batch_sharding, replicated, weight_shardings
 from narrative_jax.core.types import Params
 
@@ -22,21 +22,15 @@ class TrainState(NamedTuple):
     ema_params: Params
 
 
-class Trainee(NamedTuple):
-    """What is trained: the policy's model with trainable weights `params` and `frozen` ones, and the reference's.
+class Trainee(Protocol):
+    """What the step must know of what is trained; the rest is in `trainees.base`."""
 
-    The reference runs on `frozen` alone: it is the policy without the weights that train.
-    """
-
-    policy: Any
-    reference: Any
+    axes: Mapping[str, tuple]
     params: Params
     frozen: Params
 
     def models(self, params: Params, frozen: Params) -> Models:
-        """Policy and reference with these weights."""
-        reference = None if self.reference is None else Role(self.reference, frozen)
-        return Models(Role(self.policy, {**frozen, **params}), reference)
+        """Who plays which role, with these weights."""
 
 
 class Step(NamedTuple):
@@ -100,10 +94,12 @@ def make_step(
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state, ema_params), metrics
 
-    axes, everywhere = trainee.policy.network.axes, replicated(mesh)
+    axes, everywhere = trainee.axes, replicated(mesh)
     shardings = weight_shardings(axes, {n: w.shape for n, w in {**trainee.frozen, **trainee.params}.items()}, mesh)
     trained = {name: shardings[name] for name in trainee.params}
-    masked = lambda moment: isinstance(moment, optax.MaskedNode)  # noqa: E731 (a weight of the optimiser's other part)
+    # A moment lies as its weight does, or Adam would gather what is spread; what is no moment (counts) is everywhere.
+    # Of two optimisers, each of a part of the weights, the moments of the other part are masked: they stay so.
+    masked = lambda moment: isinstance(moment, optax.MaskedNode)  # noqa: E731
     moments = optax.tree.map_params(
         optimizer, lambda moment, sharding: moment if masked(moment) else sharding,
         jax.eval_shape(optimizer.init, trainee.params), trained,

@@ -1,0 +1,1 @@
+"""L5: what a run directory holds, and how each part of it is opened."""

@@ -1,0 +1,180 @@
+"""The reward that an entry names: built from its options, read from what an earlier entry trained, or put together."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.options import File, files_in, parse
+from narrative_jax.models.lora import AdapterOptions, read_adapter
+from narrative_jax.rewards.base import HostReward, OnHost, PureReward, TrainableReward, WithWeights
+from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
+from narrative_jax.runs.directory import ADAPTER, Context
+from narrative_jax.runs.scores import CALIBRATION
+
+PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
+ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up by their calibrations
+TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
+BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """Which reward judges; its options stand in the entry's section of its name.
+
+    A pure reward scores `batch_size` pictures at a time, over the config's mesh.
+    """
+
+    reward: str
+    reward_from: str = ""
+    batch_size: int | None = None
+
+
+def sections_of(context: Context) -> list[str]:
+    """The names of the sections that belong to the reward of the context's entry."""
+    chosen = context.entry.get("reward", "")
+    if chosen == PER_ASPECT:
+        named = context.entry.get(PER_ASPECT, {})
+        return [PER_ASPECT, *dict.fromkeys(named.values() if hasattr(named, "values") else ())]
+    return [chosen] if chosen not in ("", TRAINED) else []
+
+
+def check_reward(context: Context, own: bool) -> None:
+    """Raise InputError for an unknown reward or option, and for one that cannot judge scenes of people's `own`."""
+    reward = describe_reward(context)
+    if own and reward.needs_facts:
+        rule = f"it judges Storybook's own scenes only, not {context.config.get('scenes', '') or 'what was collected'}"
+        raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
+
+
+def describe_reward(context: Context) -> HostReward:
+    """The reward of the context's entry to be looked at: no weights are read, and nothing of the run directory."""
+    return _on_host(context, _named(context, from_disk=False))
+
+
+def open_reward(context: Context) -> HostReward:
+    """The reward of the context's entry, its weights read and spread over the mesh. Raises InputError."""
+    reward = _on_host(context, _named(context, from_disk=True))
+    if isinstance(reward, OnHost):
+        reward.load()
+    return reward
+
+
+def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
+    """The reward of the context's entry for a loss. Raises InputError for one that works on the host."""
+    reward = _named(context, from_disk)
+    if not hasattr(reward, "score"):
+        rule = "a loss follows its reward's gradient, and this one works on the host"
+        raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on pairs")
+    return reward
+
+
+def reward_files(context: Context) -> Iterator[File]:
+    """The files that the reward of the context's entry is read from."""
+    for name in sections_of(context):
+        if name in context.tables.rewards:
+            yield from files_in(_options(context, name))
+
+
+def trainable_reward(context: Context) -> TrainableReward:
+    """The options of the reward that the context's entry trains. Raises InputError."""
+    name, known = context.entry.get("reward", None), context.tables.trainable_rewards
+    check_name("reward to train", name, known)
+    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
+
+
+def trained_reward(context: Context) -> PureReward:
+    """What the context's entry trained, from disk. Raises InputError where it did not."""
+    options, adapter = trainable_reward(context), context.folder / ADAPTER
+    if not adapter.exists():
+        return options.load(context.folder)
+    name, made_with, _, weights = read_adapter(adapter)
+    reward, params = with_reward_adapter(context, options, name, made_with)
+    return WithWeights(reward, {**params, **weights})
+
+
+def with_reward_adapter(
+    context: Context, options: TrainableReward, name: str, adapter: AdapterOptions
+) -> tuple[PureReward, Mapping[str, Any]]:
+    """The reward that the options begin with, a fresh adapter on top, and its weights. Raises InputError."""
+    reward, read = options.untrained(context.config.seed + context.entry.get("seed", 0))
+    if not hasattr(reward, "with_adapter"):
+        raise InputError(f"adapter on reward {reward.name!r}", "it carries none", "leave adapter out")
+    return reward.with_adapter(read(), name, **asdict(adapter))
+
+
+def _on_host(context, reward):
+    if not hasattr(reward, "score"):
+        if context.entry.get("batch_size", None) is not None:
+            rule = f"the reward {reward.name!r} works on the host, picture by picture"
+            raise InputError(f"{context.name}.batch_size {context.entry.batch_size}", rule, "leave it out")
+        return reward
+    return OnHost(reward, context.entry.get("batch_size", None) or BATCH_SIZE, make_mesh(context.config.mesh))
+
+
+def _named(context, from_disk):
+    chosen, rewards = context.entry.get("reward", ""), context.tables.rewards
+    check_name("reward", chosen, [*rewards, PER_ASPECT, TRAINED, ENSEMBLE])
+    if chosen == TRAINED:
+        return _trained(context, from_disk)
+    if chosen == ENSEMBLE:
+        return _ensemble(context, from_disk)
+    return _per_aspect(context) if chosen == PER_ASPECT else _built(context, chosen)
+
+
+def _options(context, name):
+    return parse(context.tables.rewards[name], context.entry.get(name, {}), f"{context.name}.{name}")
+
+
+def _built(context, name):
+    options = _options(context, name)
+    return options.build() if hasattr(options, "build") else options
+
+
+def _per_aspect(context):
+    chosen = context.entry.get(PER_ASPECT, {})
+    pure = [name for name, kind in context.tables.rewards.items() if hasattr(kind, "build")]
+    aspects = ("prompt_following", "identity_consistency", "visual_quality")
+    for aspect, name in chosen.items():
+        check_name(f"aspect of {context.name}.{PER_ASPECT}", aspect, aspects)
+        check_name("pure reward", name, pure)
+    if missing := [aspect for aspect in aspects if aspect not in chosen]:
+        where = f"{context.name}.{PER_ASPECT}"
+        raise InputError(f"{where} without {missing[0]!r}", "each aspect has a reward", f"set {where}.{missing[0]}")
+    return per_aspect(**{aspect: _built(context, name) for aspect, name in chosen.items()})
+
+
+def _trained(context, from_disk):
+    # A score entry may name the same rewards.
+    sections = {name: section for name, section in context.config.items() if getattr(section, "stage", None) == "train"}
+    known = [name for name, section in sections.items() if section.get("trains", "") == "reward"]
+    check_name("train entry of a reward", context.entry.get("reward_from", ""), known)
+    trained = context.of(context.entry.reward_from)
+    return trained_reward(trained) if from_disk else trainable_reward(trained).untrained(context.config.seed)[0]
+
+
+def _ensemble(context, from_disk):
+    weights, terms = context.entry.get(ENSEMBLE, {}), {}
+    if not weights or not hasattr(weights, "items"):
+        given, rule = f"ensemble {weights or 'of nothing'}", "it gives weights to score entries"
+        raise InputError(given, rule, 'set its section, e.g. {"by_clip": 0.2, "by_identity": 0.4}')
+    scores = [name for name, section in context.config.items() if getattr(section, "stage", None) == "score"]
+    for name, weight in weights.items():
+        check_name("score entry of an ensemble", name, scores)
+        reward = None if context.config[name].reward == ENSEMBLE else _named(context.of(name), from_disk)
+        if not hasattr(reward, "score"):
+            given = f"ensemble of {name!r}, which is {context.config[name].reward!r}"
+            rule = "its terms are networks, not rewards that work on the host, and no ensembles"
+            raise InputError(given, rule, "name other entries")
+        terms[name] = Term(reward, _calibration(context.path(name), reward, from_disk), weight)
+    return Ensemble(terms)
+
+
+def _calibration(folder: Path, reward, from_disk):
+    if from_disk:
+        return Calibration.load(folder / CALIBRATION, reward)
+    return Calibration(reward.name, reward.aspects, [math.nan], [math.nan], "")

@@ -1,0 +1,57 @@
+"""The scenes of a config, of an entry's options, or of what an earlier entry left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.records import Candidate, Scene
+from narrative_jax.data.datasets import open_records
+from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
+
+
+def check_scenes(config: Any, split: str, count: int, seed: int, max_subjects: int, minimum: int = 1) -> None:
+    """Raise InputError unless the config has at least `minimum` scenes that can be read and drawn."""
+    check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
+    if not config.scenes:
+        check_count("scenes", count, minimum)
+        storybook_scenes(split, 1, seed)
+        return
+    check_count("scenes", count)
+    there = count_scenes(config.scenes, max_subjects, config.max_subjects_policy)
+    if min(there, count or there) < minimum:
+        given = f"{min(there, count or there)} scene of {config.scenes}"
+        raise InputError(given, f"{minimum} or more are needed", "give more")
+
+
+def some_scenes(config: Any, split: str, count: int, seed: int, max_subjects: int) -> tuple[Sequence[Scene], list[str]]:
+    """The first `count` scenes of a split, or of a user's file (0: all), and the ids of those with too many subjects.
+
+    A user's scenes have no splits: they are the same for every entry. Raises InputError.
+    """
+    check_count("scenes", count, minimum=0 if config.scenes else 1)
+    scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
+    kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
+    return kept[: count or None], dropped
+
+
+@dataclass(frozen=True)
+class SceneRecords:
+    """The scenes that an entry left, by id, read when they are needed: their photos may be more than memory holds."""
+
+    folder: Path
+
+    def __post_init__(self):
+        records = open_records(self.folder, Scene)
+        vars(self).update(records=records, rows=records.rows_by("id"))
+
+    def of(self, candidates: Sequence[Candidate]) -> list[Scene]:
+        """The scene of each candidate. Raises InputError."""
+        ids = [candidate.scene_id for candidate in candidates]
+        strange = [id for id in ids if id not in self.rows]
+        if strange:
+            rule = "candidates are of this scene, which is not there"
+            raise InputError(f"{self.folder}: scene {strange[0]!r}", rule, "remove the folder and generate again")
+        scenes = {id: self.records[self.rows[id]] for id in dict.fromkeys(ids)}
+        return [scenes[id] for id in ids]

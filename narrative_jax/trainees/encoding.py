@@ -1,0 +1,213 @@
+"""What a generator trains on, encoded: latents of pictures, conditioning of scenes.
+
+Records are encoded once, before the first step, into arrays on the disk: a step reads rows of them, and needs neither
+pictures nor text encoders. The examples of a training set, which are drawn when they are asked for, are encoded then.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.lib.format import open_memmap
+from tqdm import tqdm
+
+from narrative_jax.algorithms.base import Algorithm
+from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.files import new_folder
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.data.datasets import open_records
+from narrative_jax.generators.base import Generator, Preset
+from narrative_jax.rewards.base import PureReward
+from narrative_jax.runs.candidates import check_collected, pictures_entry
+from narrative_jax.runs.directory import Context, first_process, wait_for_all
+from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
+from narrative_jax.trainees.base import Batches, TrainingSetOptions, places
+
+ENCODED = "encoded"  # a folder of the entry, while it trains
+_AT_ONCE = 64  # records encoded between two looks at the stop flag
+
+
+def check_records(context: Context, algorithm: Algorithm, preset: Preset) -> None:
+    """Raise InputError for a source without what the algorithm trains on, and for pictures that are too small."""
+    source = context.entry.get("source", "")
+    if not source and algorithm.batch == "preferences":
+        rule = f"{context.entry.algorithm} trains on preferences"
+        raise InputError(f"{context.name}.source ''", rule, "name the entry that makes them")
+    if source and algorithm.batch != "scenes" and not makes_preferences(context, source):
+        rule = "that entry makes no preferences"
+        raise InputError(f"source {source!r}", rule, "name one that screens, or collects them")
+    if source and context.config[source].stage == "collect":
+        check_collected(context, source, preset.image_size)
+
+
+def encoded_preferences(
+    context: Context, generator: Generator, weights: Params, algorithm: Algorithm, reward: PureReward | None
+) -> Batches:
+    """Latents of both pictures, conditioning and gap of the preferences of the entry `source`; ties are left out.
+
+    Raises InputError where there are only ties, and for gaps that the algorithm cannot train on.
+    """
+    records = open_preferences(context, context.entry.source)
+    kept = [each for each in records.preferences if not each.tie]
+    if len(kept) < len(records.preferences):
+        ties = len(records.preferences) - len(kept)
+        print(f"{context.name}: {ties} of {len(records.preferences)} preferences are ties: left out", flush=True)
+    if not kept:
+        remedy = "give some that prefer one picture"
+        raise InputError(f"the preferences of {context.entry.source}", "all of them are ties", remedy)
+    chosen_ids, rejected_ids = [each.chosen_id for each in kept], [each.rejected_id for each in kept]
+    names = [label(each) for each in kept]
+    unknown = [np.nan if each.gap is None else each.gap for each in kept]
+    gaps = np.float32(algorithm.usable_gaps(np.array(unknown), names))
+
+    latents, row_of = _latents(context, generator, weights, records, [*chosen_ids, *rejected_ids])
+    scene_ids = records.scene_ids(chosen_ids)
+    asked, scene_row = _conditioning(context, generator, weights, records.scene, scene_ids)
+    chosen, rejected, scenes = (
+        np.array([rows[id] for id in ids])
+        for rows, ids in ((row_of, chosen_ids), (row_of, rejected_ids), (scene_row, scene_ids))
+    )
+
+    def make_batch(indices):
+        batch = {
+            "chosen": latents[chosen[indices]],
+            "rejected": latents[rejected[indices]],
+            "conditioning": jax.tree.map(lambda x: x[scenes[indices]], asked),
+            "gap": gaps[indices],
+            "index": places(indices),
+        }
+        return [names[i] for i in indices], batch
+
+    return _judged(Batches(len(kept), make_batch), reward, lambda i: records.scene(scene_ids[i]))
+
+
+def encoded_examples(
+    context: Context, generator: Generator, weights: Params, algorithm: Algorithm, reward: PureReward | None
+) -> Batches:
+    """Latents and conditioning: of the chosen pictures of the entry `source`, or of a training set's examples."""
+    if not context.entry.get("source", ""):
+        return _drawn_examples(context, generator, weights, reward)
+    records = open_preferences(context, context.entry.source)
+    ids = sorted({each.chosen_id for each in records.preferences if not each.tie})
+    latents, row_of = _latents(context, generator, weights, records, ids)
+    scene_ids = records.scene_ids(ids)
+    asked, scene_row = _conditioning(context, generator, weights, records.scene, scene_ids)
+    pictures, scenes = np.array([row_of[id] for id in ids]), np.array([scene_row[id] for id in scene_ids])
+
+    def make_batch(indices):
+        conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
+        batch = {"latents": latents[pictures[indices]], "conditioning": conditioning, "index": places(indices)}
+        return [ids[i] for i in indices], batch
+
+    return _judged(Batches(len(ids), make_batch), reward, lambda i: records.scene(scene_ids[i]))
+
+
+def encoded_scenes(
+    context: Context, generator: Generator, weights: Params, algorithm: Algorithm, reward: PureReward | None
+) -> Batches:
+    """Conditioning alone: of the scenes that the entry `source` left, or of a training set's."""
+    if not context.entry.get("source", ""):
+        return _drawn_examples(context, generator, weights, reward)
+    records = open_records(context.path(pictures_entry(context, context.entry.source)) / "scenes", Scene)
+    rows = records.rows_by("id")
+    ids = list(rows)
+    asked, scene_row = _conditioning(context, generator, weights, lambda id: records[rows[id]], ids)
+    scenes = np.array([scene_row[id] for id in ids])
+
+    def make_batch(indices):
+        conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
+        return [ids[i] for i in indices], {"conditioning": conditioning, "index": places(indices)}
+
+    return _judged(Batches(len(ids), make_batch), reward, lambda i: records[rows[ids[i]]])
+
+
+KINDS = {"examples": encoded_examples, "preferences": encoded_preferences, "scenes": encoded_scenes}
+
+
+def forget_encoded(context: Context) -> None:
+    """Remove what was encoded: the entry is trained."""
+    shutil.rmtree(context.folder / ENCODED, ignore_errors=True)
+
+
+def _drawn_examples(context, generator, weights, reward):
+    """The examples of the entry's training set, drawn and encoded when they are asked for."""
+    training_set = TrainingSetOptions(**context.entry.training_set).open()
+
+    def make_batch(indices):
+        drawn = training_set.batch(indices)
+        scenes, targets = [each.scene for each in drawn], np.stack([each.target for each in drawn])
+        batch = {
+            "latents": generator.encode_images(weights, targets),
+            "conditioning": generator.encode(weights, scenes),
+            "index": places(indices),
+        }
+        return [scene.id for scene in scenes], batch
+
+    return _judged(Batches(len(training_set), make_batch), reward, lambda i: training_set[i].scene)
+
+
+def _judged(batches: Batches, reward: PureReward | None, scene_of: Callable[[int], Scene]) -> Batches:
+    """With the reward's `context` in each batch, where there is a reward."""
+    if reward is None:
+        return batches
+
+    def make_batch(indices):
+        ids, batch = batches.make(indices)
+        return ids, {**batch, "context": reward.encode([scene_of(int(i)) for i in indices])}
+
+    return Batches(batches.size, make_batch)
+
+
+def _latents(context, generator, weights, records, ids):
+    """Latents of these pictures, each once, fitted to the generator, and the row of each id."""
+    ids = list(dict.fromkeys(ids))
+
+    def encode(part):
+        return generator.encode_images(weights, np.stack([generator.fit(records.candidate(id).image) for id in part]))
+
+    like = np.zeros((1, *generator.latent_shape), np.float32)
+    return _stored(context, "latents", ids, like, encode), {id: row for row, id in enumerate(ids)}
+
+
+def _conditioning(context, generator, weights, scene_of, ids):
+    """The conditioning of these scenes, each once, and the row of each id."""
+    ids = list(dict.fromkeys(ids))
+
+    def encode(part):
+        return generator.encode(weights, [scene_of(id) for id in part])
+
+    return _stored(context, "conditioning", ids, generator.blank(1), encode), {id: row for row, id in enumerate(ids)}
+
+
+def _stored(context: Context, name: str, ids: Sequence[str], like: Any, encode: Callable[[Sequence], Any]) -> Any:
+    """What `encode` gives for all ids, [len(ids), ...], as arrays that are read from the disk; encoded once.
+
+    `like` is what it gives for one. Raises Stopped between two parts.
+    """
+    folder = context.folder / ENCODED / name
+    structure = jax.tree.structure(like)
+    if first_process() and not folder.exists():
+        with new_folder(folder) as unfinished:
+            _encode_all(context, unfinished, ids, like, encode)
+    wait_for_all(name)
+    files = [folder / f"{place}.npy" for place in range(structure.num_leaves)]
+    return jax.tree.unflatten(structure, [np.load(file, mmap_mode="r") for file in files])
+
+
+def _encode_all(context, folder, ids, like, encode):
+    arrays = [
+        open_memmap(folder / f"{place}.npy", "w+", leaf.dtype, (len(ids), *leaf.shape[1:]))
+        for place, leaf in enumerate(jax.tree.leaves(like))
+    ]
+    title = f"{context.name} encodes {folder.name.split('.')[1]}"
+    for start in tqdm(range(0, len(ids), _AT_ONCE), desc=title, unit="batch", mininterval=1):
+        if context.stop.requested:
+            raise Stopped
+        part = ids[start : start + _AT_ONCE]
+        for array, leaf in zip(arrays, jax.tree.leaves(encode(part)), strict=True):
+            array[start : start + len(part)] = leaf
+    for array in arrays:
+        array.flush()
