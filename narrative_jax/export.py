@@ -23,8 +23,9 @@ from narrative_jax.models.network import below
 from narrative_jax.report.findings import upper_bound
 from narrative_jax.report.run import Run
 from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context, read_config
-from narrative_jax.runs.generator import adapter_shapes, check_trained, generator_options, preset_of, train_entries
+from narrative_jax.runs.generator import adapter_shapes, generator_options, preset_of
 from narrative_jax.runs.tables import Tables
+from narrative_jax.runs.trained import check_trained, train_entries
 
 CARD = "README.md"
 APACHE = "Apache-2.0"

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from narrative_jax.core.command import Parser, run
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
@@ -29,19 +29,10 @@ from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import read_photo, storybook_scenes
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, fitting
-from narrative_jax.runs.directory import Context, read_config
-from narrative_jax.runs.generator import (
-    base_generator,
-    check_trained,
-    sampling_of,
-    train_entries,
-    trained_generator,
-    with_lora_file,
-)
+from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
 from narrative_jax.runs.tables import Tables
+from narrative_jax.runs.trained import BASELINE, open_generator, with_lora_file
 
-BASELINE = "baseline"  # the generator that a run began with
 _PER_ROW = 8  # pictures side by side in the PNG
 _SHOWN_SIDE = 160  # pixels that a picture has at least there
 
@@ -53,7 +44,7 @@ class Painter:
     generator: Generator
     params: Params
     sampling: Sampling
-    _drawers: dict[Sampling, Drawer] = field(default_factory=dict, repr=False)
+    _drawers: dict = field(default_factory=dict, repr=False)
 
     def draw(
         self, prompt: str, portraits: Sequence[str | Path | np.ndarray] = (), count: int = 4, seed: int = 0, **sampling
@@ -76,12 +67,12 @@ class Painter:
         return np.concatenate(list(drawer.draw(drawer.place(self.params), jobs)))
 
     def _drawer(self, count, changes):
-        # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
-        mesh = make_mesh({"data": 1, "fsdp": -1})
-        sampling = fitting(replace(self.sampling, **changes), count, mesh)
-        if sampling not in self._drawers:
-            self._drawers[sampling] = Drawer(self.generator, sampling, mesh)
-        return self._drawers[sampling]
+        key = count, *sorted(changes.items())
+        if key not in self._drawers:
+            # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
+            mesh = make_mesh({"data": 1, "fsdp": -1})
+            self._drawers[key] = drawer_for(self.generator, replace(self.sampling, **changes), count, mesh)
+        return self._drawers[key]
 
 
 def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) -> Painter:
@@ -100,15 +91,7 @@ def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) ->
             raise InputError(f"entry {entry!r}", "it names a train entry of a run", "name the run, too")
         preset = tables.presets["storybook"]
         return Painter(*preset.load(preset.Options(), seed=0), Sampling())
-    config = read_config(run)
-    entries = train_entries(config)
-    entry = entry or (entries or [BASELINE])[-1]
-    check_name("entry", entry, [BASELINE, *entries])
-    context = Context(config, entry, Path(run), tables=tables)
-    if entry == BASELINE:
-        return Painter(*base_generator(context), sampling_of(context))
-    check_trained(context, f"take entry {BASELINE!r}")
-    return Painter(*trained_generator(context, entry), sampling_of(context))
+    return Painter(*open_generator(run, entry, tables))
 
 
 def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:

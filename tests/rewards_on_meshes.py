@@ -28,7 +28,9 @@ def main(out):
     mesh = make_mesh({"data": 4, "fsdp": 2})
     both = PerAspect({"text": text, "identity": identity})
     alone = jax.jit(both.score)(both.params, to_float(images), both.encode(asked))
-    spread = OnHost(both, 8, mesh).score_images(images, asked, None)
+    host = OnHost(both, 8, mesh).load()
+    spread = host.score_images(images, asked, None)
+    weights = host._set_up[1].values()
 
     terms = {r.name: Term(r, Calibration(r.name, r.aspects, (0.0,), (0.2,), "x"), 0.5) for r in (text, identity)}
     whole = Ensemble(terms)
@@ -43,6 +45,7 @@ def main(out):
     np.savez(
         out,
         devices=jax.device_count(),
+        shared=sum(not value.is_fully_replicated for value in weights),
         alone=alone,
         spread=spread,
         alone_z=standardised(whole.params, *batch),

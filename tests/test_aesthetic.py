@@ -67,7 +67,9 @@ def test_one_to_be_trained(clip, random_weights):
     assert params.keys() == reward.axes.keys()
     np.testing.assert_array_equal(params["head.layers.0.kernel"], again()["head.layers.0.kernel"])
     assert (params["head.layers.0.kernel"] != other()["head.layers.0.kernel"]).any()
-    np.testing.assert_array_equal(params["clip.vision.norm.scale"], small_clip(random_weights).params["vision.norm.scale"])
+    np.testing.assert_array_equal(
+        params["clip.vision.norm.scale"], small_clip(random_weights).params["vision.norm.scale"]
+    )
 
 
 def test_saved_and_loaded_it_scores_the_same(clip, tmp_path):

@@ -160,9 +160,9 @@ def test_a_score_from_its_options(tmp_path, params, clip, images, options, monke
     reward = parsed.build()
     assert type(reward) is kind and replace(parsed, size=usual) == options(str(path))
     np.testing.assert_array_equal(scored(reward, images), scored(kind(clip), images))
-    with pytest.raises(InputError, match="unknown option of score.reward 'wait': .*did you mean 'weights'"):
+    with pytest.raises(InputError, match=r"unknown option of score.reward 'wait': .*did you mean 'weights'"):
         parse(options, {"wait": "x"}, "score.reward")
-    with pytest.raises(InputError, match="score.reward: 'weights' is missing"):
+    with pytest.raises(InputError, match=r"score.reward: 'weights' is missing"):
         parse(options, {}, "score.reward")
     with pytest.raises(InputError, match="weights '': there is no such file"):
         options("").build()

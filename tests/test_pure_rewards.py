@@ -14,7 +14,7 @@ import pytest
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene
-from narrative_jax.rewards.base import OnHost, check_differentiable
+from narrative_jax.rewards.base import OnHost, WithWeights, check_differentiable
 from narrative_jax.rewards.ensemble import PerAspect
 from narrative_jax.rewards.oracle import Oracle
 
@@ -71,6 +71,35 @@ def test_each_size_of_pictures_compiles_once():
     assert reward.traced == [(4, 6, 5, 3), (4, 8, 8, 3)]
 
 
+def test_once_loaded_nothing_is_read():
+    """Weights are read when asked for: at the latest by the first picture, and once."""
+    read = []
+
+    class Lazy(Brightness):
+        @property
+        def params(self):
+            read.append("weights")
+            return {"scale": jnp.float32(2)}
+
+    host = on_host(Lazy())
+    assert not read
+    assert host.load() is host and read == ["weights"]
+    images, scenes = sample(3, 6, 5)
+    expected = on_host(Brightness()).score_images(images, scenes, None)
+    for _ in range(2):
+        np.testing.assert_array_equal(host.score_images(images, scenes, None), expected)
+    assert read == ["weights"]
+
+
+def test_a_reward_with_other_weights():
+    images, scenes = sample(3, 6, 5)
+    reward = WithWeights(Brightness(), {"scale": jnp.float32(6)})
+    found, usual = (on_host(each).score_images(images, scenes, None) for each in (reward, Brightness()))
+    np.testing.assert_allclose(found[:, 0], 3 * usual[:, 0], rtol=1e-5)
+    assert (reward.name, reward.aspects, reward.least_size) == ("brightness", ("product", "sum"), (3, 4))
+    check_differentiable(reward)
+
+
 def test_the_adapter_is_the_reward():
     host = on_host(Brightness())
     assert (host.name, host.aspects, host.needs_facts) == ("brightness", ("product", "sum"), False)
@@ -112,6 +141,7 @@ def test_eight_devices_score_as_one(tmp_path):
     subprocess.run([sys.executable, script, out], env={**os.environ, **flags}, check=True)
     found = np.load(out)
     assert found["devices"] == 8
+    assert found["shared"] > 10, "weights are spread over the mesh, not copied"
     assert np.ptp(found["alone"], 0).min() > 0.1
     np.testing.assert_allclose(found["spread"], found["alone"], atol=1e-5)
     np.testing.assert_allclose(found["spread_z"], found["alone_z"], atol=1e-4)

@@ -67,6 +67,16 @@ def every(random_weights):
 
 
 @pytest.mark.parametrize("name", [*NAMES, "ensemble", "per_aspect"])
+def test_every_weight_has_its_axes(every, name):
+    """By its own name, as many as it has, so that a mesh can share it."""
+    reward = every[name]
+    assert {key: len(axes) for key, axes in reward.axes.items()} == {
+        key: np.ndim(value) for key, value in reward.params.items()
+    }
+    assert {"embed", "mlp"} & {axis for axes in reward.axes.values() for axis in axes} or name == "faces"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ensemble", "per_aspect"])
 def test_gradient(every, name):
     """Along a random direction of pictures and aspects, relative to the pictures' own slopes; all of them count."""
     assert list(every) == [*NAMES, "ensemble", "per_aspect"]

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.options import File, files_in, names_of, parse
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.rewards import workers
 from narrative_jax.rewards.base import ASPECTS
+from narrative_jax.rewards.catalogue import REWARDS, TRAINABLE_REWARDS
 from narrative_jax.rewards.oracle import Oracle, facts_of, judge_images
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
@@ -97,6 +99,51 @@ def test_raters_are_the_mean_of_raters(sample, judgement):
 def test_bad_raters(seeds, said):
     with pytest.raises(InputError, match=said):
         Raters(seeds)
+
+
+# Names
+
+LEAST = {"weights": "w", "clip": "c", "head": "h", "url": "http://localhost:8000/v1", "model": "m"}  # without defaults
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_options_of_a_reward_by_name(name):
+    """Every reward is made of a section that gives what has no default; files in it are known as such."""
+    kind = REWARDS[name]
+    section = {key: value for key, value in LEAST.items() if key in names_of(kind)}
+    options = parse(kind, section, name)
+    assert sorted(files_in(options)) == sorted(set(section.values()) & {"w", "c", "h"})
+    assert all(isinstance(file, File) for file in files_in(options))
+    if not hasattr(options, "build"):
+        assert options.name == name and callable(options.score_images)
+    else:
+        with pytest.raises(InputError, match=r"weights '[wc]': there is no such file"):
+            options.build()
+
+
+def test_what_ships_is_found_without_a_path():
+    storybook = {"clip_cosine": ("weights", "size"), "identity": ("weights", "size"), "aesthetic": ("clip", "version")}
+    for name, (file, size) in storybook.items():
+        section = {file: "", size: "storybook"} | ({"head": ""} if name == "aesthetic" else {"side": 40})
+        section = {key: value for key, value in section.items() if key in names_of(REWARDS[name])}
+        reward = parse(REWARDS[name], section, name).build()
+        assert reward.name.endswith("storybook") and reward.params.keys() == reward.axes.keys()
+
+
+@pytest.mark.parametrize("name", TRAINABLE_REWARDS)
+def test_what_can_be_trained_by_name(name):
+    sizes = {"scalar": {"size": "storybook"}, "aesthetic": {}}
+    new = parse(TRAINABLE_REWARDS[name], sizes[name], name)
+    assert not list(files_in(new)), "these ship"
+    names = new.untrained(0)[0].axes.keys()
+    trained = {key for key in names if new.trains(key)}
+    assert trained and trained != names
+
+
+def test_raters_by_their_section():
+    assert parse(Raters, {"seeds": [4, 7]}, "raters").seeds == (4, 7)
+    with pytest.raises(InputError, match=r"raters.seeds\[1\] 'x': it is an integer"):
+        parse(Raters, {"seeds": [4, "x"]}, "raters")
 
 
 # Workers

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 from small_rewards import (
     DINO,
     PROMPTS,
@@ -24,17 +23,18 @@ from small_rewards import (
 )
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.options import parse
 from narrative_jax.models.checkpoints import published_names, save_weights, stored_shapes
 from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.models.id_encoder import IRESNET_NAMES
+from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import abstract, below
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, TOWERS, ScalarReward, scalar_names
 from narrative_jax.models.shipped import EMBEDDED, STORYBOOK
 from narrative_jax.models.tokenizer import Tokenizer
-from narrative_jax.rewards.scalar import load_scalar
-from narrative_jax.stages.reward_training import new_reward
-from narrative_jax.stages.rewards import pure_reward
+from narrative_jax.rewards.new_scalar import NewScalar
+from narrative_jax.rewards.scalar_files import ScalarOptions, load_scalar
 
 ROUNDING = 1e-5
 
@@ -172,43 +172,62 @@ def files(tmp_path_factory, random_weights):
         yield folder
 
 
-def untrained(files, **options):
+def options_of(files, **options):
     paths = {"clip": str(files / "clip.safetensors"), "subject": str(files / "dino.safetensors")}
-    options = {**paths, "size": "Tiny", "train_towers": True, **options}
-    return new_reward(ConfigDict({"reward": "scalar", "scalar": options}), 0)
+    return parse(NewScalar, {**paths, "size": "Tiny", **options}, "train.reward")
 
 
 @pytest.fixture(scope="module")
 def new(files):
-    return untrained(files)
+    return options_of(files)
 
 
-def test_a_new_one_has_the_towers_of_the_files(new, random_weights):
-    clip, dino = clip_params(random_weights), small_dino(random_weights).params
-    assert new.params.keys() == new.reward.network.axes.keys()
+@pytest.fixture(scope="module")
+def untrained(new):
+    """The reward that it makes, and its weights."""
+    made, read = new.untrained(0)
+    return made, read()
+
+
+def test_a_new_one_has_the_towers_of_the_files(untrained, random_weights):
+    (made, params), clip, dino = untrained, clip_params(random_weights), small_dino(random_weights).params
+    assert params.keys() == made.axes.keys()
     for name, value in clip.items():
         if name != "logit_scale":
-            np.testing.assert_array_equal(new.params[name], value)
+            np.testing.assert_array_equal(params[name], value)
     for name, value in dino.items():
-        np.testing.assert_array_equal(below("subject", new.params)[name], value)
-    others = {name for name in new.params if name.partition(".")[0] not in TOWERS}
-    assert len(new.params) == len(others) + len(clip) - 1 + len(dino)
-    assert not new.params["out.kernel"].any(), "it begins with the towers' cosines alone"
+        np.testing.assert_array_equal(below("subject", params)[name], value)
+    others = {name for name in params if name.partition(".")[0] not in TOWERS}
+    assert len(params) == len(others) + len(clip) - 1 + len(dino)
+    assert not params["out.kernel"].any(), "it begins with the towers' cosines alone"
 
 
-def test_the_towers_may_stay_as_they_are(files, new):
-    names = new.reward.network.axes.keys()
-    frozen = {name for name in names if name.startswith(("text.", "vision.", "subject."))}
-    head_only = untrained(files, train_towers=False)
-    assert (new.params.keys(), set(new.frozen)) == (names, set())
-    assert (head_only.params.keys(), set(head_only.frozen)) == (names - frozen, frozen)
-    assert new.policy.network.axes.keys() == head_only.policy.network.axes.keys() == names
+def test_the_rest_is_drawn_by_the_seed(new, untrained):
+    other = new.untrained(1)[1]()
+    differ = {name for name in other if (other[name] != untrained[1][name]).any()}
+    assert "inputs.text.kernel" in differ and not any(name.startswith(TOWERS) for name in differ)
+
+
+def test_the_towers_may_stay_as_they_are(files, new, untrained):
+    names, everything = untrained[0].axes.keys(), options_of(files, train_towers=True)
+    towers = {name for name in names if name.startswith(("text.", "vision.", "subject."))}
+    assert {name for name in names if everything.trains(name)} == names
+    assert {name for name in names if new.trains(name)} == names - towers
+    assert not everything.trains("subject.norm_out.variance"), "statistics are no weights"
     assert new.fitted(np.zeros((9, 5, 3), np.uint8)).shape == (16, 16, 3), "either tower sees all that it can"
 
 
-def test_saved_and_loaded_it_scores_the_same(new, score, reward, asked, tmp_path):
+def test_pictures_keep_their_places_where_regions_are_looked_at(files):
+    halves = options_of(files, regions=[[0, 0, 1, 0.5], [0, 0.5, 1, 1]])
+    assert halves.regions == ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
+    assert halves.fitted(np.zeros((9, 9, 3), np.uint8)).shape == (16, 16, 3)
+    with pytest.raises(InputError, match=r"a picture of 9 × 5 pixels: .*white square.*; give square pictures"):
+        halves.fitted(np.zeros((9, 5, 3), np.uint8))
+
+
+def test_saved_and_loaded_it_scores_the_same(new, untrained, score, reward, asked, tmp_path):
     """Weights are kept in bfloat16: exactly what these give, and next to what the trained ones gave."""
-    new.save(tmp_path, reward.params)
+    new.save(tmp_path, untrained[0], reward.params)
     loaded, images = new.load(tmp_path), pictures(2)
     halves = {name: np.float32(jnp.bfloat16(value)) for name, value in reward.params.items()}
     found = score(images, loaded.encode(asked), params=loaded.params)
@@ -218,15 +237,53 @@ def test_saved_and_loaded_it_scores_the_same(new, score, reward, asked, tmp_path
 
 
 def test_a_file_says_where_its_reward_looks(files, new, reward, tmp_path):
-    halves = untrained(files, regions=((0, 0, 1, 0.5), (0, 0.5, 1, 1)))
+    halves = options_of(files, regions=((0, 0, 1, 0.5), (0, 0.5, 1, 1)))
     for each, regions in ((new, ()), (halves, ((0, 0, 1, 0.5), (0, 0.5, 1, 1)))):
-        each.save(tmp_path, reward.params)
-        loaded = make_pure({"weights": str(tmp_path / "weights.safetensors")})
-        assert (loaded.size, loaded.regions) == ("Tiny", regions) == (each.reward.size, each.reward.regions)
+        made, _ = each.untrained(0)
+        each.save(tmp_path, made, reward.params)
+        loaded = parse(ScalarOptions, {"weights": str(tmp_path / "weights.safetensors")}, "score.scalar").build()
+        assert (loaded.size, loaded.regions) == ("Tiny", regions) == (made.size, made.regions)
 
 
-def make_pure(options):
-    return pure_reward(ConfigDict({"reward": "scalar", "scalar": options}))
+# Adapters
+
+ADAPTER = {"rank": 2, "alpha": 4.0, "targets": r"blocks\..*|vision\..*query|line", "segments": (), "seed": 0}
+
+
+def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, asked):
+    images, context = pictures(2), reward.encode(asked)
+    adapted, params = reward.with_adapter(reward.params, "align", **ADAPTER)
+    added = {name for name in params if adapter_of(name) == "align"}
+    assert params.keys() - added == reward.params.keys() and len(added) > 6
+    assert adapted.axes.keys() == params.keys() == adapted.params.keys()
+    assert all(len(adapted.axes[name]) == np.ndim(value) for name, value in params.items())
+    assert reward.axes.keys() == reward.params.keys(), "the reward itself stays as it was"
+    run, base = jax.jit(adapted.score), score(images, context)
+    np.testing.assert_array_equal(run(params, images, context)[:, 0], base)
+    for layer in ("line", "blocks.0.query", "vision.blocks.1.query"):
+        grown = {name: value + 0.3 * (name == f"{layer}.adapters.align.b") for name, value in params.items()}
+        assert (np.abs(run(grown, images, context)[:, 0] - base) > 100 * ROUNDING).all(), layer
+
+
+def test_adapters_are_told_apart_by_name(reward):
+    adapted, params = reward.with_adapter(reward.params, "align", **ADAPTER)
+    twice, more = adapted.with_adapter(params, "again", **{**ADAPTER, "targets": "line"})
+    assert {adapter_of(name) for name in more} == {None, "align", "again"} and twice.axes.keys() == more.keys()
+    for name, options, said in (
+        ("align", ADAPTER, "adapter 'align': names in a stack differ"),
+        ("other", {**ADAPTER, "targets": "lime"}, "targets 'lime'"),
+        ("other", {**ADAPTER, "rank": 0}, "rank 0"),
+        (
+            "other",
+            {**ADAPTER, "segments": ("text",)},
+            r"segments \('text',\): .* all tokens of its layers; set segments",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            adapted.with_adapter(params, name, **options)
+
+
+# What it cannot read
 
 
 def test_what_it_cannot_read_is_said_once(random_weights, capsys):
@@ -247,8 +304,8 @@ def test_unfit_files(files, new, reward, tmp_path):
     with pytest.raises(InputError, match=r"dino.safetensors: no scalar.json beside it .*; by its arrays it is DINOv2"):
         load_scalar(dino)
     with pytest.raises(InputError, match=r"dino.safetensors: by its arrays"):
-        untrained(files, clip=str(dino)).params  # noqa: B018 (it is read when asked for)
-    new.save(tmp_path, reward.params)
+        options_of(files, clip=str(dino)).untrained(0)[1]()  # they are read when asked for
+    new.save(tmp_path, new.untrained(0)[0], reward.params)
     weights, one = tmp_path / "weights.safetensors", {"out.bias": np.zeros(1)}
     save_weights(weights, one, scalar_names(one))
     with pytest.raises(InputError, match="its arrays are not this network's"):
@@ -279,12 +336,13 @@ def test_unfit_files(files, new, reward, tmp_path):
         ),
         ({"clip": "no/where"}, "weights 'no/where': there is no such file"),
         ({"subject": ""}, "weights '': there is no such file"),
-        ({"widht": 3}, "unknown option of reward scalar 'widht'"),
+        ({"widht": 3}, "unknown option of train.reward 'widht'"),
+        ({"regions": [[0, 0, 1, 1]]}, "1 regions: this network has places for 2; give as many, or none"),
     ],
 )
 def test_options_that_no_new_one_has(files, options, said):
     with pytest.raises(InputError, match=said):
-        untrained(files, **options)
+        options_of(files, **options).untrained(0)
 
 
 def test_the_towers_that_ship_fit_storybooks_own():

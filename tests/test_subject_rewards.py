@@ -256,7 +256,9 @@ def test_rewards_from_their_options(dino, weights):
     places = {"max_subjects": 2, "regions": regions}
     identity = build(IdentityOptions, weights, **places)
     assert (identity.name, identity.regions) == ("identity_dinov2_tiny", boxes)
-    np.testing.assert_array_equal(scored(identity, images, asked), scored(Identity(dino, SIDE, 2, boxes), images, asked))
+    np.testing.assert_array_equal(
+        scored(identity, images, asked), scored(Identity(dino, SIDE, 2, boxes), images, asked)
+    )
     for form, patches in (("grid", {"size": 12, "stride": 6}), ("crops", {"size": 16, "count": 3, "whole": 8})):
         options = {"form": form, "patches": patches, "penalty": 3, "threshold": 0.5, **places}
         reward = build(SubjectConsistencyOptions, weights, **options)

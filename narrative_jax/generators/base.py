@@ -86,6 +86,7 @@ class Preset(Protocol):
 
     Options: type
     max_subjects: int
+    image_size: int  # pixels of the shorter side of its pictures
 
     def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:
         """The generator, and shapes and types of the weights but for its encoders'; nothing is read."""

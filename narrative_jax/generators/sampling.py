@@ -38,12 +38,6 @@ class Sampling:
             raise InputError(f"guidance_scale {self.guidance_scale!r}", "it is a number ≥ 0", "1.0 is off")
 
 
-def fitting(sampling: Sampling, count: int, mesh: Mesh) -> Sampling:
-    """The same with the least batch that holds `count` pictures, as far as one does, and divides over the mesh."""
-    devices = devices_of_batch(mesh)
-    return replace(sampling, batch_size=-(-min(count, sampling.batch_size) // devices) * devices)
-
-
 def candidate_seed(seed: int, scene_id: str, place: int) -> int:
     """The seed of a scene's candidate number `place`: the same picture in whatever order or part it is drawn."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{scene_id}/{place}".encode()).digest()[:4])
@@ -74,6 +68,13 @@ class Drawer:
             seeds = np.array([seed for _, seed in filled], np.uint32)
             images = self._run(params, seeds, conditioning, jnp.float32(self.sampling.guidance_scale))
             yield to_uint8(images)[: len(part)]
+
+
+def drawer_for(generator: Generator, sampling: Sampling, count: int, mesh: Mesh) -> Drawer:
+    """One whose batch is the least that holds `count` pictures, up to the batch size, and divides over the mesh."""
+    devices = devices_of_batch(mesh)
+    batch_size = -(-min(count, sampling.batch_size) // devices) * devices
+    return Drawer(generator, replace(sampling, batch_size=batch_size), mesh)
 
 
 def _drawing(generator: Generator, sampling: Sampling) -> Callable:

@@ -9,13 +9,13 @@ class PixelAutoencoder:
 
     factor = 1  # pixels a latent cell, each way
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Latents f32[b, h, w, 3] of images f32[b, h, w, 3] in [-1, 1]."""
-        return images
+    def encode(self, images: jax.Array, patch: int) -> jax.Array:
+        """Latent tokens f32[b, n, c] of images f32[b, h, w, 3] in [-1, 1]."""
+        return to_tokens(images, patch)
 
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Images f32[b, h, w, 3] in [-1, 1]."""
-        return latents.clip(-1, 1)
+    def decode(self, tokens: jax.Array, patch: int, height: int) -> jax.Array:
+        """Images f32[b, h, w, 3] in [-1, 1] of latent tokens; `height` in latent cells."""
+        return from_tokens(tokens, patch, height).clip(-1, 1)
 
 
 def to_tokens(latents: jax.Array, patch: int) -> jax.Array:

@@ -6,7 +6,7 @@ own timestep 0, its own distilled guidance 1, positions of its own, and never se
 form it sees nothing but itself, so that its keys and values need computing only once per image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,6 +75,19 @@ def tokens_of(layer: str) -> tuple[str, ...]:
     if layer == "image_in" or ".image." in layer:
         return NOISY, SUBJECT
     return (NOISY,) if layer in ("modulation", "out") else SEGMENTS
+
+
+def acts_elsewhere(layers: Collection[str], segments: Sequence[str]) -> str:
+    """What changes where an adapter that changed these layers, on tokens of these segments, acts on all their tokens;
+    "" where nothing does.
+    """
+    more = {kind for layer in layers for kind in tokens_of(layer)} - set(segments) if segments else ()
+    if not more:
+        return ""
+    told = f"This adapter acts on {' and '.join(segments)} tokens only, which the files cannot say: elsewhere "
+    if set(more) == {SUBJECT}:
+        return told + "it acts on subject tokens too; without subject images the pictures are the same."
+    return told + f"it acts on {' and '.join(sorted(more))} tokens too and the pictures are others."
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.images import to_float
+from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.records import Scene
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
-from narrative_jax.storybook import VERSION
+from narrative_jax.storybook import VERSION, drawings, render
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
 from narrative_jax.storybook.world import WORLD, Character, Facts
@@ -45,6 +45,13 @@ def judge_images(images: np.ndarray, scenes: Sequence[Scene]) -> Judgement:
     parts = run_all(judge, [(pictures[chunk], facts[chunk]) for chunk in chunks])
     findings = tuple(finding for part in parts for finding in part.findings)
     return Judgement(np.concatenate([part.criteria for part in parts]), findings)
+
+
+def judge_true_pictures(split: str, count: int, seed: int) -> np.ndarray:
+    """The criteria f64[count, criteria] of a true picture of each of a split's first scenes. Raises InputError."""
+    facts, drawing = drawings(split, range(count), seed)
+    scenes = [Scene("true", "", (), split, fact) for fact in facts]
+    return np.float64(judge_images(to_uint8(render(drawing)), scenes).criteria)
 
 
 def facts_of(scene: Scene) -> Facts:

@@ -9,14 +9,17 @@ from typing import Any
 from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records, finished_chunks, open_records, pack_chunks, write_chunk
 from narrative_jax.data.own_pairs import find_pairs
 from narrative_jax.data.reading import picture_size
 from narrative_jax.data.sources import find_pictures
+from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Drawer, candidate_seed
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import sampling_of
 
 
 def pictures_entry(context: Context, name: str) -> str:
@@ -59,6 +62,23 @@ def draw_candidates(
 
     title = f"{context.name} {generator_name}"
     leave_records(context, folder, "candidates", Candidate, jobs, draw, drawer.sampling.batch_size, title)
+
+
+def draw_arm(
+    context: Context,
+    name: str,
+    generator: Generator,
+    params: Params,
+    scenes: Sequence[Scene],
+    per_scene: int,
+    changes: Mapping[str, Any],
+) -> list[Candidate]:
+    """The candidates of the arm `name` of the context's entry, drawn as the config says but for `changes`, unless an
+    earlier run drew them. Raises as `draw_candidates`.
+    """
+    drawer = Drawer(generator, sampling_of(context, **changes), make_mesh(context.config.mesh))
+    draw_candidates(context, context.folder / name, drawer, params, scenes, per_scene, name)
+    return list(open_records(context.folder / name / "candidates", Candidate))
 
 
 def leave_records(

@@ -18,6 +18,7 @@ from narrative_jax.runs.tables import Tables
 
 CONFIG = "config.json"
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
+INPUTS = "inputs.json"  # of an entry: what it is made from, written when it begins
 ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
 WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves, one of both
 

@@ -1,19 +1,17 @@
 """What an entry was made from, so that nothing stale is taken for done: its options, sources and files, by content."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from narrative_jax.core.config import differences
+from narrative_jax.core.config import differences, resolved
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.hashing import Hashes, digest
 from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.rewards.oracle import WORLD_VERSION
-from narrative_jax.runs.directory import ELAPSED, read_if_there
+from narrative_jax.runs.directory import ELAPSED, INPUTS, Context, read_if_there
+from narrative_jax.runs.entries import files_of, inputs_of, is_entry, may_grow
 
-INPUTS = "inputs.json"  # of an entry: what it is made from, written when it begins
 NEUTRAL = ("mesh", "report", "stages", "save_every", "sample_every")  # no result depends on them
 
 
@@ -31,42 +29,56 @@ class Provenance:
     hashes: Hashes  # to be saved once something may be written
 
 
-def trace(
-    config: Mapping[str, Any],
-    workdir: Path,
-    entries: Iterable[str],
-    sources: Mapping[str, Iterable[str]],
-    files: Mapping[str, Iterable[str]],
-    may_grow: Callable[[str], bool],
-) -> Provenance:
-    """Look at all `entries`, in order, of a resolved config; `sources` and `files` are what each reads.
-
-    `may_grow` says of an entry whether more steps go on where fewer ended. Raises InputError for damaged records.
-    """
-    names, hashes = list(entries), Hashes(workdir / ".hashes.json")
-    shared = {key: value for key, value in config.items() if not (isinstance(value, Mapping) and "stage" in value)}
+def trace(contexts: Sequence[Context]) -> Provenance:
+    """Look at all entries of a config, in order. Raises InputError for damaged records."""
+    config, workdir = resolved(contexts[0].config), contexts[0].workdir
+    hashes = Hashes(workdir / ".hashes.json")
+    shared = {key: value for key, value in config.items() if not is_entry(value)}
     always = {"embedded weights": hashes.of(EMBEDDED), "version of the world and its judge": WORLD_VERSION}
     inputs, changed, longer = {}, {}, []
-    for name in names:
-        made_from = {
+    for context in contexts:
+        name = context.name
+        inputs[name] = {
             "options": _telling({**shared, name: config[name]}),
-            "files": {str(file): hashes.of(file) for file in files[name]},
-            "sources": {source: digest(inputs[source]) for source in sources[name]},
+            "files": {str(file): hashes.of(file) for file in files_of(context)},
+            "sources": {source: digest(inputs[source]) for source in _sources(context)},
             "package": always,
         }
-        inputs[name] = made_from
-        if not any(path.name not in (INPUTS, ELAPSED) for path in (workdir / name).glob("*")):
+        if not any(path.name not in (INPUTS, ELAPSED) for path in context.folder.glob("*")):
             continue  # what has left nothing may change
-        before = read_if_there(workdir / name / INPUTS)
-        if before is not None and _only_longer(before, made_from, name) and may_grow(name):
+        before = read_if_there(context.folder / INPUTS)
+        if before is not None and _only_longer(before, inputs[name], name) and may_grow(context):
             longer.append(name)
-        elif before != made_from:
-            changed[name] = _changes(before, made_from)
+        elif before != inputs[name]:
+            changed[name] = _changes(before, inputs[name])
     return Provenance(inputs, changed, longer, hashes)
 
 
-def dependents(name: str, sources: Mapping[str, Iterable[str]]) -> list[str]:
-    """The entry and all that are made from it, directly or not, in order."""
+def check_fresh(contexts: Sequence[Context], found: Provenance, redo: str | None) -> list[str]:
+    """The entries that are done again: `redo` and all that are made from it, directly or not.
+
+    Raises InputError, saying what changed and what would be done again, where something on the disk was made from
+    something else and is not among these.
+    """
+    sources = {context.name: _sources(context) for context in contexts}
+    again = [] if redo is None else _dependents(redo, sources)
+    for name, changes in found.changed.items():
+        if name in again:
+            continue
+        affected = [each for each in _dependents(name, sources) if each in found.changed]
+        shown = ", ".join(changes[:8]) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
+        rule = f"it was made from something else: {shown}"
+        remedy = f"--redo={name} does {', '.join(affected)} again; or choose another --workdir"
+        raise InputError(f"entry {name!r} of {contexts[0].workdir}", rule, remedy)
+    return again
+
+
+def _sources(context):
+    return inputs_of(context.config, context.name, context.tables)
+
+
+def _dependents(name, sources):
+    """The entry and all that are made from it, in order."""
     found = [name]
     for entry, read in sources.items():
         if entry not in found and any(source in found for source in read):
@@ -77,7 +89,7 @@ def dependents(name: str, sources: Mapping[str, Iterable[str]]) -> list[str]:
 def _telling(options):
     """Without what cannot change a result."""
     return {
-        key: _telling(value) if isinstance(value, Mapping | ConfigDict) else value
+        key: _telling(value) if isinstance(value, Mapping) else value
         for key, value in options.items()
         if key not in NEUTRAL
     }

@@ -9,8 +9,16 @@ from typing import Any
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.options import File, files_in, parse
-from narrative_jax.models.lora import AdapterOptions, read_adapter
-from narrative_jax.rewards.base import HostReward, OnHost, PureReward, TrainableReward, WithWeights
+from narrative_jax.core.types import Params
+from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
+from narrative_jax.rewards.base import (
+    HostReward,
+    OnHost,
+    PureReward,
+    TrainableReward,
+    WithWeights,
+    check_differentiable,
+)
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
 from narrative_jax.runs.directory import ADAPTER, Context
@@ -65,11 +73,9 @@ def open_reward(context: Context) -> HostReward:
 
 
 def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
-    """The reward of the context's entry for a loss. Raises InputError for one that works on the host."""
+    """The reward of the context's entry for a loss. Raises InputError for one that has no gradient."""
     reward = _named(context, from_disk)
-    if not hasattr(reward, "score"):
-        rule = "a loss follows its reward's gradient, and this one works on the host"
-        raise InputError(f"reward {reward.name!r} in a loss", rule, "take a differentiable one, or train on pairs")
+    check_differentiable(reward)
     return reward
 
 
@@ -95,6 +101,16 @@ def trained_reward(context: Context) -> PureReward:
     name, made_with, _, weights = read_adapter(adapter)
     reward, params = with_reward_adapter(context, options, name, made_with)
     return WithWeights(reward, {**params, **weights})
+
+
+def save_trained_reward(
+    context: Context, reward: PureReward, frozen: Params, params: Params, adapter: AdapterOptions | None
+) -> None:
+    """Leave what the context's entry trained of the reward, for `trained_reward`: its adapter, or all weights."""
+    if adapter:
+        save_adapter(context.folder / ADAPTER, params, context.name, adapter, fingerprint(frozen))
+    else:
+        trainable_reward(context).save(context.folder, reward, {**frozen, **params})
 
 
 def with_reward_adapter(

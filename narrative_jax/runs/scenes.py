@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.memory import content_key
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import preset_of
 
 
-def check_scenes(config: Any, split: str, count: int, seed: int, max_subjects: int, minimum: int = 1) -> None:
+def check_scenes(context: Context, split: str, count: int, seed: int, minimum: int = 1) -> None:
     """Raise InputError unless the config has at least `minimum` scenes that can be read and drawn."""
+    config, max_subjects = context.config, preset_of(context).max_subjects
     check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
     if not config.scenes:
         check_count("scenes", count, minimum)
@@ -34,6 +38,23 @@ def some_scenes(config: Any, split: str, count: int, seed: int, max_subjects: in
     scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
     kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
     return kept[: count or None], dropped
+
+
+def collected_scenes(context: Context, name: str, count: int, max_subjects: int, minimum: int) -> list[Scene]:
+    """The first `count` (0: all) scenes of a collect entry that ask for different things.
+
+    Raises InputError for fewer than `minimum`.
+    """
+    records = open_records(context.path(name) / "scenes", Scene)
+    fit, _ = limit_subjects(list(records), max_subjects, context.config.max_subjects_policy)
+    asked = {}
+    for scene in fit:
+        asked.setdefault((scene.prompt, content_key(*(each.images for each in scene.subjects))), scene)
+    scenes = list(asked.values())[: count or None]
+    if len(scenes) < minimum:
+        rule = f"{minimum} or more different ones are needed"
+        raise InputError(f"{len(scenes)} scene of {name}", rule, "give more, or leave source empty for others")
+    return scenes
 
 
 @dataclass(frozen=True)

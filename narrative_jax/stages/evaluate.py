@@ -6,36 +6,24 @@ All are compared with the baseline, and those pairs of arms that `compare` names
 the oracle says of true pictures. A user's scenes have no gold: the named reward stands in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_json
-from narrative_jax.core.images import to_uint8
-from narrative_jax.core.memory import content_key
-from narrative_jax.core.mesh import make_mesh
-from narrative_jax.core.records import Candidate, Scene
-from narrative_jax.data.datasets import open_records, write_records
+from narrative_jax.data.datasets import write_records
 from narrative_jax.data.screening import standardise
-from narrative_jax.data.sources import limit_subjects
-from narrative_jax.generators.sampling import Drawer
-from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.runs.candidates import draw_candidates
+from narrative_jax.rewards.oracle import judge_images, judge_true_pictures
+from narrative_jax.runs.candidates import draw_arm
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import (
-    base_generator,
-    check_generator,
-    preset_of,
-    sampling_of,
-    was_trained,
-    with_trained,
-)
+from narrative_jax.runs.generator import base_generator, check_generator
 from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, sections_of
-from narrative_jax.runs.scenes import check_scenes, some_scenes
+from narrative_jax.runs.scenes import check_scenes, collected_scenes, some_scenes
+from narrative_jax.runs.trained import was_trained, with_trained
 from narrative_jax.statistics.comparison import between, compare
-from narrative_jax.storybook import ASPECTS, drawings, render
+from narrative_jax.storybook import ASPECTS
 
 INPUTS = ("source", "trained", "reward_from", "ensemble")
 sections = sections_of
@@ -68,8 +56,7 @@ def check(context: Context, options: Options) -> None:
         collects = [name for name, section in context.config.items() if getattr(section, "stage", "") == "collect"]
         check_name("source of scenes", options.source, collects)
     else:  # an interval needs two
-        most = preset_of(context).max_subjects
-        check_scenes(context.config, options.split, options.scenes, options.scene_seed, most, minimum=2)
+        check_scenes(context, options.split, options.scenes, options.scene_seed, minimum=2)
     check_reward(context, own=_are_own(context, options))
     check_count("per_scene", options.per_scene, minimum=1)
     check_count("best_of", options.best_of)
@@ -111,7 +98,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     if options.guidance_scales:
         values["guidance"], chosen["guidance_scale"] = judge.guidance(scenes, generator, base)
     if judge.kind == "gold":
-        values["ceiling"] = _ceiling(options, len(scenes))
+        values["ceiling"] = judge_true_pictures(options.split, len(scenes), options.scene_seed)
     columns = judge.columns
     write_json(
         context.folder / "results.json",
@@ -132,17 +119,9 @@ def _are_own(context, options):
 
 
 def _scenes(context, options, most, split, count):
-    """Those to draw. Raises InputError for fewer than two, which no interval can be told from."""
-    if not options.source:
-        return some_scenes(context.config, split, count, options.scene_seed, most)[0]
-    records = open_records(context.path(options.source) / "scenes", Scene)
-    fit, _ = limit_subjects(list(records), most, context.config.max_subjects_policy)
-    asked = {(scene.prompt, content_key(*(each.images for each in scene.subjects))): scene for scene in reversed(fit)}
-    scenes = list(reversed(asked.values()))[: count or None]  # what several pairs ask for, once
-    if len(scenes) < 2:
-        given = f"{len(scenes)} different scene of {options.source}"
-        raise InputError(given, "2 or more are needed", "give more, or evaluate on others: source=''")
-    return scenes
+    if options.source:
+        return collected_scenes(context, options.source, count, most, minimum=2)
+    return some_scenes(context.config, split, count, options.scene_seed, most)[0]
 
 
 class _Judge:
@@ -181,16 +160,13 @@ class _Judge:
 
     def _pictures(self, name, scenes, generator, params, per_scene, scale=None):
         """u8[scenes, per_scene, h, w, 3], drawn unless an earlier run did, and their ids [scenes, per_scene]."""
-        folder = self.context.folder / name
-        sampling = sampling_of(self.context, **({} if scale is None else {"guidance_scale": scale}))
-        drawer = Drawer(generator, sampling, make_mesh(self.context.config.mesh))
-        draw_candidates(self.context, folder, drawer, params, scenes, per_scene, name)
-        records = list(open_records(folder / "candidates", Candidate))
+        sampling = {} if scale is None else {"guidance_scale": scale}
+        records = draw_arm(self.context, name, generator, params, scenes, per_scene, sampling)
         images = np.stack([record.image for record in records])
         ids = np.array([record.id for record in records], object).reshape(len(scenes), per_scene)
         return images.reshape(*ids.shape, *images.shape[1:]), ids
 
-    def _values(self, images, scenes: Sequence[Scene], ids):
+    def _values(self, images, scenes, ids):
         n, per_scene = images.shape[:2]
         flat, repeated = images.reshape(-1, *images.shape[2:]), [scene for scene in scenes for _ in range(per_scene)]
         if self.kind == "gold":
@@ -198,10 +174,3 @@ class _Judge:
         else:
             values = self.reward.score_images(flat, repeated, ids.ravel().tolist())
         return np.float64(values).reshape(n, per_scene, -1).mean(1)
-
-
-def _ceiling(options, count):
-    """The oracle's criteria of true pictures of the same scenes."""
-    facts, drawing = drawings(options.split, range(count), options.scene_seed)
-    scenes = [Scene("true", "", (), options.split, fact) for fact in facts]
-    return np.float64(judge_images(to_uint8(render(drawing)), scenes).criteria)

@@ -9,7 +9,7 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.generators.sampling import Drawer
 from narrative_jax.runs.candidates import draw_candidates
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import base_generator, check_generator, preset_of, sampling_of
+from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 
@@ -26,8 +26,7 @@ class Options:
 def check(context: Context, options: Options) -> None:
     """Raise InputError for a generator that cannot be built, and scenes that it cannot draw."""
     check_generator(context)
-    most = preset_of(context).max_subjects
-    check_scenes(context.config, options.split, options.scenes, options.scene_seed, most)
+    check_scenes(context, options.split, options.scenes, options.scene_seed)
     check_count("per_scene", options.per_scene, minimum=1)
 
 

@@ -14,7 +14,7 @@ from narrative_jax.models.shipped import STORYBOOK, weights_file
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import TrainingSetOptions
-from narrative_jax.trainees.encoder import ENCODERS, EncoderTrainee, untrained
+from narrative_jax.trainees.new_encoders import ENCODERS, NewEncoder, new_encoder
 
 INPUTS = ("trained",)
 
@@ -57,7 +57,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     """
     numbers = {"chance": 1 / options.pairs}
     for name, kind, weights in _weights(context, options):
-        encoder = untrained(kind, 0, partial(Tokenizer.load, weights.with_name(TOKENIZER)))
+        encoder = new_encoder(kind, 0, partial(Tokenizer.load, weights.with_name(TOKENIZER)))
         similarity = _similarity(encoder, encoder.load(weights), options)
         for half, table in {"second": similarity, "first": similarity.T}.items():
             found = statistics.wilson(int((table.argmax(1) == np.arange(options.pairs)).sum()), options.pairs)
@@ -75,7 +75,7 @@ def _weights(context: Context, options: Options) -> Iterator[tuple[str, str, Pat
         yield f"embedded_{kind}", kind, weights_file("", STORYBOOK, kind)
 
 
-def _similarity(encoder: EncoderTrainee, params, options) -> np.ndarray:
+def _similarity(encoder: NewEncoder, params, options) -> np.ndarray:
     """Cosines f32[pairs, pairs] of first and second halves."""
     rows = np.arange(options.pairs) * encoder.matches.per_example
     _, halves = encoder.matches.of(options.examples.open(), rows)

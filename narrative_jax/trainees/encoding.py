@@ -19,10 +19,11 @@ from narrative_jax.core.files import new_folder
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import open_records
-from narrative_jax.generators.base import Generator, Preset
+from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.candidates import check_collected, pictures_entry
 from narrative_jax.runs.directory import Context, first_process, wait_for_all
+from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, places
 
@@ -30,7 +31,7 @@ ENCODED = "encoded"  # a folder of the entry, while it trains
 _AT_ONCE = 64  # records encoded between two looks at the stop flag
 
 
-def check_records(context: Context, algorithm: Algorithm, preset: Preset) -> None:
+def check_records(context: Context, algorithm: Algorithm) -> None:
     """Raise InputError for a source without what the algorithm trains on, and for pictures that are too small."""
     source = context.entry.get("source", "")
     if not source and algorithm.batch == "preferences":
@@ -40,7 +41,7 @@ def check_records(context: Context, algorithm: Algorithm, preset: Preset) -> Non
         rule = "that entry makes no preferences"
         raise InputError(f"source {source!r}", rule, "name one that screens, or collects them")
     if source and context.config[source].stage == "collect":
-        check_collected(context, source, preset.image_size)
+        check_collected(context, source, preset_of(context).image_size)
 
 
 def encoded_preferences(

@@ -9,13 +9,13 @@ from narrative_jax.algorithms.base import REFERENCE, REWARD, Algorithm, Models, 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
-from narrative_jax.models.checkpoints import save_weights
-from narrative_jax.models.lora import AdapterOptions, adapter_of, save_adapter
+from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.models.network import below, under
-from narrative_jax.rewards.base import PureReward, check_differentiable
-from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context
-from narrative_jax.runs.generator import adapter_shapes, base_generator, base_hash, check_generator, preset_of
+from narrative_jax.rewards.base import PureReward
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import adapter_shapes, base_generator, check_generator, preset_of
 from narrative_jax.runs.rewards import open_pure_reward, reward_files, sections_of
+from narrative_jax.runs.trained import save_trained
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
 from narrative_jax.trainees.encoding import KINDS, check_records, forget_encoded
 from narrative_jax.trainees.samples import Samples
@@ -64,7 +64,7 @@ class GeneratorTrainee:
         check_kind(cls, context, algorithm)
         check_generator(context)
         check_source(context, options.training_set)
-        check_records(context, algorithm, preset_of(context))
+        check_records(context, algorithm)
         if options.adapter:
             adapter_shapes(preset_of(context), context.name, options.adapter)
         elif REFERENCE in algorithm.roles:
@@ -74,7 +74,7 @@ class GeneratorTrainee:
             rule = f"{context.entry.algorithm} has {'one' if REWARD in algorithm.roles else 'none'} in its loss"
             raise InputError(f"{context.name}.reward {options.reward!r}", rule, "name a reward there, or leave it out")
         if options.reward:
-            check_differentiable(open_pure_reward(context, from_disk=False))
+            open_pure_reward(context, from_disk=False)
 
     @classmethod
     def files(cls, context: Context) -> list:
@@ -123,12 +123,7 @@ class GeneratorTrainee:
 
     def save(self, params: Params) -> None:
         """See `base.Trainee`; in published names, and an adapter with the hash of what it was trained on."""
-        folder, part = self.context.folder, self.base.denoiser
-        if self.options.adapter:
-            base = base_hash(self.base, self.frozen)
-            save_adapter(folder / ADAPTER, params, self.context.name, self.options.adapter, base)
-        else:
-            save_weights(folder / WEIGHTS, below(part, params), self.base.names[part])
+        save_trained(self.context, self.base, self.frozen, params, self.options.adapter)
         forget_encoded(self.context)
 
     @cached_property

@@ -13,12 +13,12 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.options import files_in
 from narrative_jax.core.types import Params
-from narrative_jax.models.lora import AdapterOptions, adapter_of, fingerprint, save_adapter
+from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
-from narrative_jax.runs.directory import ADAPTER, Context
+from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
-from narrative_jax.runs.rewards import trainable_reward, trained_reward, with_reward_adapter
+from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
 from narrative_jax.trainees.base import Batches, check_kind, places
 
@@ -130,11 +130,7 @@ class RewardTrainee:
 
     def save(self, params: Params) -> None:
         """See `base.Trainee`; with the calibration on the pictures of its preferences."""
-        if self.options.adapter:
-            base = fingerprint(self.frozen)
-            save_adapter(self.context.folder / ADAPTER, params, self.context.name, self.options.adapter, base)
-        else:
-            self.trainable.save(self.context.folder, self.policy, {**self.frozen, **params})
+        save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
         reward = trained_reward(self.context)
         scores = _scores(reward, self._preferences)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)

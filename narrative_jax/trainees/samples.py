@@ -9,7 +9,7 @@ from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.sampling import Drawer, candidate_seed, fitting
+from narrative_jax.generators.sampling import candidate_seed, drawer_for
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import sampling_of
 from narrative_jax.runs.scenes import some_scenes
@@ -44,6 +44,4 @@ class Samples:
             (scene, candidate_seed(config.seed, scene.id, place)) for scene in scenes for place in range(_PER_SCENE)
         ]
         mesh = make_mesh(config.mesh)
-        # A batch of its own size, which divides over the mesh: what is over is drawn and left out.
-        sampling = fitting(sampling_of(self.context), len(jobs), mesh)
-        return scenes, jobs, Drawer(self.generator, sampling, mesh)
+        return scenes, jobs, drawer_for(self.generator, sampling_of(self.context), len(jobs), mesh)

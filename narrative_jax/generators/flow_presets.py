@@ -1,0 +1,87 @@
+"""Presets of the FLUX family: sizes, and where their weights lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+from flax import nnx
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.options import File
+from narrative_jax.core.types import Params
+from narrative_jax.diffusion.timesteps import LogitNormal
+from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowConfig, FlowGenerator
+from narrative_jax.generators.text import load_text
+from narrative_jax.models.checkpoints import load_weights
+from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
+from narrative_jax.models.network import abstract, split, under
+from narrative_jax.models.shipped import EMBEDDED
+
+RANDOM = "random"  # weights of an untrained generator, from the config's seed
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """`weights` is a safetensors file, "" for the embedded ones or "random"; `text` a folder with a text encoder."""
+
+    weights: File = ""
+    text: File = ""
+
+
+@dataclass(frozen=True)
+class FlowPreset(FlowConfig):
+    """A flow generator by name; `embedded` says whether weights of it ship. See `base.Preset`."""
+
+    Options: ClassVar[type] = FlowOptions
+
+    embedded: bool = False
+
+    def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
+        """See `base.Preset`."""
+        network, shapes = abstract(self._transformer)
+        return FlowGenerator(self, network), under(TRANSFORMER, shapes)
+
+    def load(self, options: FlowOptions, seed: int) -> tuple["FlowGenerator", Params]:
+        """See `base.Preset`."""
+        if not (options.weights or self.embedded):
+            raise InputError("generator.weights ''", "this preset has no embedded ones", "set a file, or 'random'")
+        text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
+        if options.weights == RANDOM:
+            network, drawing = split(self._transformer(seed))
+        else:
+            network, shapes = abstract(self._transformer)
+            drawing = load_weights(options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors", shapes, FLUX_NAMES)
+        return FlowGenerator(self, network, text), under(TRANSFORMER, drawing) | under(TEXT_ENCODER, reading)
+
+    def described(self, options: FlowOptions, seed: int) -> tuple[str, str]:
+        """See `base.Preset`."""
+        if options.weights == RANDOM:
+            return f"random weights of seed {seed}", "none, the weights are random"
+        if options.weights:
+            return options.weights, "not recorded in the run: see where its weights come from"
+        return "embedded weights", "Apache-2.0"
+
+    def _transformer(self, seed=0):
+        return FlowTransformer(self.transformer, rngs=nnx.Rngs(seed))
+
+
+STORYBOOK = FlowPreset(
+    transformer=FlowTransformerConfig(
+        channels=192, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
+    ),
+    image_size=40,
+    subject_size=24,
+    patch=8,
+    text_length=16,
+    subject_offsets=((0, -4), (0, 6)),
+    prediction_type="clean",
+    timestep_distribution=LogitNormal(mean=0.8, std=1.0),
+    embedded=True,
+)
+TINY = replace(
+    STORYBOOK,
+    transformer=replace(STORYBOOK.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
+    embedded=False,
+)

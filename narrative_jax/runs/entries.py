@@ -1,0 +1,59 @@
+"""What an entry of a config has: its stage, its options, the entries and the files that it reads."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from narrative_jax.core.options import File, files_in, parse
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import generator_options
+from narrative_jax.runs.tables import Tables
+
+
+def is_entry(value: Any) -> bool:
+    """Whether a part of a config is an entry, not a section that entries share."""
+    return isinstance(value, ConfigDict | FrozenConfigDict | dict) and "stage" in value
+
+
+def stage_of(context: Context) -> Any:
+    """The module that the context's entry runs; see `stages.base`."""
+    return context.tables.stages[context.entry.stage]
+
+
+def options_of(context: Context) -> Any:
+    """The options of the context's entry, as its stage has them. Raises InputError."""
+    stage = stage_of(context)
+    others = stage.sections(context) if hasattr(stage, "sections") else ()
+    return parse(stage.Options, context.entry, context.name, ["stage", *others])
+
+
+def inputs_of(config: Mapping[str, Any], name: str, tables: Tables) -> list[str]:
+    """The names of the entries that this one reads."""
+    entry, stage = config[name], tables.stages[config[name].stage]
+    values = [entry.get(key, "") for key in getattr(stage, "INPUTS", ())]
+    named = [each for value in values for each in ((value,) if isinstance(value, str) else value) if each]
+    # What entries make of the generator's parts, all later ones are made from.
+    parts, names = config.get("generator", {}).values(), list(config.stages)
+    before = names[: names.index(name)] if name in names else []
+    return list(dict.fromkeys([*named, *(part for part in parts if isinstance(part, str) and part in before)]))
+
+
+def files_of(context: Context) -> list[File]:
+    """The files that an entry reads: the scenes, the generator's, and those of its own options."""
+    return sorted(set(_files(context)))
+
+
+def may_grow(context: Context) -> bool:
+    """Whether more steps of the context's entry go on where fewer ended."""
+    return hasattr(stage_of(context), "may_grow") and stage_of(context).may_grow(options_of(context))
+
+
+def _files(context) -> Iterator[File]:
+    stage = stage_of(context)
+    yield from [context.config.scenes] if context.config.get("scenes", "") else []
+    if "generator" in context.config:
+        entries = {str(context.path(name)) for name in context.config.stages}  # told by their own inputs
+        yield from (file for file in files_in(generator_options(context)) if file not in entries)
+    yield from files_in(options_of(context))
+    yield from stage.files(context) if hasattr(stage, "files") else ()

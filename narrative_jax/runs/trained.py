@@ -1,0 +1,120 @@
+"""What train entries made of the generator, left in their folders and opened from there."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.types import Params
+from narrative_jax.generators.base import Generator
+from narrative_jax.generators.sampling import Sampling
+from narrative_jax.models.checkpoints import check_arrays, load_weights, save_weights
+from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
+from narrative_jax.models.lora_files import read_lora
+from narrative_jax.models.network import below, under
+from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config
+from narrative_jax.runs.generator import GENERATOR, base_generator, sampling_of
+from narrative_jax.runs.tables import Tables
+
+BASELINE = "baseline"  # the generator that a run began with
+
+
+def trained_generator(context: Context, entry: str) -> tuple[Generator, Params]:
+    """The generator as a train entry left it: with other weights, or an adapter on its stack. Raises InputError."""
+    return with_trained(context, entry, *base_generator(context))
+
+
+def with_trained(context: Context, entry: str, generator: Generator, params: Params) -> tuple[Generator, Params]:
+    """`trained_generator` of a base that is already in memory."""
+    folder, part = context.path(entry), generator.denoiser
+    if not (folder / WEIGHTS).exists():
+        return with_saved_adapter(folder / ADAPTER, generator, params)
+    weights = load_weights(folder / WEIGHTS, below(part, params), generator.names[part])
+    return generator, params | under(part, weights)
+
+
+def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
+    """The generator with an adapter from disk on its stack.
+
+    Raises InputError for an adapter of another network, rank or targets, and for one trained on another base.
+    """
+    return _stacked(path, generator, params, *read_adapter(path))
+
+
+def with_lora_file(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
+    """`with_saved_adapter` of a LoRA file in the names of diffusers and PEFT; see `lora_files.read_lora`."""
+    part = generator.denoiser
+    name, options, base, weights = read_lora(path, below(part, params), generator.names[part], part)
+    return _stacked(path, generator, params, name, options, base, under(part, weights))
+
+
+def open_generator(run: str | Path, entry: str, tables: Tables | None = None) -> tuple[Generator, Params, Sampling]:
+    """The generator of a run directory as its train entry `entry` left it ("": the last), and how the run drew.
+
+    Entry "baseline" is what the run began with. Raises InputError where there is no such run or entry, or it has not
+    finished.
+    """
+    config = read_config(run)
+    entries = train_entries(config)
+    entry = entry or (entries or [BASELINE])[-1]
+    check_name("entry", entry, [BASELINE, *entries])
+    context = Context(config, entry, Path(run), tables=tables or Tables())
+    if entry == BASELINE:
+        return *base_generator(context), sampling_of(context)
+    check_trained(context, f"take entry {BASELINE!r}")
+    return *trained_generator(context, entry), sampling_of(context)
+
+
+def save_trained(
+    context: Context, generator: Generator, base: Params, params: Params, adapter: AdapterOptions | None
+) -> None:
+    """Leave what the context's entry trained, for `with_trained`: its adapter with the hash of the `base` that it was
+    trained on, or the whole denoiser in published names. Raises InputError where the disk refuses.
+    """
+    part = generator.denoiser
+    if adapter:
+        save_adapter(context.folder / ADAPTER, params, context.name, adapter, _base_hash(generator, base))
+    else:
+        save_weights(context.folder / WEIGHTS, below(part, params), generator.names[part])
+
+
+def was_trained(context: Context, entry: str) -> bool:
+    """Whether a train entry left weights; it does not where no pair was left to train on."""
+    return any((context.path(entry) / file).exists() for file in (WEIGHTS, ADAPTER))
+
+
+def train_entries(config: Mapping[str, Any]) -> list[str]:
+    """The entries that train the generator, in order."""
+    return [
+        name
+        for name in config["stages"]
+        if config[name]["stage"] == "train" and config[name].get("trains", GENERATOR) == GENERATOR
+    ]
+
+
+def check_trained(context: Context, otherwise: str) -> None:
+    """Raise InputError unless the context's entry left weights; `otherwise` says what else the user can do."""
+    if was_trained(context, context.name):
+        return
+    skipped = (context.folder / MANIFEST).exists()
+    rule = "it had no pair to train on" if skipped else "it has not finished"
+    remedy = otherwise + ("" if skipped else ", or run the rest of it first")
+    raise InputError(f"entry {context.name!r} of {context.workdir}", rule, remedy)
+
+
+def _base_hash(generator, params):
+    """Of the denoiser with all that stands on its stack."""
+    return fingerprint(below(generator.denoiser, params))
+
+
+def _stacked(path, generator, params, name, options, base, weights):
+    adapted, stacked = generator.with_adapter(params, name, **asdict(options))
+    fresh = {key: value.shape for key, value in stacked.items() if key not in params}
+    check_arrays(path, {key: value.shape for key, value in weights.items()}, fresh)
+    if base and base != _base_hash(generator, params):
+        rule = f"it was trained on a base with hash {base}, this one has {_base_hash(generator, params)}"
+        raise InputError(f"{path}", rule, "give the generator it was trained on")
+    return adapted, stacked | {key: jnp.asarray(value) for key, value in weights.items()}

@@ -1,0 +1,16 @@
+"""Stages by name."""
+
+from narrative_jax.stages import accuracy, collect, evaluate, generate, retrieve, score, screen, tabulate, train
+from narrative_jax.stages.base import Stage
+
+STAGES: dict[str, Stage] = {
+    "accuracy": accuracy,
+    "collect": collect,
+    "generate": generate,
+    "score": score,
+    "retrieve": retrieve,
+    "screen": screen,
+    "train": train,
+    "evaluate": evaluate,
+    "tabulate": tabulate,
+}
