@@ -20,7 +20,7 @@ FLAGS = {
     "--config": "a config file, with a variant of it after a colon",
     "--workdir": "the run directory; by default runs/ with the name of the config and its variant",
     "--stage": "run this entry of the config only",
-    "--redo": "do this entry again, with all that is made from it",
+    "--redo": "do this entry again, with all that is made from it; several with commas between",
 }
 
 

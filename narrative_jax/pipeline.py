@@ -10,10 +10,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from narrative_jax.core.config import resolved
 from narrative_jax.core.errors import InputError, Stopped, check_name
 from narrative_jax.core.files import write_json
+from narrative_jax.core.hashing import Hashes
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.runs import provenance
 from narrative_jax.runs.directory import (
     CONFIG,
+    HASHES,
     MANIFEST,
     Context,
     claimed,
@@ -47,23 +49,25 @@ def run(
 ) -> None:
     """Run the config's entries, or the one named `stage`, in `workdir`; those that are done are skipped.
 
-    `redo` names an entry to do again, with all that is made from it. Raises InputError before anything is written where
-    the config is wrong, or what the directory holds was made from something else; Stopped where `stop` was requested
-    and all is saved.
+    `redo` names an entry to do again, with all that is made from it, or several with commas between. Raises InputError
+    before anything is written where the config is wrong, or what the directory holds was made from something else;
+    Stopped where `stop` was requested and all is saved.
     """
     config, workdir, tables = FrozenConfigDict(completed(config)), Path(workdir), tables or default_tables()
     check(config, workdir, tables)
-    for kind, name in {"stage": stage, "redo": redo}.items():
-        if name is not None:
+    redone = [] if redo is None else redo.split(",")
+    for kind, names in {"stage": [] if stage is None else [stage], "entry to redo": redone}.items():
+        for name in names:
             check_name(kind, name, config.stages)
     contexts = [Context(config, name, workdir, stop or StopFlag(), tables) for name in config.stages]
+    hashes = Hashes(workdir / HASHES)
     if (workdir / CONFIG).exists():  # before anything is touched
-        provenance.check_fresh(contexts, provenance.trace(contexts), redo)
+        provenance.check_fresh(contexts, provenance.trace(contexts, hashes), redone)
     with claimed(workdir):
-        found = provenance.trace(contexts)
-        again = provenance.check_fresh(contexts, found, redo)
+        found = provenance.trace(contexts, hashes)
+        again = provenance.check_fresh(contexts, found, redone)
         if first_process():
-            found.hashes.save()
+            hashes.save()
             for name in again:
                 shutil.rmtree(workdir / name, ignore_errors=True)
             for name in found.longer:
@@ -88,7 +92,8 @@ def completed(config: ConfigDict) -> ConfigDict:
     """
     config = ConfigDict(config.to_dict())
     own = bool(config.get("scenes", ""))
-    for section in (config, *(value for value in config.values() if isinstance(value, ConfigDict))):
+    judging = [value for value in config.values() if is_entry(value) and value.stage != "train"]  # "" is none there
+    for section in (config, *judging):
         for key, choices in DEFAULTS.items():
             if section.get(key, None) == "":
                 section[key] = choices[own]

@@ -60,28 +60,32 @@ def tiny_generator(random_weights):
     from flax import nnx
 
     from narrative_jax.data.sources import storybook_scenes
-    from narrative_jax.generators.presets import STORYBOOK_TEXT, TINY, build
+    from narrative_jax.generators.flow import TEXT_ENCODER
+    from narrative_jax.generators.flow_presets import TINY
     from narrative_jax.generators.text import TextSide
-    from narrative_jax.models.clip import ClipTextEncoder
-    from narrative_jax.models.network import abstract
+    from narrative_jax.models.clip import CLIP_SIZES, ClipTextEncoder
+    from narrative_jax.models.network import abstract, under
+    from narrative_jax.models.shipped import STORYBOOK
     from narrative_jax.models.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(scene.prompt for scene in storybook_scenes("train", 100))
-    config = replace(STORYBOOK_TEXT, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
-    network, shapes = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
-    text = TextSide(tokenizer, network, random_weights(shapes), TINY.text_length)
-    generator, params = build(TINY, text, seed=0)
-    return generator, random_weights(params)
+    config = replace(CLIP_SIZES[STORYBOOK][0], vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
+    network, reading = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
+    generator, drawing = TINY.abstract()
+    generator = replace(generator, text=TextSide(tokenizer, network, TINY.text_length))
+    return generator, random_weights(drawing) | under(TEXT_ENCODER, random_weights(reading))
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tiny_generator, tmp_path_factory) -> Path:
     """A weights file for the preset "tiny" whose pictures differ."""
+    from narrative_jax.generators.flow import TRANSFORMER
     from narrative_jax.models.checkpoints import save_weights
     from narrative_jax.models.flow_transformer import FLUX_NAMES
+    from narrative_jax.models.network import below
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, tiny_generator[1], FLUX_NAMES)
+    save_weights(path, below(TRANSFORMER, tiny_generator[1]), FLUX_NAMES)
     return path
 
 

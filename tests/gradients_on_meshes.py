@@ -5,7 +5,6 @@
 
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,14 +19,18 @@ from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
-from narrative_jax.core.types import Conditioning
-from narrative_jax.generators.flow import build
-from narrative_jax.generators.presets import TINY
+from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
+from narrative_jax.generators.flow_presets import TINY
 from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
+from narrative_jax.models.flow_transformer import FlowTransformer
 from narrative_jax.models.lora import adapter_of
-from narrative_jax.models.network import split
+from narrative_jax.models.network import split, under
 from narrative_jax.models.scalar_reward import TOWERS
 from narrative_jax.rewards.scalar import ScalarContext
+from narrative_jax.trainees.encoder import EncoderTrainee
+from narrative_jax.trainees.generator import GeneratorTrainee
+from narrative_jax.trainees.new_encoders import NewEncoder
+from narrative_jax.trainees.reward import RewardTrainee
 from narrative_jax.training.step import Trainee, TrainState, make_step
 
 BATCH = 16
@@ -46,10 +49,10 @@ def make_generator():
     """The tiny preset with an adapter; no weight is 0, or most gradients would be."""
     transformer = replace(TINY.transformer, text_dim=16, pooled_dim=16)
     preset = replace(TINY, transformer=transformer, prediction_type="velocity")
-    empty = np.full((preset.text_length, 16), 0.1, np.float32), np.full(16, 0.1, np.float32)
-    base, params = build(preset, SimpleNamespace(empty=empty), seed=0)
+    network, params = split(FlowTransformer(transformer, rngs=nnx.Rngs(0)))
+    base = FlowGenerator(preset, network)
     policy, weights = base.with_adapter(
-        params, "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
+        under(TRANSFORMER, params), "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
     )
     return base, policy, shake(weights, 0.05, adapters=1.0)
 
@@ -76,18 +79,18 @@ def make_trainee(case) -> Trainee:
     """What the case trains: the adapter, all of CLIP, or a reward but for its towers."""
     if case == "contrastive":
         network, params = make_clip()
-        return Trainee(SimpleNamespace(network=network), None, shake(params, 0.02), {})
+        return EncoderTrainee(None, None, NewEncoder(network, shake(params, 0.02), None, {}))
     if case == "reward_modelling":
         reward = small_scalar(random_weights.__wrapped__())
         # Preferences do not see what is added to all scores: gradients of these biases are nothing but rounding.
         still = {name for name in reward.params if name.partition(".")[0] in TOWERS} | {"norm.bias", "out.bias"}
         frozen = {name: value for name, value in reward.params.items() if name in still}
         params = {name: value for name, value in reward.params.items() if name not in still}
-        return Trainee(reward, None, params, frozen)
+        return RewardTrainee(None, None, None, reward, params, frozen)
     base, policy, weights = make_generator()
     params = {name: value for name, value in weights.items() if adapter_of(name)}
     frozen = {name: value for name, value in weights.items() if not adapter_of(name)}
-    return Trainee(policy, base, params, frozen)
+    return GeneratorTrainee(None, None, base, policy, params, frozen, encoding={}, reference=base)
 
 
 def make_batch(case):
@@ -106,7 +109,8 @@ def make_batch(case):
         context = ScalarContext(tokens, draw(2, 16, 16, 3), mask)
         pictures = {"chosen": draw(16, 16, 3), "rejected": draw(16, 16, 3)}
         return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0, "index": index}
-    conditioning = Conditioning(draw(TINY.text_length, 16), draw(16), draw(2, 9, 192), mask)
+    empty = np.full((BATCH, TINY.text_length, 16), 0.1, np.float32), np.full((BATCH, 16), 0.1, np.float32)
+    conditioning = FlowConditioning(draw(TINY.text_length, 16), draw(16), *empty, draw(2, 9, 192), mask)
     batch = {"conditioning": conditioning, "index": index}
     if case == "sft":
         return batch | {"latents": draw(25, 192)}

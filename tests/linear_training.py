@@ -9,23 +9,24 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from narrative_jax.algorithms.base import Models, Role
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.command import exit_code
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.stop import StopFlag
+from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
 from narrative_jax.diffusion.timesteps import Uniform
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
-from narrative_jax.training.step import Trainee, make_step, new_state
+from narrative_jax.training.step import make_step, new_state
 
 TOKENS, WIDTH, EXAMPLES, BATCH = 3, 16, 40, 8
 ALGORITHMS = {"sft": SFT(text_dropout=0.5), "dpo": DPO(beta=20.0, eta=0.5, b=0.5, preserve=0.5)}
@@ -36,29 +37,48 @@ class Linear:
     """Predicts noisy · (kernel + delta) + conditioning; `delta` is what is trained, the reference goes without it."""
 
     weights: tuple[str, ...] = ("kernel", "delta")
-    width: int = WIDTH
     prediction_type: str = "velocity"
     timestep_distribution: Uniform = field(default_factory=Uniform)
 
     @property
-    def network(self):
-        return SimpleNamespace(axes={name: ("embed", "mlp") for name in self.weights})
+    def axes(self):
+        return {name: ("embed", "mlp") for name in self.weights}
 
-    def drop_text(self, conditioning, drop):
-        return jnp.where(drop[:, None], 0.0, conditioning)
+    def drop(self, conditioning, *, text=None, subjects=None):
+        assert subjects is None
+        return jnp.where(text[:, None], 0.0, conditioning)
 
     def prepare(self, params, conditioning):
-        return conditioning
+        return None
 
-    def denoise(self, params, noisy, t, conditioning):
-        return noisy @ sum(params[name] for name in self.weights) + conditioning[:, None]
+    def denoise(self, params, noisy, t, conditioning, prepared):
+        assert params.keys() == set(self.weights) and prepared is None
+        conditioning = jnp.concatenate([conditioning] * (len(noisy) // len(conditioning)))
+        return noisy @ sum(params.values()) + conditioning[:, None]
 
 
-def make_trainee(width=WIDTH, delta=0.0) -> Trainee:
+@dataclass(frozen=True)
+class LinearTrainee:
+    """A linear policy and its reference, which goes without what is trained."""
+
+    params: Params
+    frozen: Params
+    policy: Linear = Linear()
+    reference: Linear = Linear(("kernel",))
+
+    @property
+    def axes(self):
+        return self.policy.axes
+
+    def models(self, params, frozen):
+        return Models(Role(self.policy, {**frozen, **params}), Role(self.reference, frozen))
+
+
+def make_trainee(width=WIDTH, delta=0.0) -> LinearTrainee:
     """A linear policy and its reference; `delta` scales what the policy has in place of an adapter."""
     rng = np.random.default_rng(0)
     kernel, change = (jnp.asarray(rng.normal(size=(width, width)) / width, jnp.float32) for _ in range(2))
-    return Trainee(Linear(width=width), Linear(("kernel",), width), {"delta": delta * change}, {"kernel": kernel})
+    return LinearTrainee({"delta": delta * change}, {"kernel": kernel})
 
 
 def make_batch(indices, width=WIDTH, algorithm="sft", bad=None):
@@ -95,7 +115,7 @@ def run(
     """Train, and return state and step. `look(number, ids)` sees each batch of a run as it is made."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    trainee, optimizer = make_trainee(width), Optimizer(0.01, total_steps=steps, warmup_steps=1).build()
+    trainee, optimizer = make_trainee(width), Optimizer(0.01, warmup_steps=1).build(steps)
     step = make_step(
         ALGORITHMS[algorithm], trainee, optimizer, make_mesh(mesh or {"data": -1}),
         seed=0, ema_decay=0.9, accumulate=accumulate,

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import gradients_on_meshes
 import jax
@@ -12,12 +13,15 @@ import pytest
 from gradients_on_meshes import CASES, MESHES
 from linear_training import make_batch, make_trainee
 
+from narrative_jax.algorithms.base import Algorithm, Models, Role
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.errors import InputError
-from narrative_jax.training.step import Trainee, gradients
+from narrative_jax.losses.preference import adaptive_beta
+from narrative_jax.trainees.reward import RewardTrainee
+from narrative_jax.training.step import gradients
 
 DIFFERENCES = ("margin", "chosen_error_gain", "rejected_error_gain")
 
@@ -117,7 +121,7 @@ def test_dpo_by_hand(adaptive):
     trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
     algorithm = DPO(beta=20.0, **({"eta": 0.5, "k": 2.0, "b": 0.3} if adaptive else {}))
     t, noise = [], []
-    for time_key, noise_key in draws(batch, 2):
+    for time_key, noise_key, _ in draws(batch, 3):
         t.append(jax.random.uniform(time_key))
         noise.append(jax.random.normal(noise_key, batch["chosen"].shape[1:]))
     base = trainee.frozen["kernel"]
@@ -203,15 +207,9 @@ def test_contrastive_accuracy():
     class Model:
         network = type("Network", (), {"bind": staticmethod(lambda params: Towers())})
 
-    class Policy:
-        model, params = Model, None
-
-    class Both:
-        policy, reference = Policy, None
-
     eye = jnp.eye(4)
     batch = {"first": eye, "second": eye[jnp.array([0, 1, 3, 2])], "index": jnp.arange(4)}
-    loss = Contrastive().loss(Both, batch, None)
+    loss = Contrastive().loss(Models(Role(Model, None)), batch, None)
     assert float(loss.metrics["accuracy"]) == 2
     logits = np.exp(2.0) * np.eye(4)[[0, 1, 3, 2]]
     rows = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -232,7 +230,8 @@ def preferences(size=8):
     chosen, rejected = np.float32(rng.normal(size=(2, size, 2, 3, 3)))
     context = {"factor": np.float32(rng.uniform(0.2, 2, size))}
     batch = {"chosen": chosen, "rejected": rejected, "context": context, "index": np.arange(size)}
-    trainee = Trainee(LinearReward, None, {"weight": np.float32(0.3 * rng.normal(size=18))}, {})
+    weights = {"weight": np.float32(0.3 * rng.normal(size=18))}
+    trainee = RewardTrainee(None, None, None, policy=LinearReward, params=weights, frozen={})
     return trainee, batch | {"tie": np.arange(size) % 3 == 0}
 
 
@@ -262,7 +261,7 @@ def test_parts_of_preferences_equal_the_whole():
 
 def test_an_untrained_reward_is_right_about_nothing():
     trainee, batch = preferences()
-    loss = run_loss(RewardModelling(), trainee._replace(params={"weight": np.zeros(18, np.float32)}), batch)
+    loss = run_loss(RewardModelling(), replace(trainee, params={"weight": np.zeros(18, np.float32)}), batch)
     assert float(loss.sum) == pytest.approx(8 * np.log(2), rel=1e-6) and float(loss.weight) == 8
     assert float(loss.metrics["accuracy"]) == 0, "a tie is not right"
 
@@ -280,3 +279,49 @@ def test_an_untrained_reward_is_right_about_nothing():
 def test_wrong_hyper_parameters(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+# Gaps
+
+
+IDS = ("a over b", "c over d", "e over f")
+NO_GAPS = np.full(3, np.nan)
+
+
+def test_known_gaps_stay_as_they_are(capsys):
+    gaps = np.array([0.2, 3.0, -0.4])
+    for algorithm in (Algorithm(), DPO(eta=0.5, k=1.0, b=0.5)):
+        np.testing.assert_array_equal(algorithm.usable_gaps(gaps, IDS), gaps)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("gaps", [np.array([0.2, np.nan, -90.0]), NO_GAPS], ids=["one", "all"])
+def test_without_a_gap_beta_is_constant_and_is_said_to_be(capsys, gaps):
+    algorithm = DPO(beta=300.0, eta=0.5, k=1.0, b=0.5)
+    used = algorithm.usable_gaps(gaps, IDS)
+    np.testing.assert_allclose(adaptive_beta(used, beta=300.0, eta=0.5, k=1.0, b=0.5), np.full(3, 300.0), rtol=1e-6)
+    assert capsys.readouterr().out == f"{np.isnan(gaps).sum()} of 3 pairs have no gap: β is 300 for all\n"
+
+
+@pytest.mark.parametrize("gaps", [np.array([0.2, 3.0, -90.0]), NO_GAPS], ids=["any", "none"])
+def test_a_constant_beta_asks_for_no_gap(capsys, gaps):
+    used = DPO(beta=300.0, b=0.5).usable_gaps(gaps, IDS)
+    np.testing.assert_array_equal(adaptive_beta(used, beta=300.0, eta=0.0, k=1.0, b=0.5), np.full(3, 300.0))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_gap_that_would_turn_a_pair_around_is_refused_by_name():
+    """β(a) = β · (1 + ½ · (1 - e^(½ - a))) is 0 at a = ½ - ln 3."""
+    algorithm, zero = DPO(eta=0.5, k=1.0, b=0.5), 0.5 - np.log(3)
+    for gap, told, share in (
+        (zero - 1e-9, "-0.599", "-1.5e-09"),
+        (-2.0, "-2", "-4.59"),
+        (-1e6, "-1e+06", "-5.07e+303"),
+    ):
+        with pytest.raises(InputError, match="it must be positive; lower eta or k, or screen by a rule") as caught:
+            algorithm.usable_gaps(np.array([0.2, gap, -0.1]), IDS)
+        assert str(caught.value).startswith(f"pair c over d with gap {told}: β(a) = ")
+        assert f" would be {share} · β, " in str(caught.value)
+    least = np.array([0.2, zero + 1e-6, -0.1])
+    np.testing.assert_array_equal(algorithm.usable_gaps(least, IDS), least)
+    assert (adaptive_beta(least, beta=500.0, eta=0.5, k=1.0, b=0.5) > 0).all()

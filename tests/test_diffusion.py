@@ -163,9 +163,108 @@ def test_unknown_sampler():
         sample(exact_velocity, jnp.ones((1, 1)), sampler_grid(2), "eular")
 
 
+# Gradients through chosen steps
+
+
+def unrolled(weight, noise, method, followed, velocity):
+    """`sample` written out on a grid, where steps that are not followed take the velocity as a constant."""
+    noisy, times = noise, np.asarray(sampler_grid(len(followed)))
+    for t, after, follow in zip(times, times[1:], followed, strict=True):
+        hold = (lambda x: x) if follow else jax.lax.stop_gradient
+        here, then = (jnp.full(len(noise), value, jnp.float32) for value in (t, after))
+        slope = hold(velocity(weight, noisy, here))
+        if method == "heun" and after > 0:
+            slope = (slope + hold(velocity(weight, noisy + (after - t) * slope, then))) / 2
+        noisy = noisy + (after - t) * slope
+    return noisy
+
+
+def curved(weight, noisy, t):
+    """A velocity that depends on all that it is given, and on nothing linearly."""
+    return jnp.sin(noisy * weight) * (1 + t[:, None]) - jnp.square(noisy) / 4
+
+
+FOLLOWED = {"all": [1, 1, 1, 1], "first": [1, 0, 0, 0], "third": [0, 0, 1, 0], "last": [0, 0, 0, 1], "none": [0] * 4}
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_gradients_pass_the_followed_steps_alone(name, method):
+    rng, followed = np.random.default_rng(0), np.array(FOLLOWED[name], bool)
+    noise, weight = jnp.float32(rng.normal(size=(3, 2))), jnp.float32([0.7, -1.3])
+
+    def end(weight, noise, followed):
+        return jnp.cos(sample(lambda x, t: curved(weight, x, t), noise, sampler_grid(4), method, followed)).sum()
+
+    def expected(weight, noise):
+        return jnp.cos(unrolled(weight, noise, method, followed, curved)).sum()
+
+    # Which steps are followed is data: one compiled program serves every choice.
+    value, found = jax.jit(jax.value_and_grad(end, argnums=(0, 1)))(weight, noise, followed)
+    assert float(value) == pytest.approx(float(end(weight, noise, None)), rel=1e-6)
+    for ours, theirs in zip(found, jax.grad(expected, argnums=(0, 1))(weight, noise), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert bool(np.any(found[0])) == followed.any(), "the weights are felt by followed steps only"
+    assert np.all(found[1]), "noise passes a step that is not followed as it is"
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_all_steps_followed_are_the_derivative(method):
+    """As finite differences in float64 have it, and as differentiation without `followed` has it."""
+    noise, weight = np.random.default_rng(0).normal(size=(3, 2)), np.float64([0.7, -1.3])
+
+    def end(weight, followed=None):
+        return sample(lambda x, t: curved(weight, x, t), noise, sampler_grid(4), method, followed).sum()
+
+    def exact(weight):
+        with jax.enable_x64(True):
+            return unrolled(jnp.asarray(weight), jnp.asarray(noise), method, [1] * 4, curved).sum()
+
+    steps = 1e-5 * np.eye(2)
+    differences = [float(exact(weight + step) - exact(weight - step)) / 2e-5 for step in steps]
+    for followed in (None, np.ones(4, bool)):
+        np.testing.assert_allclose(jax.grad(end)(jnp.float32(weight), followed), differences, rtol=1e-4)
+
+
+def test_followed_steps_are_worked_out_again():
+    """What the way back needs of a step is its start: no residual of a network is kept for all steps."""
+
+    def velocity(weight, noisy):
+        return jnp.tanh(noisy @ weight) @ weight.T  # 64 wide inside, 2 outside
+
+    def end(weight, followed):
+        noise = jnp.ones((3, 2))
+        return sample(lambda x, t: velocity(weight, x), noise, sampler_grid(16), "euler", followed).sum()
+
+    def widest(followed):
+        scans = [
+            equation
+            for equation in jax.make_jaxpr(jax.grad(end))(jnp.ones((2, 64)), followed).eqns
+            if equation.primitive.name == "scan"
+        ]
+        return max(out.aval.size for scan in scans for out in scan.outvars if out.aval.shape[:1] == (16,))
+
+    assert widest(None) >= 16 * 3 * 64
+    assert widest(np.ones(16, bool)) <= 16 * 3 * 2
+
+
+# Guidance
+
+
 def test_guidance():
     conditional, unconditional = np.random.default_rng(0).normal(size=(2, 3, 4))
-    np.testing.assert_array_equal(guide(conditional, unconditional, 1.0), conditional)
-    np.testing.assert_allclose(guide(conditional, unconditional, 0.0), unconditional)
-    expected = unconditional + 3.5 * (conditional - unconditional)
-    np.testing.assert_allclose(guide(conditional, unconditional, 3.5), expected)
+    both = conditional, unconditional
+    np.testing.assert_array_equal(guide(both, [1.0]), conditional)
+    np.testing.assert_allclose(guide(both, [0.0]), unconditional)
+    np.testing.assert_allclose(guide(both, [3.5]), unconditional + 3.5 * (conditional - unconditional))
+    np.testing.assert_array_equal(guide([conditional], []), conditional)
+
+
+def test_guidance_by_two_things():
+    """InstructPix2Pix' (Brooks et al. 2023, eq. 3), with scales of the text and of the subjects."""
+    every, textless, bare = np.random.default_rng(0).normal(size=(3, 2, 4))
+    expected = bare + 1.6 * (textless - bare) + 7.5 * (every - textless)
+    np.testing.assert_allclose(guide([every, textless, bare], [7.5, 1.6]), expected)
+    np.testing.assert_array_equal(guide([every, textless, bare], [1.0, 1.0]), every)
+    np.testing.assert_allclose(guide([every, textless, bare], [0.0, 1.0]), textless)
+    np.testing.assert_allclose(guide([every, textless, bare], [0.0, 0.0]), bare)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import jax
 import pytest
 
 from narrative_jax import launch, pipeline
+from narrative_jax.runs.tables import Tables
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -28,14 +30,26 @@ def get_config(variant=""):
     })
 """
 UNWRITABLE = "configs/a.py/x: it cannot be written (Not a directory)"  # root may write wherever there is a folder
-STAGES = {"make": SimpleNamespace(run=lambda context: {"size": context.entry.size})}
+
+
+@dataclass(frozen=True)
+class Options:
+    size: int
+    hyper: dict[str, float]
+
+
+def make(run):
+    return SimpleNamespace(Options=Options, run=run)
+
+
+STAGES = {"make": make(lambda context, options: {"size": options.size})}
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with configs/a.py, in which stages are those of this file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "known_stages", lambda: STAGES)
+    monkeypatch.setattr(pipeline, "default_tables", lambda: Tables(stages=STAGES))
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "a.py").write_text(CONFIG)
     return tmp_path
@@ -147,6 +161,10 @@ def test_bad_changes(folder, capsys, change, message):
             ("--config=configs/a.py", "--stage=frst"),
             "unknown stage 'frst': known are first, second; did you mean 'first'?",
         ),
+        (
+            ("--config=configs/a.py", "--redo=frst"),
+            "unknown entry to redo 'frst': known are first, second; did you mean 'first'?",
+        ),
         (("--config=configs/a.py", "--stage=second", "--workdir=configs/a.py/x"), UNWRITABLE),
     ],
 )
@@ -177,21 +195,33 @@ def test_bad_config_files(folder, capsys, text, message):
 def test_another_config_s_workdir(folder, capsys):
     assert launch.main(["--config=configs/a.py"]) == 0
     capsys.readouterr()
-    message = "workdir runs/a: it was written by a config that differs in seed (0 there, 1 here); choose another"
+    message = "entry 'first' of runs/a: it was made from something else: seed (0 there, 1 here); --redo=first,second "
     assert message in bad(capsys, "--config=configs/a.py", "--config.seed=1")
 
 
+def test_what_is_done_is_done_again_where_one_asks_for_it(folder, capsys):
+    command = ["--config=configs/a.py", "--config.first.size=9"]
+    assert launch.main(["--config=configs/a.py"]) == 0
+    said = "first.size (8 there, 9 here); --redo=first does first again; or choose another --workdir\n"
+    capsys.readouterr()
+    assert bad(capsys, *command).endswith(said)
+    assert launch.main([*command, "--redo=first"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("first: done in ") and second.startswith("second: done before (--redo=second does it ag")
+    assert json.loads(Path("runs/a/summary.json").read_text())["first/size"] == written()["first"]["size"] == 9
+
+
 def test_a_defect_is_raised(folder, monkeypatch):
-    monkeypatch.setitem(STAGES, "make", SimpleNamespace(run=lambda context: {}["missing"]))
+    monkeypatch.setitem(STAGES, "make", make(lambda context, options: {}["missing"]))
     with pytest.raises(KeyError):
         launch.main(["--config=configs/a.py"])
 
 
 def test_a_full_disk_is_bad_input(folder, capsys, monkeypatch):
-    def full(context):
+    def full(context, options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(STAGES, "make", SimpleNamespace(run=full))
+    monkeypatch.setitem(STAGES, "make", make(full))
     assert launch.main(["--config=configs/a.py"]) == 2
     assert capsys.readouterr().err == "[Errno 28] No space left on device\n"
 
@@ -223,19 +253,21 @@ def test_several_processes_join_where_the_environment_says_so(folder, monkeypatc
 # Stages of a process of its own: one that waits for the signal to stop, and saves.
 WAITING = """
 import sys, time
-from pathlib import Path
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 from narrative_jax import launch, pipeline
 from narrative_jax.core.errors import Stopped
+from narrative_jax.runs.tables import Tables
 
-def wait(context):
+def wait(context, options):
     print("at work", flush=True)
     while not context.stop.requested:
         time.sleep(0.01)
     (context.folder / "saved").touch()
     raise Stopped
 
-pipeline.known_stages = lambda: {"make": SimpleNamespace(run=wait)}
+make = SimpleNamespace(Options=make_dataclass("Options", [("size", int), ("hyper", dict[str, float])]), run=wait)
+pipeline.default_tables = lambda: Tables(stages={"make": make})
 sys.exit(launch.main(sys.argv[1:]))
 """
 

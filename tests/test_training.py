@@ -254,11 +254,16 @@ def test_metrics_go_on_where_the_checkpoint_is(tmp_path):
         (lambda: Schedule(0, 1), "total_steps 0"),
         (lambda: Schedule(1, 0), "save_every 0"),
         (lambda: Schedule(1, 1, -1), "sample_every -1"),
-        (lambda: Optimizer(1e-3, 4, warmup_steps=4), "the warm-up ends before the training"),
-        (lambda: Optimizer(1e-3, 4, decay="cosin"), "did you mean 'cosine'"),
-        (lambda: Optimizer(1e-3, 4, method="moun"), "did you mean 'muon'"),
-        (lambda: Optimizer(0.0, 4), "learning_rate 0.0: learning_rate is a number > 0"),
-        (lambda: Optimizer(1e-3, 4, clip_norm=float("nan")), "clip_norm nan"),
+        (lambda: Optimizer(1e-3, warmup_steps=4).build(4), "the warm-up ends before the training"),
+        (
+            lambda: Optimizer(1e-3, warmup_steps=5).schedule(4),
+            "warmup_steps 5 of 4 steps: the warm-up ends before the training",
+        ),
+        (lambda: Optimizer(1e-3).build(0), "total_steps 0"),
+        (lambda: Optimizer(1e-3, decay="cosin"), "did you mean 'cosine'"),
+        (lambda: Optimizer(1e-3, method="moun"), "did you mean 'muon'"),
+        (lambda: Optimizer(0.0), "learning_rate 0.0: learning_rate is a number > 0"),
+        (lambda: Optimizer(1e-3, clip_norm=float("nan")), "clip_norm nan"),
     ],
 )
 def test_wrong_settings(make, message):
@@ -267,19 +272,19 @@ def test_wrong_settings(make, message):
 
 
 def test_the_learning_rate_warms_up_and_decays():
-    rate = Optimizer(0.1, 10, warmup_steps=2, decay="cosine").schedule()
+    rate = Optimizer(0.1, warmup_steps=2, decay="cosine").schedule(10)
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 6, 10)], [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
-    rate = Optimizer(0.1, 10, warmup_steps=2).schedule()
+    rate = Optimizer(0.1, warmup_steps=2).schedule(10)
     np.testing.assert_allclose([rate(step) for step in (0, 1, 2, 9)], [0, 0.05, 0.1, 0.1], atol=1e-7)
     for decay in ("constant", "cosine"):
-        assert Optimizer(0.1, 10, decay=decay).schedule()(0) == pytest.approx(0.1), "without a warm-up"
+        assert Optimizer(0.1, decay=decay).schedule(10)(0) == pytest.approx(0.1), "without a warm-up"
 
 
 def test_muon_moves_a_matrix_alike_in_all_directions_and_the_rest_as_adam():
     rng = np.random.default_rng(0)
     turned = [np.linalg.qr(rng.normal(size=(n, 4)))[0] for n in (6, 4)]
     gradients = {"kernel": jnp.float32(turned[0] * (8, 4, 2, 1) @ turned[1].T), "bias": jnp.float32([3.0, -0.2])}
-    optimizer = Optimizer(0.1, 10, method="muon", clip_norm=1e9).build()
+    optimizer = Optimizer(0.1, method="muon", clip_norm=1e9).build(10)
     weights = jax.tree.map(jnp.zeros_like, gradients)
     updates, _ = optimizer.update(gradients, optimizer.init(weights), weights)
     np.testing.assert_allclose(updates["bias"], [-0.147, 0.147], rtol=0.01)  # Adam's first step, with Nesterov's look
@@ -291,7 +296,7 @@ def test_muon_moves_a_matrix_alike_in_all_directions_and_the_rest_as_adam():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_moments_lie_as_their_weights(method):
-    trainee, optimizer = make_trainee(), Optimizer(0.1, 2, method=method).build()
+    trainee, optimizer = make_trainee(), Optimizer(0.1, method=method).build(2)
     step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=0, ema_decay=0.9)
     state = jax.device_put(new_state(trainee.params, optimizer), step.state_shardings)
     weights = step.state_shardings.params["delta"]
@@ -304,13 +309,13 @@ def test_moments_lie_as_their_weights(method):
 
 def test_a_new_state_shares_no_buffer():
     params = make_trainee(delta=1.0).params
-    state = new_state(params, Optimizer(0.1, 2).build())
+    state = new_state(params, Optimizer(0.1).build(2))
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, state))]
     assert len(set(places)) == len(places)
 
 
 def test_every_step_and_seed_draws_its_own_noise():
-    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1, 2).build(), make_batch(range(BATCH))
+    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1).build(2), make_batch(range(BATCH))
 
     def loss(seed, number):
         step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=seed, ema_decay=0.9)
@@ -322,7 +327,7 @@ def test_every_step_and_seed_draws_its_own_noise():
 
 
 def test_the_averaged_weights_follow():
-    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1, 2).build(), make_batch(range(BATCH))
+    trainee, optimizer, (_, batch) = make_trainee(delta=1.0), Optimizer(0.1).build(2), make_batch(range(BATCH))
     step = make_step(ALGORITHMS["sft"], trainee, optimizer, make_mesh({}), seed=0, ema_decay=0.15)
     before, state = trainee.params["delta"], new_state(trainee.params, optimizer)
     for decay in (0.1, 0.15):  # (1 + step) / (10 + step), at most ema_decay

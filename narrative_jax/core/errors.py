@@ -27,8 +27,9 @@ def check_name(kind: str, name: str, known) -> None:
     known = list(known)
     if name in known:
         return
-    rule = f"known are {', '.join(filter(None, map(str, known)))}"  # "" is a name that nobody types
-    raise InputError(f"unknown {kind} {name!r}", rule, suggest(name, known))
+    names = ", ".join(filter(None, map(str, known)))  # "" is a name that nobody types
+    rule = f"known are {names}" if names else "there is none"
+    raise InputError(f"unknown {kind} {name!r}", rule, suggest(name, known) if names else "leave it out")
 
 
 def check_count(kind: str, value, minimum: int = 0) -> None:

@@ -23,6 +23,7 @@ _WORDS = {
     str: "a text",
     File: "a path",
     type(None): "None",
+    Any: "any value",
 }
 
 

@@ -1,6 +1,7 @@
 """What the floors above call a generator, and a preset of one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
+from narrative_jax.diffusion.timesteps import sampler_grid
 from narrative_jax.models.checkpoints import Names
+from narrative_jax.models.lora import with_adapter
+from narrative_jax.models.network import Network, below, under
 
 
 class TimestepDistribution(Protocol):
@@ -21,6 +25,8 @@ class TimestepDistribution(Protocol):
 class Generator(Protocol):
     """Denoiser, encoders and decoder over one flat tree of weights, each part's under its name and a dot.
 
+    A family is a frozen dataclass that inherits from this, with the `network` of its denoiser.
+
     Weights are arguments: each method takes the tree, or so much of it as holds the parts that it uses. `axes` names
     the axes of every weight, `names` the published names of each part. `denoiser` is the part that trains and carries
     adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use.
@@ -29,6 +35,7 @@ class Generator(Protocol):
     is what the denoiser predicts, `latent_shape` the shape of one picture's latents.
     """
 
+    network: Network
     axes: Mapping[str, tuple]
     names: Mapping[str, Names]
     denoiser: str
@@ -39,7 +46,8 @@ class Generator(Protocol):
     max_subjects: int
 
     def sampler_times(self, num_steps: int) -> jax.Array:
-        """The sampler's decreasing times f32[num_steps + 1], from 1 to 0."""
+        """The sampler's decreasing times f32[num_steps + 1], from 1 to 0; evenly spaced unless a family says more."""
+        return sampler_grid(num_steps)
 
     def encode(self, params: Params, scenes: Sequence[Scene]) -> Any:
         """What the scenes ask for, as the family's conditioning (host, cached by content)."""
@@ -49,6 +57,7 @@ class Generator(Protocol):
 
     def not_read(self, scenes: Sequence[Scene]) -> dict[str, list[str]]:
         """What of the scenes the generator cannot read: kinds of trouble, with those whom it befalls."""
+        return {}
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """A picture u8[h, w, 3] of any size as one that this generator could have drawn."""
@@ -61,6 +70,7 @@ class Generator(Protocol):
 
     def prepare(self, params: Params, conditioning: Any) -> Any:
         """What does not change over times: a pytree for `denoise`, None where there is no such thing."""
+        return None
 
     def denoise(self, params: Params, noisy: jax.Array, t: jax.Array, conditioning: Any, prepared: Any) -> jax.Array:
         """Prediction f32[k · b, ...] for noisy latents at t f32[k · b], all rows of the conditioning k times over.
@@ -74,11 +84,14 @@ class Generator(Protocol):
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["Generator", Params]:
         """This generator with a fresh adapter on its denoiser's stack, and the weights; see `lora.append_adapter`.
 
-        Raises InputError, also for an adapter that the network could carry but not run.
+        Raises InputError.
         """
+        network, weights = with_adapter(self.network, below(self.denoiser, params), name, **adapter)
+        return replace(self, network=network), params | under(self.denoiser, weights)
 
     def lora_notes(self, weights: Params, segments: Sequence[str]) -> list[str]:
         """What a LoRA file of these weights cannot say to other libraries; nothing where nothing is lost."""
+        return []
 
 
 class Preset(Protocol):

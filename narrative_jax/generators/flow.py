@@ -1,7 +1,7 @@
 """Generators of the FLUX family with subject branches; Storybook's is a small preset of the same classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -15,6 +15,7 @@ from narrative_jax.core.memory import Memory, content_key
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal, sampler_grid
+from narrative_jax.generators.base import Generator
 from narrative_jax.generators.text import TextSide
 from narrative_jax.models.autoencoder import PixelAutoencoder
 from narrative_jax.models.flow_transformer import (
@@ -25,7 +26,6 @@ from narrative_jax.models.flow_transformer import (
     Subjects,
     acts_elsewhere,
 )
-from narrative_jax.models.lora import with_adapter
 from narrative_jax.models.network import Network, below, under
 
 TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"  # the parts, as diffusers' pipelines call them
@@ -69,7 +69,7 @@ class FlowConditioning(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FlowGenerator:
+class FlowGenerator(Generator):
     """See `base.Generator`; latents are tokens f32[b, n, c] of the picture's patches."""
 
     names: ClassVar[Mapping] = {TRANSFORMER: FLUX_NAMES}
@@ -192,8 +192,7 @@ class FlowGenerator:
         """See `base.Generator`."""
         for segment in adapter["segments"]:
             check_name("segment", segment, SEGMENTS)
-        network, weights = with_adapter(self.network, below(TRANSFORMER, params), name, **adapter)
-        return replace(self, network=network), params | under(TRANSFORMER, weights)
+        return super().with_adapter(params, name, **adapter)
 
     def lora_notes(self, weights: Params, segments: Sequence[str]) -> list[str]:
         """See `base.Generator`: tokens that the adapter does not act on here, and what the network predicts."""

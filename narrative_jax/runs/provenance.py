@@ -26,13 +26,11 @@ class Provenance:
     inputs: dict[str, dict[str, Any]]
     changed: dict[str, list[str]]
     longer: list[str]
-    hashes: Hashes  # to be saved once something may be written
 
 
-def trace(contexts: Sequence[Context]) -> Provenance:
+def trace(contexts: Sequence[Context], hashes: Hashes) -> Provenance:
     """Look at all entries of a config, in order. Raises InputError for damaged records."""
-    config, workdir = resolved(contexts[0].config), contexts[0].workdir
-    hashes = Hashes(workdir / ".hashes.json")
+    config = resolved(contexts[0].config)
     shared = {key: value for key, value in config.items() if not is_entry(value)}
     always = {"embedded weights": hashes.of(EMBEDDED), "version of the world and its judge": WORLD_VERSION}
     inputs, changed, longer = {}, {}, []
@@ -51,39 +49,43 @@ def trace(contexts: Sequence[Context]) -> Provenance:
             longer.append(name)
         elif before != inputs[name]:
             changed[name] = _changes(before, inputs[name])
-    return Provenance(inputs, changed, longer, hashes)
+    return Provenance(inputs, changed, longer)
 
 
-def check_fresh(contexts: Sequence[Context], found: Provenance, redo: str | None) -> list[str]:
-    """The entries that are done again: `redo` and all that are made from it, directly or not.
+def check_fresh(contexts: Sequence[Context], found: Provenance, redo: Sequence[str]) -> list[str]:
+    """The entries that are done again: those of `redo` and all that are made from them, directly or not.
 
     Raises InputError, saying what changed and what would be done again, where something on the disk was made from
     something else and is not among these.
     """
     sources = {context.name: _sources(context) for context in contexts}
-    again = [] if redo is None else _dependents(redo, sources)
-    for name, changes in found.changed.items():
-        if name in again:
-            continue
-        affected = [each for each in _dependents(name, sources) if each in found.changed]
-        shown = ", ".join(changes[:8]) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
-        rule = f"it was made from something else: {shown}"
-        remedy = f"--redo={name} does {', '.join(affected)} again; or choose another --workdir"
-        raise InputError(f"entry {name!r} of {contexts[0].workdir}", rule, remedy)
-    return again
+    again = _with_dependents(redo, sources)
+    stale = [name for name in found.changed if name not in again]
+    if not stale:
+        return again
+    needed = []  # those that all others that have changed are made from
+    for name in found.changed:
+        if name not in _with_dependents(needed, sources):
+            needed.append(name)
+    affected = [name for name in _with_dependents(needed, sources) if name in found.changed]
+    changes = found.changed[stale[0]]
+    shown = ", ".join(changes[:8]) + (f" and {len(changes) - 8} more" if len(changes) > 8 else "")
+    remedy = f"--redo={','.join(needed)} does {', '.join(affected)} again; or choose another --workdir"
+    given = f"entry {stale[0]!r} of {contexts[0].workdir}"
+    raise InputError(given, f"it was made from something else: {shown}", remedy)
 
 
 def _sources(context):
     return inputs_of(context.config, context.name, context.tables)
 
 
-def _dependents(name, sources):
-    """The entry and all that are made from it, in order."""
-    found = [name]
+def _with_dependents(names, sources):
+    """The entries and all that are made from them, in order."""
+    found = set(names)
     for entry, read in sources.items():
-        if entry not in found and any(source in found for source in read):
-            found.append(entry)
-    return found
+        if found.intersection(read):
+            found.add(entry)
+    return [entry for entry in sources if entry in found]
 
 
 def _telling(options):
