@@ -28,12 +28,12 @@ WALKS = {
     "a picture, from the disk to its score": ("by_clip", {"__getitem__"}, "score_images"),
     "a preference pair, from the disk to its gradient": ("align", {"make_batch"}, "gradients"),
 }
-SETTING_UP = {"run"}
+SETTING_UP = {"stages/train.py run", "stages/score.py run"}
 
 
 class Walk:
-    """Notes the package's functions that are entered in any thread, from the first call of one of `start` on, until
-    the function called `end` returns.
+    """Notes the package's functions that are entered in any thread, from the first call of one of `start` on, names or
+    "FILE NAME", until the function called `end` returns.
     """
 
     def __init__(self, start: set[str], end: str):
@@ -43,7 +43,8 @@ class Walk:
         code = frame.f_code
         if event not in ("call", "return") or not code.co_filename.startswith(str(ROOT)):
             return
-        if event == "call" and self.state == "before" and code.co_name in self.start:
+        place = f"{code.co_filename.removeprefix(f'{ROOT}/')} {code.co_name}"
+        if event == "call" and self.state == "before" and {code.co_name, place} & self.start:
             self.state = "on the way"
         if event == "call" and self.state == "on the way":
             self.codes[code] = None

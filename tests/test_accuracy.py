@@ -4,14 +4,13 @@ import json
 from itertools import combinations
 
 import numpy as np
+import one_entry
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import write_records
-from narrative_jax.stages import accuracy
-from narrative_jax.stages.base import Context
 
 # Two scenes of three pictures and a lonely one, on two aspects.
 SCENES = ["a", "b", "a", "b", "a", "b", "lonely"]
@@ -39,10 +38,7 @@ def run(tmp_path):
         entry = {"stage": "accuracy", "gold": "gold", "sources": tuple(rewards), "pairs": pairs, **options}
         judged = {name: {"stage": "score", "source": "draw"} for name in ("gold", *rewards)}
         config = ConfigDict({"draw": {"stage": "generate"}, **judged, "accuracy": entry})
-        accuracy.check(config, config.accuracy)
-        context = Context(FrozenConfigDict(config), "accuracy", tmp_path)
-        context.folder.mkdir(exist_ok=True)
-        return accuracy.run(context)
+        return one_entry.run(config, "accuracy", tmp_path)
 
     return run
 
@@ -146,7 +142,7 @@ def test_no_scene_with_two_pictures(run, tmp_path):
 
 
 def test_a_candidate_without_score(run):
-    with pytest.raises(InputError, match=r"any: candidate 'c6' has no score; remove it and run any again"):
+    with pytest.raises(InputError, match=r"any: candidate 'c6' has no score; do it again with --redo=any"):
         run({"any": GOLD[:6]})
 
 
@@ -166,4 +162,4 @@ def test_entries_that_cannot_be_compared(change, said):
     entry = {"stage": "accuracy", "gold": "gold", "sources": ("one",), "pairs": 10, **change}
     config = ConfigDict({"draw": {"stage": "generate", "source": "draw"}, **judges, "accuracy": entry})
     with pytest.raises(InputError, match=said):
-        accuracy.check(config, config.accuracy)
+        one_entry.check(config, "accuracy")

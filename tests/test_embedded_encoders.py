@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from one_entry import entry
 from PIL import Image
 
 from narrative_jax import launch
@@ -14,7 +15,7 @@ from narrative_jax.core.images import to_uint8
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.rewards.base import ASPECTS
-from narrative_jax.stages.rewards import make_reward
+from narrative_jax.runs.rewards import open_reward
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -42,8 +43,7 @@ def test_they_find_the_other_half_of_a_pair(tmp_path):
 
 def test_the_proxies_of_adpo_tell_true_pictures_from_others(examples):
     """Each aspect by its own reward: pictures of other scenes lose on the first two, noisy ones on the last."""
-    config = load(f"{CONFIGS / 'adpo.py'}:proxies")
-    reward = make_reward(config, config.score)
+    reward = open_reward(entry(load(f"{CONFIGS / 'adpo.py'}:proxies"), "score"))
     assert reward.aspects == ASPECTS and not reward.needs_facts
     scenes, ids = [example.scene for example in examples], [example.scene.id for example in examples]
     images = np.stack([example.target for example in examples])

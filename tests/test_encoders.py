@@ -1,55 +1,72 @@
 """What Storybook's encoders are trained on, and how often they find it again."""
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import one_entry
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 from small_encoders import DINO, IRESNET, small_storybook
 
+from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
-from narrative_jax.stages import encoders, retrieve
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.common import WEIGHTS
-from narrative_jax.stages.encoders import ENCODERS, Matches, caption_tokenizer, new_encoder
+from narrative_jax.core.memory import MEGABYTE, Memory
+from narrative_jax.runs.directory import WEIGHTS
+from narrative_jax.stages import retrieve
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.world import identity_codes
+from narrative_jax.trainees import matches
+from narrative_jax.trainees.base import TrainingSetOptions
+from narrative_jax.trainees.encoder import EncoderOptions, EncoderTrainee
+from narrative_jax.trainees.matches import Matches
+from narrative_jax.trainees.new_encoders import ENCODERS
 
 CONFIG = Path(__file__).parents[1] / "configs" / "encoders.py"
 SIZE = 40
 
 
 @pytest.fixture(scope="module")
-def new():
-    """The untrained encoders by name, networks of few weights."""
+def trainees():
+    """What a train entry trains, by name, networks of few weights."""
+    config, captions = load(f"{CONFIG}:tiny"), TrainingSetOptions("raw", 64)
+
+    def open_one(name):
+        return EncoderTrainee.open(one_entry.entry(config, name), Contrastive(), EncoderOptions(name, captions))
+
     with small_storybook():
-        yield {name: new_encoder(name, 0, partial(caption_tokenizer, "raw", 64)) for name in ENCODERS}
+        yield {name: open_one(name) for name in ENCODERS}
 
 
-def fresh(encoder):
+@pytest.fixture(scope="module")
+def new(trainees):
+    """The untrained encoders by name."""
+    return {name: trainee.encoder for name, trainee in trainees.items()}
+
+
+def fresh(encoder, *memory):
     """Its pairs, with nothing drawn yet."""
-    return Matches(encoder.pairs.per_example, encoder.pairs.halves)
+    return Matches(encoder.matches.per_example, encoder.matches.halves, *memory)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_pair_follows_from_its_index_alone(new, name, monkeypatch):
+def test_a_pair_follows_from_its_index_alone(new, name):
     """In any order and company, drawn before or not, in a memory that holds four examples."""
-    monkeypatch.setattr(encoders, "_KEPT", 4)
-    used, examples = fresh(new[name]), TrainingSet("raw", 12)
+    memory = Memory(4, lambda drawn: MEGABYTE)
+    used, examples = fresh(new[name], memory), TrainingSet("raw", 12)
     indices = [place * used.per_example + place % used.per_example for place in range(12)]
     alone = {i: fresh(new[name]).of(examples, [i]) for i in indices}
     rng = np.random.default_rng(0)
     for _ in range(6):
         asked = rng.choice(indices, 3)
         ids, halves = used.of(examples, asked)
-        assert ids == [alone[i][0][0] for i in asked] and len(used._drawn) <= 4
+        assert ids == [alone[i][0][0] for i in asked] and len(memory._known) <= 4
         for place, i in enumerate(asked):
             for found, expected in zip(halves, alone[i][1], strict=True):
                 np.testing.assert_array_equal(found[place], expected[0])
@@ -88,11 +105,11 @@ def test_clip_pairs_are_a_caption_and_its_picture(new):
 
 def test_dinov2_pairs_are_two_looks_at_one_picture(new, monkeypatch):
     """Of the scene or of a subject, as chance has it; here each look is all of it."""
-    examples, per_example = TrainingSet("raw", 5), new["dinov2"].pairs.per_example
+    examples, per_example = TrainingSet("raw", 5), new["dinov2"].matches.per_example
     first, second = fresh(new["dinov2"]).of(examples, range(20))[1]
     assert first.shape == (20, DINO.image_size, DINO.image_size, 3) and first.min() >= -1 and first.max() <= 1
     assert all((one != other).any() for one, other in zip(first, second, strict=True))
-    monkeypatch.setattr(encoders, "_look", lambda picture, size, rng: fit_image(picture, size))
+    monkeypatch.setattr(matches, "_look", lambda picture, size, rng: fit_image(picture, size))
     seen = set()
     for place in range(5):
         scene, target = examples[place].scene, examples[place].target
@@ -112,7 +129,7 @@ def test_a_look_is_a_part_perhaps_mirrored_lighter_or_darker():
     picture = np.uint8(np.round(np.stack([across, across.T, np.full((SIZE, SIZE), 150)], -1)))
     rng, shares, mirrored, light = np.random.default_rng(0), [], [], []
     for _ in range(200):
-        look = np.float32(encoders._look(picture, 16, rng))
+        look = np.float32(matches._look(picture, 16, rng))
         light.append(look[..., 2].mean() / 150)
         across, down = (look.mean(0)[:, 0] / light[-1], look.mean(1)[:, 1] / light[-1])
         # 16 pixels' middles span 15/16 of the part
@@ -150,31 +167,31 @@ def test_iresnet_pairs_are_a_portrait_and_where_its_character_stands(new):
     assert compared > 20
 
 
-def test_the_statistics_of_batch_norms_do_not_train(new):
-    encoder = new["iresnet"]
-    statistics = {name for name in encoder.network.axes if name.endswith((".mean", ".variance"))}
-    assert set(encoder.frozen) == statistics and len(statistics) > 10
-    assert encoder.params.keys() == encoder.network.axes.keys() - statistics
-    assert not any(leaf.weak_type for leaf in encoder.params.values()), "or the train step compiles twice"
+def test_the_statistics_of_batch_norms_do_not_train(trainees):
+    trainee = trainees["iresnet"]
+    statistics = {name for name in trainee.axes if name.endswith((".mean", ".variance"))}
+    assert set(trainee.frozen) == statistics and len(statistics) > 10
+    assert trainee.params.keys() == trainee.axes.keys() - statistics
+    assert not any(leaf.weak_type for leaf in trainee.params.values()), "or the train step compiles twice"
     for name in ("clip", "dinov2"):
-        assert not new[name].frozen and new[name].params.keys() == new[name].network.axes.keys()
+        assert not trainees[name].frozen and trainees[name].params.keys() == trainees[name].axes.keys()
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_saved_and_loaded_an_encoder_is_the_same(new, name, tmp_path, random_weights):
+def test_saved_and_loaded_an_encoder_is_the_same(trainees, name, tmp_path, random_weights):
     """Up to bfloat16; what only training needs is not kept."""
-    encoder = new[name]
-    shapes = {weight: value for weight, value in encoder.params.items() if weight != "logit_scale"}
+    trainee, encoder = trainees[name], trainees[name].encoder
+    shapes = {weight: value for weight, value in trainee.params.items() if weight != "logit_scale"}
     trained = random_weights(shapes) | {"logit_scale": np.float32(3)}
-    encoder.save(tmp_path, trained)
-    loaded = encoder.load(tmp_path / WEIGHTS)
+    folder = tmp_path / name
+    folder.mkdir()
+    replace(trainee, context=replace(trainee.context, workdir=tmp_path)).save(trained)
+    loaded = encoder.load(folder / WEIGHTS)
     assert loaded.keys() == encoder.network.axes.keys()
-    for weight, value in {**encoder.frozen, **trained}.items():
-        kept = encoder.params["logit_scale"] if weight == "logit_scale" and encoder.prefix else value
+    for weight, value in {**trainee.frozen, **trained}.items():
+        kept = encoder.weights["logit_scale"] if weight == "logit_scale" and encoder.prefix else value
         np.testing.assert_allclose(loaded[weight], kept, rtol=2**-8)
-    assert (
-        (tmp_path / "tokenizer.json").exists() == (tmp_path / "text_encoder.safetensors").exists() == (name == "clip")
-    )
+    assert (folder / "tokenizer.json").exists() == (folder / "text_encoder.safetensors").exists() == (name == "clip")
 
 
 # Retrieval
@@ -185,7 +202,7 @@ class Stub:
 
     def __init__(self, *halves):
         first, second = map(jnp.float32, halves)
-        self.pairs = Matches(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
+        self.matches = Matches(3, lambda found: 2 * (np.array([int(e.scene.id[-6:]) + w for e, _, w in found]),))
         self.network = SimpleNamespace(bind=lambda params: lambda one, two: (params * first[one], second[two]))
 
     def load(self, file):
@@ -205,9 +222,7 @@ def run_retrieve(monkeypatch, tmp_path, first, second):
         "pairs": len(first),
     }
     monkeypatch.setattr(retrieve, "new_encoder", lambda kind, seed, tokenizer: Stub(first, second))
-    config = FrozenConfigDict({"stub": {"encoder": "clip"}, "found": entry})
-    retrieve.check(config, config.found)
-    return retrieve.run(Context(config, "found", tmp_path))
+    return one_entry.run({"stub": {"stage": "train", "encoder": "clip"}, "found": entry}, "found", tmp_path)
 
 
 def test_a_perfect_encoder_finds_all_and_a_constant_one_as_many_as_chance(monkeypatch, tmp_path):
@@ -245,4 +260,4 @@ def test_what_cannot_be_looked_for(change, said):
     config.align = {"stage": "train", "algorithm": "dpo"}
     config.retrieve.update(change)
     with pytest.raises(InputError, match=said):
-        retrieve.check(config, config.retrieve)
+        one_entry.check(config, "retrieve")

@@ -5,18 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ml_collections import FrozenConfigDict
+from one_entry import check, run
 
 from narrative_jax import pipeline
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_uint8
 from narrative_jax.core.records import Candidate
-from narrative_jax.data.datasets import write_records
 from narrative_jax.stages import evaluate
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.evaluate import _between, _check_compare
 from narrative_jax.statistics import paired_bootstrap
+from narrative_jax.statistics.comparison import between
 from narrative_jax.storybook import ASPECTS, drawings, render
 
 CONFIG = Path(__file__).parents[1] / "configs" / "adpo.py"
@@ -37,7 +35,7 @@ def of(numbers, key):
 
 
 def test_differences_of_a_pair_by_hand(values):
-    numbers = _between(values, (("a", "b"), ("b", "c")), COLUMNS, "gold")
+    numbers = between(values, (("a", "b"), ("b", "c")), COLUMNS, "gold")
     names = (*COLUMNS, "mean_of_aspects")
     ends = ("diff", "diff_low", "diff_high")
     assert set(numbers) == {f"gold/{pair}/{n}/{e}" for pair in ("a_over_b", "b_over_c") for n in names for e in ends}
@@ -52,19 +50,19 @@ def test_differences_of_a_pair_by_hand(values):
 def test_the_same_scenes_are_compared(values):
     """What all scenes gain alike has no spread, however far the scenes lie apart."""
     shifted = values | {"a": values["b"] + 0.25}
-    for key, value in _between(shifted, (("a", "b"),), COLUMNS, "gold").items():
+    for key, value in between(shifted, (("a", "b"),), COLUMNS, "gold").items():
         assert value == pytest.approx(0.25), key
 
 
 def test_an_arm_without_values_is_left_out(values):
     """As after training that was skipped."""
     pairs = (("a", "lost"), ("lost", "b"), ("a", "b"))
-    assert _between(values, pairs, COLUMNS, "gold") == _between(values, pairs[2:], COLUMNS, "gold") != {}
+    assert between(values, pairs, COLUMNS, "gold") == between(values, pairs[2:], COLUMNS, "gold") != {}
 
 
 def test_no_mean_of_aspects_on_different_scales(values):
     columns = {"sharpness": (), "exposure": (), "contrast": (), "colour": ()}
-    numbers = _between(values, (("a", "b"),), columns, "reward")
+    numbers = between(values, (("a", "b"),), columns, "reward")
     assert {key.split("/")[2] for key in numbers} == set(columns)
     assert numbers["reward/a_over_b/contrast/diff"] == pytest.approx((values["a"] - values["b"])[:, 2].mean())
 
@@ -78,15 +76,16 @@ def test_the_pairs_of_the_configs():
 
 
 def test_which_arms_there_are():
-    entry = load(f"{CONFIG}:controls").evaluate.to_dict()
-
-    def check(pairs):
-        _check_compare(FrozenConfigDict({**entry, "compare": pairs}))
-
-    check((("best_of_4", "guidance"), ["baseline", "shuffled_2"]))
-    for wrong, said in (("adpo_0", "compare 'adpo_0': it holds pairs"), ((("guidance", "best_of_3"),), "'best_of_4'")):
-        with pytest.raises(InputError, match=said):
-            check(wrong)
+    config = pipeline.completed(load(f"{CONFIG}:controls"))
+    config.evaluate.compare = (("best_of_4", "guidance"), ["baseline", "shuffled_2"])
+    check(config, "evaluate")
+    for wrong, said in (
+        (("adpo_0", "baseline"), "evaluate.compare[0] 'adpo_0': it is a list of 2: a text, a text; give"),
+        ((("guidance", "best_of_3"),), "unknown arm to compare 'best_of_3': .*'best_of_4'"),
+    ):
+        config.evaluate.compare = wrong
+        with pytest.raises(InputError, match=said.replace("[", r"\[")):
+            check(config, "evaluate")
 
 
 def test_a_run_says_how_far_one_arm_is_over_another(tmp_path, monkeypatch):
@@ -96,20 +95,16 @@ def test_a_run_says_how_far_one_arm_is_over_another(tmp_path, monkeypatch):
     config.evaluate.update(trained=("align", "sft"), compare=pairs)
     true, noise = render(drawings("test", range(4), 0)[1]), np.random.default_rng(0).uniform(-1, 1, (4, 40, 40, 3))
 
-    def draw(context, folder, drawer, params, scenes, per_scene, name):
+    def draw(context, name, generator, params, scenes, per_scene, changes):
+        assert per_scene == 1 and not changes
         pictures = to_uint8(true + (0.1 if name == "align" else 0.9) * (noise - true))
-        write_records(
-            folder / "candidates",
-            [Candidate(s.id, s.id, picture, 0, name) for s, picture in zip(scenes, pictures, strict=True)],
-        )
+        return [Candidate(s.id, s.id, picture, 0, name) for s, picture in zip(scenes, pictures, strict=True)]
 
     monkeypatch.setattr(evaluate, "base_generator", lambda context: (SimpleNamespace(max_subjects=2), {}))
     monkeypatch.setattr(evaluate, "was_trained", lambda context, name: name == "align")
-    monkeypatch.setattr(evaluate, "trained", lambda context, name, generator, params: (generator, params))
-    monkeypatch.setattr(evaluate, "Drawer", lambda *parts: None)
-    monkeypatch.setattr(evaluate, "draw_candidates", draw)
-    (tmp_path / "evaluate").mkdir()
-    numbers = evaluate.run(Context(FrozenConfigDict(config), "evaluate", tmp_path))
+    monkeypatch.setattr(evaluate, "with_trained", lambda context, name, generator, params: (generator, params))
+    monkeypatch.setattr(evaluate, "draw_arm", draw)
+    numbers = run(config, "evaluate", tmp_path)
     for aspect in ASPECTS:
         diff, low, high = of(numbers, f"gold/align_over_baseline/{aspect}")
         assert (diff, low, high) == of(numbers, f"gold/{aspect}") and low < diff < high and diff > 0.1

@@ -1,27 +1,32 @@
 """Generators: what they make of scenes, and pictures that depend on scene and seed and on nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import AbstractMesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_uint8
+from narrative_jax.core.memory import MEGABYTE, Memory
 from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.data.sources import storybook_scenes
-from narrative_jax.diffusion.timesteps import sampler_grid
 from narrative_jax.generators import text as text_module
-from narrative_jax.generators.flow import FlowGenerator, build
-from narrative_jax.generators.presets import PRESETS, STORYBOOK_TEXT, TINY, load_generator
-from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
+from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowConditioning, FlowGenerator
+from narrative_jax.generators.flow_presets import STORYBOOK, TINY
+from narrative_jax.generators.presets import PRESETS
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, drawer_for
+from narrative_jax.generators.text import TextSide
 from narrative_jax.models.autoencoder import from_tokens, to_tokens
 from narrative_jax.models.checkpoints import save_weights
-from narrative_jax.models.clip import CLIP_TEXT_NAMES
-from narrative_jax.models.flow_transformer import FLUX_NAMES
+from narrative_jax.models.clip import CLIP_SIZES, CLIP_TEXT_NAMES
+from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer
+from narrative_jax.models.network import abstract, below
 
 SAMPLING = Sampling(num_steps=2, guidance_scale=1.0, batch_size=3)
 
@@ -48,9 +53,15 @@ def mesh():
 
 @pytest.fixture
 def fresh_text(tiny_generator):
-    """The text side with nothing in its cache."""
-    text = tiny_generator[0].text
-    return text_module.TextSide(text.tokenizer, text.network, text.params, text.length)
+    """The text side with nothing in its memory, for `room` prompts, and its weights."""
+    generator, params = tiny_generator
+    text, width = generator.text, TINY.transformer.text_dim
+
+    def make(room=1000):
+        size = 4 * width * (text.length + 1)
+        return TextSide(text.tokenizer, text.network, text.length, Memory(room * size / MEGABYTE))
+
+    return make, below(TEXT_ENCODER, params)
 
 
 def draw(drawer, params, jobs):
@@ -61,92 +72,133 @@ def draw(drawer, params, jobs):
 
 
 def test_encode_pads_to_the_slots(tiny_generator):
-    generator, _ = tiny_generator
-    found = generator.encode([NOBODY, TWO, ONE])
-    assert found.text.shape == (3, TINY.text_length, 128) and found.pooled.shape == (3, 128)
-    assert found.subjects.shape == (3, 2, 9, 192) and found.prepared is None
+    generator, params = tiny_generator
+    found = generator.encode(params, [NOBODY, TWO, ONE])
+    assert found.text.shape == found.empty_text.shape == (3, TINY.text_length, 128)
+    assert found.pooled.shape == found.empty_pooled.shape == (3, 128)
+    assert found.subjects.shape == (3, 2, 9, 192)
     np.testing.assert_array_equal(found.subject_mask, [[0, 0], [1, 1], [1, 0]])
     for row, slot, subject in ((1, 0, TWO.subjects[0]), (1, 1, TWO.subjects[1]), (2, 0, ONE.subjects[0])):
-        np.testing.assert_array_equal(found.subjects[row, slot], generator.encode_images(subject.images)[0])
+        tokens = generator.encode_images(params, subject.images)[0]
+        np.testing.assert_array_equal(found.subjects[row, slot], tokens)
 
 
 def test_scenes_are_encoded_one_by_one(tiny_generator):
-    generator, _ = tiny_generator
-    together = generator.encode([ONE, TWO])
+    generator, params = tiny_generator
+    together = generator.encode(params, [ONE, TWO])
     for row, each in enumerate((ONE, TWO)):
-        for whole, alone in zip(together[:4], generator.encode([each])[:4], strict=True):
+        for whole, alone in zip(together, generator.encode(params, [each]), strict=True):
             np.testing.assert_array_equal(whole[row], alone[0])
 
 
+def test_nothing_is_blank_of_the_same_form(tiny_generator):
+    generator, params = tiny_generator
+    blank, found = generator.blank(2), generator.encode(params, [ONE, TWO])
+    form = jax.tree.map(lambda x: (x.shape, x.dtype), (blank, found))
+    assert form[0] == form[1]
+
+
 def test_storybooks_scenes(tiny_generator):
-    generator, _ = tiny_generator
+    generator, params = tiny_generator
     scenes = storybook_scenes("tune", 8)
-    np.testing.assert_array_equal(generator.encode(scenes).subject_mask.sum(1), [len(s.subjects) for s in scenes])
-    assert not generator.text.tokenizer.unknown_words([s.prompt for s in scenes])
+    mask = generator.encode(params, scenes).subject_mask
+    np.testing.assert_array_equal(mask.sum(1), [len(s.subjects) for s in scenes])
+    assert generator.not_read(scenes) == {"unknown_words": [], "truncated_prompts": []}
+
+
+def test_what_is_not_read(tiny_generator):
+    long = replace(ONE, prompt=" ".join(["waves"] * 30))
+    found = tiny_generator[0].not_read([ONE, replace(ONE, prompt="Uma yodels."), long])
+    assert found == {"unknown_words": ["yodels"], "truncated_prompts": [long.prompt]}
 
 
 def test_too_many_subjects(tiny_generator):
+    generator, params = tiny_generator
     with pytest.raises(InputError, match="scene three with 3 subjects: this generator has 2 slots; drop subjects"):
-        tiny_generator[0].encode([ONE, THREE])
+        generator.encode(params, [ONE, THREE])
 
 
 def test_portraits_of_any_size(tiny_generator):
-    generator, _ = tiny_generator
+    generator, params = tiny_generator
     photo = portrait(7, 512, 384)
-    found = generator.encode([scene("photo", "a character", photo)])
-    np.testing.assert_array_equal(found.subjects[0, 0], generator.encode_images(fit_image(photo, 24)[None])[0])
+    found = generator.encode(params, [scene("photo", "a character", photo)])
+    tokens = generator.encode_images(params, fit_image(photo, 24)[None])[0]
+    np.testing.assert_array_equal(found.subjects[0, 0], tokens)
 
 
 # Text
 
+PROMPTS = [NOBODY.prompt, ONE.prompt, TWO.prompt, "", "Uma sits by the castle, in crayon.", ONE.prompt, "unheard of"]
 
-def test_encodings_do_not_depend_on_their_batch(tiny_generator, fresh_text, monkeypatch):
-    prompts = [
-        NOBODY.prompt,
-        ONE.prompt,
-        TWO.prompt,
-        "",
-        "Uma sits by the castle, in crayon.",
-        ONE.prompt,
-        "unheard of words",
-    ]
-    expected = tiny_generator[0].text.encode(prompts)
-    assert len({row.tobytes() for row in expected[0]}) == len(set(prompts))
-    monkeypatch.setattr(text_module, "_KEPT", 3)  # the cache overflows on the way
+
+def test_encodings_do_not_depend_on_their_batch(fresh_text):
+    fresh, params = fresh_text
+    expected, text = fresh().encode(params, PROMPTS), fresh(room=3)  # its memory overflows on the way
+    assert len({row.tobytes() for row in expected[0]}) == len(set(PROMPTS))
     for part in ([6], [2, 1], [5, 0, 3, 4, 6], [1]):
-        for whole, found in zip(expected, fresh_text.encode([prompts[i] for i in part]), strict=True):
+        for whole, found in zip(expected, text.encode(params, [PROMPTS[i] for i in part]), strict=True):
             np.testing.assert_array_equal(found, whole[part])
-    assert fresh_text._run._cache_size() == 1
+    assert text._run._cache_size() == 1
 
 
-def test_more_prompts_than_a_batch(tiny_generator, fresh_text, monkeypatch):
-    prompts = [f"Uma {word} on the beach." for word in ("waves", "reads", "jumps")] + [ONE.prompt, TWO.prompt]
-    expected = tiny_generator[0].text.encode(prompts)
+def test_more_prompts_than_a_batch(fresh_text, monkeypatch):
+    fresh, params = fresh_text
+    expected = fresh().encode(params, PROMPTS)
     monkeypatch.setattr(text_module, "_BATCH", 2)
-    for whole, found in zip(expected, fresh_text.encode(prompts), strict=True):
+    for whole, found in zip(expected, fresh().encode(params, PROMPTS), strict=True):
         np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 def test_a_prompt_is_encoded_once(fresh_text):
-    fresh_text.encode([ONE.prompt, ONE.prompt, TWO.prompt])
-    fresh_text.__dict__["_run"] = None  # nothing is left that could encode
-    text, _ = fresh_text.encode([TWO.prompt, ONE.prompt, TWO.prompt])
+    fresh, params = fresh_text
+    side = fresh(room=2)
+    side.encode(params, [ONE.prompt, ONE.prompt, TWO.prompt])
+    side.__dict__["_run"] = None  # nothing is left that could encode
+    text, _ = side.encode(dict(params), [TWO.prompt, ONE.prompt, TWO.prompt])
     np.testing.assert_array_equal(text[0], text[2])
+    with pytest.raises(TypeError, match="not callable"):
+        side.encode(jax.tree.map(np.copy, params), [ONE.prompt])  # other weights
 
 
-def test_without_text(tiny_generator, fresh_text):
-    generator, _ = tiny_generator
-    conditioning = generator.encode([ONE, TWO])
-    empty = generator.encode([replace(ONE, prompt=""), replace(TWO, prompt="")])
-    prepared = conditioning._replace(prepared="subjects' keys know the pooled text")
-    for found in (generator.unconditional(prepared), generator.drop_text(prepared, jnp.array([True, True]))):
-        jax.tree.map(np.testing.assert_array_equal, found, empty)
-    # A loss asks while it is traced, and before anybody has encoded an empty prompt.
-    generator = replace(generator, text=fresh_text)
-    dropped = jax.jit(generator.drop_text)(conditioning, jnp.array([False, True]))
-    for found, whole, none in zip(dropped[:4], conditioning[:4], empty[:4], strict=True):
+def test_a_prompt_that_is_remembered_holds_no_others(fresh_text):
+    """A batch is filled up, and its rows are views of it: one that stays would keep all of them."""
+    fresh, params = fresh_text
+    side = fresh()
+    side.encode(params, [ONE.prompt])
+    assert all(array.base is None for array in side._known.look_up([ONE.prompt], None, params)[0])
+
+
+def test_text_is_encoded_by_any_thread(fresh_text):
+    """Loader and sampler ask at the same time, also with the weights of two generators; memory overflows."""
+    fresh, params = fresh_text
+    weights = [params, jax.tree.map(lambda value: value + np.float32(0.1), params)]
+    expected = [fresh().encode(each, PROMPTS) for each in weights]
+    assert np.abs(expected[0][0] - expected[1][0]).max() > 0.01
+    side = fresh(room=4)
+
+    def ask(number):
+        rng = np.random.default_rng(number)
+        for _ in range(6):
+            which, part = rng.integers(2), rng.integers(0, len(PROMPTS), 3)
+            found = side.encode(weights[which], [PROMPTS[i] for i in part])
+            for whole, rows in zip(expected[which], found, strict=True):
+                np.testing.assert_array_equal(rows, whole[part])
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(ask, range(6)))
+
+
+def test_without_text(tiny_generator):
+    generator, params = tiny_generator
+    conditioning = generator.encode(params, [ONE, TWO])
+    empty = generator.encode(params, [replace(ONE, prompt=""), replace(TWO, prompt="")])
+    everywhere = jnp.ones(2, bool)
+    jax.tree.map(np.testing.assert_array_equal, generator.drop(conditioning, text=everywhere), empty)
+    dropped = jax.jit(lambda asked, text: generator.drop(asked, text=text))(conditioning, jnp.array([False, True]))
+    for found, whole, none in zip(dropped, conditioning, empty, strict=True):
         np.testing.assert_array_equal(found, np.stack([whole[0], none[1]]))
-    jax.tree.map(np.testing.assert_array_equal, generator.unconditional(conditioning), empty)
+    assert generator.drop(conditioning) is conditioning
 
 
 # Latents
@@ -156,11 +208,17 @@ def test_round_trip_of_pictures(tiny_generator):
     generator, params = tiny_generator
     pictures = np.stack([portrait(seed, 40, 40) for seed in range(3)])
     pictures[0, 0, :2] = [[0], [255]]
-    latents = generator.encode_images(pictures)
+    latents = generator.encode_images(params, pictures)
     assert latents.shape == (3, *generator.latent_shape) == (3, 25, 192)
     assert latents.min() == -1 and latents.max() == 1
     np.testing.assert_array_equal(to_uint8(generator.decode(params, latents)), pictures)
     np.testing.assert_array_equal(to_uint8(generator.decode(params, latents * 3)[0, 0, :2]), pictures[0, 0, :2])
+
+
+def test_pictures_are_fitted_by_their_middle(tiny_generator):
+    picture = portrait(0, 40, 60)
+    np.testing.assert_array_equal(tiny_generator[0].fit(picture), picture[:, 10:50])
+    assert tiny_generator[0].fit(portrait(0, 91, 200)).shape == (40, 40, 3)
 
 
 def test_tokens_lie_as_in_flux():
@@ -178,8 +236,9 @@ def test_tokens_lie_as_in_flux():
 def test_presets_fit_together(preset, tiny_generator):
     generator = FlowGenerator(preset, None, tiny_generator[0].text)
     assert preset.transformer.channels == 3 * preset.patch**2
-    assert preset.transformer.text_dim == preset.transformer.pooled_dim == STORYBOOK_TEXT.width
-    assert preset.text_length <= STORYBOOK_TEXT.max_length
+    text = CLIP_SIZES["storybook"][0]
+    assert preset.transformer.text_dim == preset.transformer.pooled_dim == text.width
+    assert preset.text_length <= text.max_length
     assert preset.image_size % preset.patch == preset.subject_size % preset.patch == 0
     places = np.concatenate([generator._positions.noisy, *generator._positions.subjects])
     assert len(np.unique(places, axis=0)) == len(places)  # no token stands in another's place
@@ -212,13 +271,13 @@ def test_a_picture_depends_on_scene_and_seed_only(drawer, tiny_generator):
 
 def test_drawing_is_euler_on_the_denoiser(drawer, tiny_generator):
     generator, params = tiny_generator
-    conditioning = generator.encode([each for each, _ in JOBS[:3]])
+    conditioning = generator.encode(params, [each for each, _ in JOBS[:3]])
     noisy = np.stack([jax.random.normal(jax.random.key(11), generator.latent_shape)] * 3)
     denoise = jax.jit(generator.denoise)
     for t, after in ((1.0, 0.5), (0.5, 0.0)):
         clean = denoise(params, noisy, np.full(3, t, np.float32), conditioning)
         noisy = noisy + (after - t) * (noisy - clean) / t
-    np.testing.assert_array_equal(sampler_grid(2, generator.sampler_shift), [1, 0.5, 0])
+    np.testing.assert_array_equal(generator.sampler_times(2), [1, 0.5, 0])
     expected = to_uint8(generator.decode(params, noisy)).astype(int)
     assert np.abs(draw(drawer, params, JOBS[:3]) - expected).max() <= 1
 
@@ -245,27 +304,12 @@ def test_heun(drawer, tiny_generator, mesh):
 
 def test_more_slots(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
-    wider = replace(generator, preset=replace(TINY, subject_offsets=(*TINY.subject_offsets, (-4, 0))))
+    wider = replace(generator, config=replace(TINY, subject_offsets=(*TINY.subject_offsets, (-4, 0))))
     assert wider.max_subjects == 3
     pictures = draw(Drawer(wider, SAMPLING, mesh), params, [JOBS[0], JOBS[1], (THREE, 11)])
     assert np.abs(pictures[:2].astype(int) - draw(drawer, params, JOBS[:2])).max() <= 1  # empty slots change nothing
     without = replace(THREE, subjects=THREE.subjects[:2])
     assert np.abs(pictures[2].astype(int) - draw(drawer, params, [(without, 11)])[0]).max() > 5
-
-
-def test_subjects_are_prepared_unless_they_see_the_picture(tiny_generator):
-    generator, params = tiny_generator
-    conditioning = generator.encode([ONE, TWO])
-    prepared = generator.prepare(params, conditioning)
-    assert [part.shape for part in jax.tree.leaves(prepared)[4:]] == [(2, 18, 2, 16)] * 4  # keys, values of two blocks
-    # What was prepared is what is looked at: the tokens themselves no longer matter.
-    asked = np.zeros((2, *generator.latent_shape), np.float32), np.full(2, 0.5, np.float32)
-    denoise = jax.jit(generator.denoise)
-    without_tokens = prepared._replace(subjects=np.zeros_like(prepared.subjects))
-    np.testing.assert_array_equal(denoise(params, *asked, without_tokens), denoise(params, *asked, prepared))
-    transformer = replace(TINY.transformer, independent_subjects=False)
-    dependent, _ = build(replace(TINY, transformer=transformer), generator.text, seed=0)
-    assert dependent.prepare(params, conditioning) is conditioning
 
 
 def test_placed_weights(drawer, tiny_generator):
@@ -277,6 +321,25 @@ def test_a_batch_off_the_mesh(tiny_generator):
     two = AbstractMesh((2, 1, 1), AXES)
     with pytest.raises(InputError, match=r"batch_size 3: it is a multiple of 2 .*; set 4"):
         Drawer(tiny_generator[0], SAMPLING, two)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (4, 2, 1)])
+@pytest.mark.parametrize(
+    "count, batch_size, expected", [(1, 64, 8), (8, 64, 8), (9, 64, 16), (200, 64, 64), (200, 20, 24), (3, 1, 8)]
+)
+def test_a_batch_for_so_many_on_eight_devices(tiny_generator, sizes, count, batch_size, expected):
+    """Pictures that are drawn there are those of one device: see test_algorithms."""
+    sampling = replace(SAMPLING, batch_size=batch_size)
+    drawer = drawer_for(tiny_generator[0], sampling, count, AbstractMesh(sizes, AXES))
+    assert drawer.sampling == replace(sampling, batch_size=expected)
+
+
+@pytest.mark.parametrize("count, expected", [(1, 1), (5, 5), (70, 64)])
+def test_a_batch_for_so_many_on_one_device(tiny_generator, mesh, count, expected):
+    drawer = drawer_for(tiny_generator[0], replace(SAMPLING, batch_size=64), count, mesh)
+    assert drawer.sampling.batch_size == expected
+    # A tensor axis takes no part of the batch.
+    assert drawer_for(tiny_generator[0], SAMPLING, 1, AbstractMesh((2, 1, 4), AXES)).sampling.batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -309,7 +372,8 @@ def test_a_fresh_adapter_draws_the_same(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
     adapter = {"rank": 2, "alpha": 2.0, "targets": ".*to_[qkv]", "segments": ("text", "noisy"), "seed": 0}
     adapted, stacked = generator.with_adapter(params, "align", **adapter)
-    assert params.keys() < stacked.keys() and generator.network.axes.keys() == params.keys()
+    assert params.keys() < stacked.keys() and generator.axes.keys() == params.keys()
+    assert adapted.axes.keys() == stacked.keys()
     pictures = draw(Drawer(adapted, SAMPLING, mesh), stacked, JOBS[:3]).astype(int)
     assert np.abs(pictures - draw(drawer, params, JOBS[:3])).max() <= 1  # two programs, compiled apart
     with pytest.raises(InputError, match="unknown segment 'subjects': known are text, noisy, subject; did you mean"):
@@ -319,15 +383,42 @@ def test_a_fresh_adapter_draws_the_same(drawer, tiny_generator, mesh):
 def test_a_generator_from_files(tiny_generator, tmp_path):
     generator, params = tiny_generator
     generator.text.tokenizer.save(tmp_path / "tokenizer.json")
-    save_weights(tmp_path / "text_encoder.safetensors", generator.text.params, CLIP_TEXT_NAMES, jnp.float32)
-    save_weights(tmp_path / "weights.safetensors", params, FLUX_NAMES, jnp.float32)
-    again, weights = load_generator("tiny", str(tmp_path / "weights.safetensors"), str(tmp_path), seed=0)
+    save_weights(tmp_path / "text_encoder.safetensors", below(TEXT_ENCODER, params), CLIP_TEXT_NAMES, jnp.float32)
+    save_weights(tmp_path / "weights.safetensors", below(TRANSFORMER, params), FLUX_NAMES, jnp.float32)
+
+    def load(weights, seed=0):
+        return TINY.load(TINY.Options(weights=weights, text=str(tmp_path)), seed)
+
+    again, weights = load(str(tmp_path / "weights.safetensors"))
+    assert weights.keys() == params.keys() == again.axes.keys()
     jax.tree.map(np.testing.assert_array_equal, weights, params)
-    jax.tree.map(np.testing.assert_array_equal, again.encode([ONE, TWO]), generator.encode([ONE, TWO]))
-    one, same, other = (load_generator("tiny", "random", str(tmp_path), seed)[1] for seed in (0, 0, 1))
+    found, expected = again.encode(weights, [ONE, TWO]), generator.encode(params, [ONE, TWO])
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    one, same, other = (load("random", seed)[1] for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, same)
-    assert np.abs(one["image_in.kernel"] - other["image_in.kernel"]).max() > 0
-    with pytest.raises(InputError, match="preset 'tiny' without weights"):
-        load_generator("tiny", "", str(tmp_path), seed=0)
-    with pytest.raises(InputError, match=r"unknown preset 'tini'.*did you mean 'tiny'"):
-        load_generator("tini", "random", str(tmp_path), seed=0)
+    kernel, reading = f"{TRANSFORMER}.image_in.kernel", f"{TEXT_ENCODER}.token_embedding"
+    assert np.abs(one[kernel] - other[kernel]).max() > 0 and one.keys() == params.keys()
+    np.testing.assert_array_equal(one[reading], params[reading])
+    with pytest.raises(InputError, match="generator.weights '': this preset has no embedded ones; set a file, or 'ran"):
+        load("")
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
+    generator, shapes = preset.abstract()
+    loaded, weights = preset.load(preset.Options(weights="random"), 0)
+    drawing = {name: value for name, value in weights.items() if name.partition(".")[0] not in loaded.encoders}
+    assert {name: (w.shape, w.dtype) for name, w in drawing.items()} == {
+        n: (s.shape, s.dtype) for n, s in shapes.items()
+    }
+    assert generator.axes.keys() == shapes.keys() and generator.latent_shape == loaded.latent_shape
+    assert (preset.max_subjects, preset.image_size) == (loaded.max_subjects, loaded.config.image_size)
+    assert preset.described(preset.Options(weights="random"), 7)[0] == "random weights of seed 7"
+
+
+def test_the_embedded_one():
+    generator, weights = STORYBOOK.load(STORYBOOK.Options(), 0)
+    assert weights.keys() == generator.axes.keys()
+    assert STORYBOOK.described(STORYBOOK.Options(), 0) == ("embedded weights", "Apache-2.0")
+    picture = draw(Drawer(generator, replace(SAMPLING, batch_size=1), make_mesh({})), weights, [(ONE, 0)])
+    assert picture.std() > 20

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from ml_collections import ConfigDict
+from one_entry import entry
 from PIL import Image
 from small_rewards import PROMPTS, scenes, subject
 from tenacity import wait_none
@@ -27,8 +27,8 @@ from narrative_jax.core.records import Scene
 from narrative_jax.rewards import http_judge
 from narrative_jax.rewards.base import ASPECTS, check_differentiable
 from narrative_jax.rewards.http_judge import HttpJudge
+from narrative_jax.runs.rewards import describe_reward, open_pure_reward, open_reward
 from narrative_jax.stages import score
-from narrative_jax.stages.rewards import make_reward, pure_reward
 
 CONFIG = Path(__file__).parents[1] / "configs" / "score.py"
 KEY = "sk-very/secret+key="
@@ -361,20 +361,24 @@ def test_a_scene_without_subjects_is_not_sent(server, judge):
 
 
 def test_it_is_refused_in_a_loss():
-    judge = HttpJudge("http://localhost:8000/v1", "small-vlm")
+    options = {"url": "http://localhost:8000/v1", "model": "small-vlm"}
     with pytest.raises(InputError, match="reward 'http_judge' in a loss"):
-        check_differentiable(judge)
+        check_differentiable(HttpJudge(**options))
+    section = {"stage": "train", "reward": "http_judge", "http_judge": options}
+    with pytest.raises(InputError, match="reward 'http_judge' in a loss"):
+        open_pure_reward(entry({"train": section}, "train"))
+    section = {"stage": "score", "reward": "per_aspect", "per_aspect": dict.fromkeys(ASPECTS, "http_judge")}
     with pytest.raises(InputError, match="unknown pure reward 'http_judge'"):
-        pure_reward(ConfigDict({"reward": "http_judge"}))
+        describe_reward(entry({"score": section | {"http_judge": options}}, "score"))
 
 
 def test_options_stand_under_its_name():
     options = {"url": "http://localhost:8000/v1", "model": "small-vlm", "at_once": 3}
-    entry = ConfigDict({"reward": "http_judge", "http_judge": options})
-    assert make_reward(ConfigDict(), entry) == HttpJudge(**options)
-    entry.http_judge.retries = 3
-    with pytest.raises(InputError, match=r"option of reward http_judge 'retries'.*did you mean 'tries'"):
-        make_reward(ConfigDict(), entry)
+    section = {"stage": "score", "reward": "http_judge", "http_judge": options}
+    assert open_reward(entry({"score": section}, "score")) == HttpJudge(**options)
+    section["http_judge"]["retries"] = 3
+    with pytest.raises(InputError, match=r"unknown option of score.http_judge 'retries'.*did you mean 'tries'"):
+        describe_reward(entry({"score": section}, "score"))
 
 
 def run(url, *flags):

@@ -8,13 +8,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
+from one_entry import entry
 from parity import published_shapes
 from safetensors.numpy import save_file
-from small_rewards import TOKENIZER, pictures, scenes
+from small_rewards import TOKENIZER
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.images import to_uint8
 from narrative_jax.models.checkpoints import check_arrays
 from narrative_jax.models.clip import (
     CLIP_NAMES,
@@ -32,7 +31,7 @@ from narrative_jax.models.known_files import recognise
 from narrative_jax.models.network import abstract
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
-from narrative_jax.stages.rewards import make_reward
+from narrative_jax.runs.rewards import open_reward
 
 CLIPS, DINOS, IRESNETS = (
     ("ViT-B/32", "ViT-L/14", "ViT-H/14"),
@@ -172,7 +171,6 @@ def test_as_a_config_meets_it(tmp_path, reward, options, given, asked):
         if name in published():
             options[option] = str(tmp_path / f"{option}.safetensors")
             save_file({key: np.zeros(shape, np.uint8) for key, shape in published()[name].items()}, options[option])
-    config = ConfigDict({"mesh": {"data": -1}, "score": {"reward": reward, "batch_size": 2, reward: options}})
+    section = {"stage": "score", "source": "draw", "reward": reward, "batch_size": 2, reward: options}
     with pytest.raises(InputError, match=re.escape(f": by its arrays it is {given}, not {asked}: ")):
-        made = make_reward(config, config.score)
-        made.score_images(to_uint8(pictures(1, 40, 40)), scenes(1), ["0"])
+        open_reward(entry({"mesh": {"data": -1}, "score": section}, "score"))

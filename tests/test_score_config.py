@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import one_entry
 import pyarrow.parquet as pq
 import pytest
-from ml_collections import FrozenConfigDict
 from PIL import Image
 from small_rewards import (
     DINO,
@@ -33,7 +33,6 @@ from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.rewards.clip_scores import ClipCosine
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.stages import collect
-from narrative_jax.stages.base import Context
 
 CONFIG = Path(__file__).parents[1] / "configs" / "score.py"
 SIZES = [(18, 27), (20, 20), (18, 27)]
@@ -153,21 +152,33 @@ def test_bad_files(drawn, capsys, line, said):
 
 def test_a_stopped_run_goes_on(drawn, monkeypatch):
     monkeypatch.setattr(collect, "_CHUNK", 2)
-    settings = FrozenConfigDict({"collect": {"stage": "collect", "pictures": "mine"}})
+    config = {"collect": {"stage": "collect", "pictures": "mine"}}
     looks = iter([False, True])
     stop = type("StopAfter", (), {"requested": property(lambda self: next(looks))})()
-    context = Context(settings, "collect", Path(), stop)
     with pytest.raises(Stopped):
-        collect.run(context)
+        one_entry.run(config, "collect", Path(), stop)
     Path("mine/0.png").write_bytes(Path("mine/1.png").read_bytes())  # would show, were it read again
-    assert collect.run(Context(settings, "collect", Path())) == {"pictures": 3}
+    assert one_entry.run(config, "collect", Path()) == {"pictures": 3, "left_out": 0}
     for candidate, image in zip(open_records("collect/candidates", Candidate), drawn, strict=True):
         np.testing.assert_array_equal(candidate.image, image)
     assert not Path("collect/chunks").exists()
 
 
+def test_a_picture_that_was_changed_makes_its_scores_stale(drawn, capsys):
+    """Behind an unchanged option: the folder is the same, what is in it is not."""
+    assert run("mine") == 0 and run("mine") == 0
+    Path("mine/0.png").write_bytes(Path("mine/1.png").read_bytes())
+    capsys.readouterr()
+    assert run("mine") == 2
+    said = "entry 'collect' of run: it was made from something else: content of mine; --redo=collect does collect, clip"
+    assert capsys.readouterr().err.startswith(said)
+    assert run("mine", "--redo=collect") == 0
+    scores = pq.read_table("run/table/scores.parquet").to_pydict()["clip_cosine_tiny"]
+    assert len(scores) == 3 and len(set(scores)) == 3
+
+
 def test_a_table_is_of_one_set_of_pictures(drawn, capsys):
     assert run("mine", "--config.table.sources=()") == 2
-    assert "sources none: a table is of the pictures of one entry" in capsys.readouterr().err
+    assert "sources none: they are compared on the pictures of one entry" in capsys.readouterr().err
     assert run("mine", "--config.table.sources=('collect',)") == 2
     assert "sources 'collect': it scores no pictures; name score entries" in capsys.readouterr().err

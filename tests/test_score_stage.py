@@ -5,28 +5,27 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import one_entry
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import finished_chunks, open_records, write_records
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.stages import score
-from narrative_jax.stages.base import Context
 from narrative_jax.storybook import drawings, render, scenes
 
 PER_SCENE = 2
 
 
 def make_config(**entry):
-    return ConfigDict({"scenes": "", "score": {"stage": "score", "source": "generate", "reward": "raters", **entry}})
+    section = {"stage": "score", "source": "generate", "reward": "raters", **entry}
+    return ConfigDict({"scenes": "", "generate": {"stage": "generate"}, "score": section})
 
 
-def make_context(workdir, **entry):
-    context = Context(FrozenConfigDict(make_config(**entry)), "score", workdir)
-    context.folder.mkdir(exist_ok=True)
-    return context
+def run(workdir, stop=None, **entry):
+    return one_entry.run(make_config(**entry), "score", workdir, stop)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def results(workdir):
 
 
 def test_each_candidate_is_scored_by_its_own_scene(workdir, drawn):
-    numbers = score.run(make_context(workdir))
+    numbers = run(workdir)
     asked, candidates = drawn
     records, calibration = results(workdir)
     ids = [candidate.id for candidate in candidates]
@@ -88,7 +87,7 @@ def test_each_candidate_is_scored_by_its_own_scene(workdir, drawn):
 
 
 def test_options_of_a_reward_stand_under_its_name(workdir, drawn):
-    score.run(make_context(workdir, raters={"seeds": (5,)}))
+    run(workdir, raters={"seeds": (5,)})
     asked, candidates = drawn
     record = results(workdir)[0][0]
     expected = Raters((5,)).score_images(candidates[0].image[None], asked[:1], [candidates[0].id])
@@ -96,18 +95,17 @@ def test_options_of_a_reward_stand_under_its_name(workdir, drawn):
 
 
 def test_a_stopped_run_goes_on_where_it_was(workdir, monkeypatch):
-    score.run(make_context(workdir))
+    run(workdir)
     undisturbed = results(workdir)
     shutil.rmtree(workdir / "score")
 
-    context = replace(make_context(workdir), stop=StopAfter(2))
     with pytest.raises(Stopped):
-        score.run(context)
+        run(workdir, StopAfter(2))
     assert finished_chunks(workdir / "score" / "chunks") == [0, 1]
     scored = []
     genuine = Raters.score_images
     monkeypatch.setattr(Raters, "score_images", lambda *a: scored.extend(a[3]) or genuine(*a))
-    score.run(make_context(workdir))
+    run(workdir)
     assert len(scored) == 2  # the last chunk alone
     assert results(workdir) == undisturbed
 
@@ -117,14 +115,20 @@ def test_killed_while_tidying_up(workdir, monkeypatch):
     genuine = shutil.rmtree
 
     def half(folder, **options):
-        genuine(folder / "chunk-000000" if folder.name == "chunks" else folder, **options)
+        if folder.name != "chunks":
+            return genuine(folder, **options)
+        genuine(folder / "chunk-000000")
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
+    numbers = run(workdir)
+    undisturbed = results(workdir)
+    shutil.rmtree(workdir / "score")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", half)
-        numbers = score.run(make_context(workdir))
+        run(workdir)
     assert finished_chunks(workdir / "score" / "chunks") == [1, 2]
     monkeypatch.setattr(Raters, "score_images", None)
-    assert score.run(make_context(workdir)) == numbers
+    assert run(workdir) == numbers and results(workdir) == undisturbed
     assert not (workdir / "score" / "chunks").exists()
 
 
@@ -133,8 +137,8 @@ def test_scenes_of_ones_own_need_another_reward(tmp_path, drawn):
     write_records(tmp_path / "generate" / "scenes", [replace(scene, facts=None) for scene in asked])
     write_records(tmp_path / "generate" / "candidates", candidates)
     with pytest.raises(InputError, match="use the reward 'picture_statistics'"):
-        score.run(make_context(tmp_path))
-    numbers = score.run(make_context(tmp_path, reward="picture_statistics"))
+        run(tmp_path)
+    numbers = run(tmp_path, reward="picture_statistics")
     records, calibration = results(tmp_path)
     assert list(numbers) == ["count", "mean/sharpness", "mean/exposure", "mean/colour_agreement"]
     assert calibration["aspects"] == ["sharpness", "exposure", "colour_agreement"]
@@ -145,7 +149,7 @@ def test_a_score_that_never_varies_is_not_blown_up(tmp_path, drawn):
     asked, candidates = drawn
     write_records(tmp_path / "generate" / "scenes", asked[:1])
     write_records(tmp_path / "generate" / "candidates", candidates[:1])
-    score.run(make_context(tmp_path))
+    run(tmp_path)
     assert results(tmp_path)[1]["std"] == [1e-3] * 3
 
 
@@ -154,28 +158,24 @@ def test_a_candidate_without_its_scene(tmp_path, drawn):
     write_records(tmp_path / "generate" / "scenes", asked[1:])
     write_records(tmp_path / "generate" / "candidates", candidates)
     with pytest.raises(InputError, match=f"scene '{asked[0].id}'.*generate again"):
-        score.run(make_context(tmp_path))
-
-
-def check(config):
-    score.check(config, config.score)
+        run(tmp_path)
 
 
 def test_check():
-    check(make_config())
-    check(make_config(raters={"seeds": (1, 2)}))
+    one_entry.check(make_config(), "score")
+    one_entry.check(make_config(raters={"seeds": (1, 2)}), "score")
     with pytest.raises(InputError, match=r"unknown reward 'ratters'.*did you mean 'raters'"):
-        check(make_config(reward="ratters"))
-    with pytest.raises(InputError, match=r"unknown option of reward raters 'seed'.*did you mean 'seeds'"):
-        check(make_config(raters={"seed": 1}))
+        one_entry.check(make_config(reward="ratters"), "score")
+    with pytest.raises(InputError, match=r"unknown option of score.raters 'seed'.*did you mean 'seeds'"):
+        one_entry.check(make_config(raters={"seed": 1}), "score")
     with pytest.raises(InputError, match="each rater has a seed"):
-        check(make_config(raters={"seeds": ()}))
+        one_entry.check(make_config(raters={"seeds": ()}), "score")
 
 
 def test_check_of_scenes_of_ones_own():
     config = make_config()
     config.scenes = "mine.jsonl"
     with pytest.raises(InputError, match=r"reward 'raters'.*mine.jsonl.*'picture_statistics'"):
-        check(config)
+        one_entry.check(config, "score")
     config.score.reward = "picture_statistics"
-    check(config)
+    one_entry.check(config, "score")

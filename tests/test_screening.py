@@ -2,15 +2,16 @@ import json
 from itertools import combinations
 
 import numpy as np
+import one_entry
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.screening import RULES, select_pairs, shuffle_labels, standardise
+from narrative_jax.runs.entries import options_of
 from narrative_jax.stages import screen
-from narrative_jax.stages.base import Context
 
 # One prompt of four candidates by hand, means 2, 1, 1, 0; and a second one of two.
 SCORES = np.array([[3.0, 2, 1], [2, 1, 0], [1, 2, 0], [0, 0, 0], [5, 5, 4], [4, 4, 5]])
@@ -168,10 +169,14 @@ def context(tmp_path):
         changed = config.copy_and_resolve_references()
         for key, value in changes.items():
             (changed if key in changed else changed.screen)[key] = value
-        screen.check(changed, changed.screen)
-        return Context(FrozenConfigDict(changed), "screen", tmp_path)
+        one_entry.check(changed, "screen")
+        return one_entry.entry(changed, "screen", tmp_path)
 
     return build
+
+
+def run(context):
+    return screen.run(context, options_of(context))
 
 
 def preferences(context):
@@ -179,7 +184,7 @@ def preferences(context):
 
 
 def test_the_stage_writes_preferences_and_counts(context):
-    summary = screen.run(context())
+    summary = run(context())
     assert summary == {
         "candidates": 6,
         "prompts": 2,
@@ -199,16 +204,16 @@ def test_the_stage_writes_preferences_and_counts(context):
 def test_the_stage_uses_the_rewards_calibration(context):
     calibration = {"mean": [2.5, 0, 0], "std": [2, 1, 1]}
     (context().path("judge") / "calibration.json").write_text(json.dumps(calibration))
-    assert screen.run(context(rejection=True))["removed/rejection"] == 2
+    assert run(context(rejection=True))["removed/rejection"] == 2
     found = preferences(context())
     assert {p.chosen_id for p in found} == {"c0"}
     assert {p.rejected_id: p.gap for p in found} == pytest.approx({"c1": 2.5 / 3, "c2": 2 / 3, "c3": 4.5 / 3}, rel=1e-6)
 
 
 def test_the_stage_shuffles_labels(context):
-    screen.run(context())
+    run(context())
     straight = preferences(context())
-    screen.run(context(shuffle_labels=True))
+    run(context(shuffle_labels=True))
     shuffled = preferences(context())
     assert [p.gap for p in shuffled] == [p.gap for p in straight]
     assert [{p.chosen_id, p.rejected_id} for p in shuffled] == [{p.chosen_id, p.rejected_id} for p in straight]
@@ -217,7 +222,7 @@ def test_the_stage_shuffles_labels(context):
 
 def test_preferences_on_one_aspect_bear_its_name(context):
     """Chosen, counted and weighed by that aspect's scores alone."""
-    summary = screen.run(context(aspects=("visual_quality",), rule="average"))
+    summary = run(context(aspects=("visual_quality",), rule="average"))
     found = preferences(context())
     assert summary["pairs"] == len(found) == 4 and {p.aspect for p in found} == {"visual_quality"}
     last = SCORES[:, 2]
@@ -230,7 +235,7 @@ def test_preferences_on_one_aspect_bear_its_name(context):
 
 def test_several_aspects_count_together(context):
     chosen = ("visual_quality", "prompt_following")
-    screen.run(context(aspects=chosen, rule="dominance"))
+    run(context(aspects=chosen, rule="dominance"))
     found = preferences(context())
     pairs = select_pairs(SCORES[:, [2, 0]], PROMPTS, rule="dominance")
     assert sorted((p.chosen_id, p.rejected_id) for p in found) == [(f"c{i}", f"c{j}") for i, j in listed(pairs)]
@@ -238,7 +243,7 @@ def test_several_aspects_count_together(context):
     # One threshold for each, in the order given: the chosen one is at (-0.3, 0.3).
     for thresholds, removed in (((-0.6, 0.0), 0), ((0.0, -0.6), 3)):
         rejecting = dict(rejection=True, thresholds=thresholds, on_no_pairs="skip")
-        summary = screen.run(context(aspects=chosen, rule="dominance", **rejecting))
+        summary = run(context(aspects=chosen, rule="dominance", **rejecting))
         assert summary["removed/rejection"] == removed
 
 
@@ -246,16 +251,16 @@ def test_no_pair_left(context):
     nothing = dict(rule="dominance", rejection=True, thresholds=(9.0, 0.0, 0.0))
     account = "no pair left: 7 pairs, dominance removed 5 of 7, rejection removed 2 of 2"
     with pytest.raises(InputError, match=account):
-        screen.run(context(**nothing))
-    summary = screen.run(context(**nothing, on_no_pairs="skip"))
+        run(context(**nothing))
+    summary = run(context(**nothing, on_no_pairs="skip"))
     assert summary["pairs"] == 0 and summary["accept/rejection"] == 0
     assert not (context().folder / "preferences").exists()
 
 
 def test_scores_of_other_candidates(context):
     write_records(context().path("judge") / "scores", [Score("c9", "r", (0.0, 0.0, 0.0))])
-    with pytest.raises(InputError, match=r"judge: candidate 'c9' is unknown; remove it and run judge again"):
-        screen.run(context())
+    with pytest.raises(InputError, match=r"judge: candidate 'c9' is unknown; do it again with --redo=judge"):
+        run(context())
 
 
 @pytest.mark.parametrize(

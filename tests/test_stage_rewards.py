@@ -5,7 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
+from one_entry import entry, run
 from small_rewards import DINO, TEXT, TOKENIZER, VISION, clip_params, pictures, scenes, small_clip, small_dino
 
 from narrative_jax.core.errors import InputError
@@ -18,9 +19,7 @@ from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
 from narrative_jax.rewards.clip_scores import ClipCosine
 from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.subject_consistency import Grid, SubjectConsistency
-from narrative_jax.stages import score
-from narrative_jax.stages.base import Context
-from narrative_jax.stages.rewards import make_reward, pure_reward
+from narrative_jax.runs.rewards import describe_reward, open_pure_reward, open_reward
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def published(random_weights, tmp_path_factory):
 def config(published, monkeypatch):
     monkeypatch.setitem(CLIP_SIZES, "Tiny", (TEXT, VISION))
     monkeypatch.setitem(DINOV2_SIZES, "Tiny", DINO)
-    entry = {
+    section = {
         "stage": "score",
         "source": "generate",
         "reward": "clip_cosine",
@@ -57,7 +56,7 @@ def config(published, monkeypatch):
             "visual_quality": "subject_consistency",
         },
     }
-    return ConfigDict({"scenes": "", "mesh": {"data": -1}, "score": entry})
+    return ConfigDict({"scenes": "", "mesh": {"data": -1}, "generate": {"stage": "generate"}, "score": section})
 
 
 def by_hand(random_weights, images, asked):
@@ -73,30 +72,33 @@ def test_pictures_of_several_sizes(tmp_path, config, random_weights):
     candidates = [Candidate(f"{i}/0", str(i), image, 0, "test") for i, image in enumerate(images)]
     write_records(tmp_path / "generate" / "candidates", candidates)
     config.score.reward = "per_aspect"
-    context = Context(FrozenConfigDict(config), "score", tmp_path)
-    context.folder.mkdir()
-    numbers = score.run(context)
-    records = list(open_records(context.folder / "scores", Score))
+    numbers = run(config, "score", tmp_path)
+    records = list(open_records(tmp_path / "score" / "scores", Score))
     assert [record.candidate_id for record in records] == ["0/0", "1/0", "2/0"]
     expected = np.concatenate([by_hand(random_weights, images[i][None], asked[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose([record.scores for record in records], expected, atol=1e-4)
     assert list(numbers)[1:] == ["mean/prompt_following", "mean/identity_consistency", "mean/visual_quality"]
-    saved = json.loads((context.folder / "calibration.json").read_text())
+    saved = json.loads((tmp_path / "score" / "calibration.json").read_text())
     assert (saved["reward"], saved["on"]) == ("per_aspect", "generate")
 
 
 def test_a_reward_is_made_without_reading_weights(config, published, monkeypatch):
-    monkeypatch.setattr("narrative_jax.rewards.clip_scores.load_clip_weights", None)
-    assert make_reward(config, config.score).aspects == ("clip_cosine_tiny",)
+    monkeypatch.setattr("narrative_jax.rewards.clip_files.load_clip_weights", None)
+    assert describe_reward(entry(config, "score")).aspects == ("clip_cosine_tiny",)
+    with pytest.raises(TypeError):
+        open_reward(entry(config, "score"))
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
         ({"reward": "clip_cosin"}, r"unknown reward 'clip_cosin'.*did you mean 'clip_cosine'"),
-        ({"clip_cosine.wait": 1}, r"unknown option of reward clip_cosine 'wait'.*did you mean 'weights'"),
+        ({"clip_cosine.wait": 1}, r"unknown option of score.clip_cosine 'wait'.*did you mean 'weights'"),
         ({"clip_cosine.weights": "no/where"}, "weights 'no/where': there is no such file"),
-        ({"clip_cosine": {}}, "reward clip_cosine without 'weights'"),
+        (
+            {"clip_cosine": {}},
+            "score.clip_cosine: 'weights' is missing, it has no default; set score.clip_cosine.weights to a path",
+        ),
         ({"batch_size": 0}, "batch_size of reward 'clip_cosine_tiny' 0"),
         ({"reward": "subject_consistency", "subject_consistency.form": "grit"}, "did you mean 'grid'"),
         ({"reward": "subject_consistency", "subject_consistency.patches.count": 3}, "option of form grid 'count'"),
@@ -117,7 +119,7 @@ def test_a_reward_is_made_without_reading_weights(config, published, monkeypatch
             "squares of 9: dinov2_tiny sees squares",
         ),
         ({"reward": "per_aspect", "per_aspect.identity_consistency": "oracle"}, "unknown pure reward 'oracle'"),
-        ({"reward": "per_aspect", "per_aspect.looks": "identity"}, "unknown option of reward per_aspect 'looks'"),
+        ({"reward": "per_aspect", "per_aspect.looks": "identity"}, "unknown aspect of score.per_aspect 'looks'"),
         (
             {"reward": "per_aspect", "per_aspect": {"visual_quality": "identity"}},
             "per_aspect without 'prompt_following'",
@@ -132,7 +134,7 @@ def test_bad_options(config, change, said):
             section = section[part]
         section[last] = ConfigDict(value) if isinstance(value, dict) else value
     with pytest.raises(InputError, match=said):
-        make_reward(config, config.score)
+        describe_reward(entry(config, "score"))
 
 
 @pytest.mark.parametrize(
@@ -154,17 +156,18 @@ def test_what_adds_up_to_no_ensemble(config, weights, said):
     config.aspects = {**config.score.to_dict(), "reward": "per_aspect"}
     config.both = {"stage": "score", "source": "generate", "reward": "ensemble", "batch_size": 2, "ensemble": weights}
     with pytest.raises(InputError, match=said):
-        make_reward(config, config.both)
+        describe_reward(entry(config, "both"))
 
 
 def test_an_ensemble_needs_what_it_is_calibrated_by(config, tmp_path):
     config.both = {"stage": "score", "source": "generate", "reward": "ensemble", "batch_size": 2}
     config.both.ensemble = {"score": 0.5}
-    assert make_reward(config, config.both).aspects == ("ensemble",)
+    assert describe_reward(entry(config, "both")).aspects == ("ensemble",)
     with pytest.raises(InputError, match=r"score/calibration.json"):
-        make_reward(config, config.both, tmp_path)
+        open_reward(entry(config, "both", tmp_path))
 
 
 def test_a_host_reward_is_not_pure():
-    with pytest.raises(InputError, match="unknown pure reward 'raters'"):
-        pure_reward(ConfigDict({"reward": "raters"}))
+    config = ConfigDict({"train": {"stage": "train", "reward": "raters"}})
+    with pytest.raises(InputError, match="reward 'raters' in a loss"):
+        open_pure_reward(entry(config, "train"))

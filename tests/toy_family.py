@@ -1,6 +1,4 @@
-"""A second family of generators, unknown to the package: it reads words, sees no subjects, predicts velocity, and its
-autoencoder has weights.
-"""
+"""A second family of generators: it reads words, sees no subjects, predicts velocity; its autoencoder has weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -47,10 +45,7 @@ class ToyGenerator(Generator):
     timestep_distribution: ClassVar[Uniform] = Uniform()
     max_subjects: ClassVar[int] = 2  # of whom it sees none
     network: Network
-
-    @property
-    def axes(self):
-        return under("unet", self.network.axes) | {"vae.kernel": (None, None)}
+    axes = property(lambda self: under("unet", self.network.axes) | {"vae.kernel": (None, None)})
 
     def encode(self, params, scenes):
         rows = np.zeros((len(scenes), WORDS), np.float32)

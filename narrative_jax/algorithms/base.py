@@ -10,7 +10,7 @@ import numpy as np
 
 from narrative_jax.core.types import Params
 
-Batch = dict[str, Any]  # arrays with a leading batch axis; "index" i32[b] is each example's place in the global batch
+Batch = dict[str, Any]  # arrays with a leading batch axis; "index" i32[b], from the step, is a place in the global one
 POLICY, REFERENCE, REWARD = "policy", "reference", "reward"
 
 

@@ -1,6 +1,7 @@
 """Batches in an order that depends on the seed alone: never on restarts, prefetching or the number of processes."""
 
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import grain
@@ -39,7 +40,7 @@ def batches(
     # Epoch e is shuffled by seed + e: hashed, so that a neighbouring seed is not the same order one epoch later.
     hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     dataset = grain.MapDataset.range(size).shuffle(hashed).repeat().batch(batch_size)
-    iterator = iter(dataset.map(lambda indices: make_batch(indices[mine])).to_iter_dataset(PREFETCH))
+    iterator = iter(dataset.map(itemgetter(mine)).map(make_batch).to_iter_dataset(PREFETCH))
     if start:
         iterator.set_state({"next_index": start})
     return iterator

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from narrative_jax.core.errors import check_name
 
+_KIND = "prediction type"
 PREDICTION_TYPES = ("velocity", "clean", "noise")
 T_FLOOR = 0.05
 
@@ -28,18 +29,17 @@ def add_noise(clean, noise, t):
 
 def to_velocity(prediction, noisy, t, prediction_type):
     """Velocity f32[b, ...] of a prediction at noisy latents [b, ...], t f32[b]. Raises InputError."""
-    check_name("prediction type", prediction_type, PREDICTION_TYPES)
     prediction, noisy, t = jnp.float32(prediction), jnp.float32(noisy), per_example(t, noisy)
     if prediction_type == "clean":
         return (noisy - prediction) / jnp.maximum(t, T_FLOOR)
     if prediction_type == "noise":
         return (prediction - noisy) / jnp.maximum(1 - t, T_FLOOR)
-    return prediction
+    return prediction if prediction_type == "velocity" else check_name(_KIND, prediction_type, PREDICTION_TYPES)
 
 
 def from_velocity(velocity, noisy, t, prediction_type):
     """The prediction f32[b, ...] of the given type that means this velocity. Raises InputError."""
-    check_name("prediction type", prediction_type, PREDICTION_TYPES)
+    check_name(_KIND, prediction_type, PREDICTION_TYPES)
     velocity, noisy, t = jnp.float32(velocity), jnp.float32(noisy), per_example(t, noisy)
     if prediction_type == "clean":
         return noisy - t * velocity

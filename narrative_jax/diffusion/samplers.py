@@ -31,17 +31,18 @@ def sample(velocity, noise, timesteps, method="euler", followed=None):
             )
         return ahead
 
-    def step(noisy, now):
-        t, after, follow = now
-        if follow is None:
-            return move(noisy, t, after), None
+    @jax.checkpoint  # around the cond too: the weights would else be kept once for every step
+    def move_where(follow, noisy, t, after):
         still = jax.lax.stop_gradient(noisy)
-        ahead = jax.lax.cond(
+        return jax.lax.cond(
             follow,
             jax.checkpoint(lambda: move(noisy, t, after)),
             lambda: noisy + jax.lax.stop_gradient(move(still, t, after) - still),
         )
-        return ahead, None
+
+    def step(noisy, now):
+        t, after, follow = now
+        return move(noisy, t, after) if follow is None else move_where(follow, noisy, t, after), None
 
     timesteps = jnp.float32(timesteps)
     clean, _ = jax.lax.scan(step, jnp.float32(noise), (timesteps[:-1], timesteps[1:], followed))

@@ -175,8 +175,7 @@ class FlowGenerator(Generator):
     ) -> jax.Array:
         """See `base.Generator`; noisy latents are f32[k · b, n, c]."""
         copies = len(noisy) // len(conditioning.pooled)
-        if copies > 1:
-            conditioning = jax.tree.map(lambda x: jnp.concatenate([x] * copies), conditioning)
+        conditioning = jax.tree.map(lambda x: jnp.concatenate([x] * copies), conditioning)
         subjects = Subjects(conditioning.subjects, conditioning.subject_mask)
         guidance = jnp.full(len(noisy), self.config.distilled_guidance)
         return self._bound(params)(

@@ -47,7 +47,8 @@ class TextSide:
             part = prompts[start : start + _BATCH]
             tokens = self.tokenizer.encode(part + [""] * (_BATCH - len(part)), self.length)
             text, pooled = map(np.asarray, self._run(params, tokens))
-            fresh += zip(text[: len(part)], pooled[: len(part)], strict=True)
+            # Copies: a row that is remembered would keep its whole batch in memory.
+            fresh += [(text[row].copy(), pooled[row].copy()) for row in range(len(part))]
         return fresh
 
     @cached_property

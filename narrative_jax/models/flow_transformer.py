@@ -302,10 +302,8 @@ class FlowTransformer(nnx.Module):
         return main, subject_block.finish(subject, branches, subject_rest)
 
     def _attend_with_subjects(self, q, k, v, subject_keys_values, mask):
-        # A picture that is drawn several times shares what is prepared of its subjects: it is repeated here, a block at
-        # a time, and never as a whole.
-        copies = len(q) // len(subject_keys_values[0])
-        subject_k, subject_v = (jnp.concatenate([x] * copies) if copies > 1 else x for x in subject_keys_values)
+        copies = len(q) // len(subject_keys_values[0])  # repeated here, a block at a time, and never as a whole
+        subject_k, subject_v = (jnp.concatenate([x] * copies) for x in subject_keys_values)
         there = jnp.repeat(mask, subject_k.shape[1] // mask.shape[1], 1)
         there = jnp.concatenate([jnp.ones((len(mask), k.shape[1]), bool), there], 1)[:, None, None]
         return attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)

@@ -42,7 +42,8 @@ def resize(images: jax.Array, height: int, width: int, method: str = "bicubic", 
     each pass; within 1.2 of its 255 levels, since its rounding has no gradient. Without, as torch resizes floats.
     Raises InputError for another method.
     """
-    check_name("method", method, _FILTERS)
+    if method not in _FILTERS:
+        check_name("method", method, _FILTERS)
     images = _pass(images, "bhwc,vw->bhvc", width, 2, method, clip)
     return _pass(images, "bhwc,vh->bvwc", height, 1, method, clip)
 

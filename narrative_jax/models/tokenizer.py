@@ -51,7 +51,8 @@ class Tokenizer:
 
     def encode(self, prompts: Sequence[str], length: int) -> np.ndarray:
         """i32[b, length]: start, the prompt's tokens, end, padding; a prompt too long loses its last tokens."""
-        check_count("length", length, minimum=2)
+        if length < 2:
+            check_count("length", length, minimum=2)
         ids = np.full((len(prompts), length), self.pad, np.int32)
         for row, encoding in zip(ids, self._encodings(prompts), strict=True):
             tokens = [self.start, *encoding.ids[: length - 2], self.end]

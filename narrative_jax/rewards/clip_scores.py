@@ -69,7 +69,8 @@ class ClipPair:
         for start in range(0, len(prompts), _AT_ONCE):
             part = prompts[start : start + _AT_ONCE]
             tokens = np.resize(self._reader.tokens(part), (_AT_ONCE, self.text.max_length))
-            found.extend(np.asarray(self._embed_tokens(self._text_params, tokens))[: len(part)])
+            embedded = np.asarray(self._embed_tokens(self._text_params, tokens))[: len(part)]
+            found.extend(row.copy() for row in embedded)  # else a row that is remembered keeps its batch in memory
         return found
 
     @cached_property

@@ -8,6 +8,7 @@ from narrative_jax.core.records import Candidate, Preference, Scene
 from narrative_jax.data.datasets import Records, open_records
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.scenes import open_scenes
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ def has_preferences(context: Context, name: str) -> bool:
 def open_preferences(context: Context, name: str) -> PreferenceRecords:
     """What an entry left. Raises InputError for damaged records, and for a preference between unknown pictures."""
     candidates = open_candidates(context, pictures_entry(context, name))
-    scenes = open_records(candidates.folder.with_name("scenes"), Scene)
+    scenes, scene_rows = open_scenes(candidates)
     preferences = list(open_records(context.path(name) / "preferences", Preference))
     rows = candidates.rows_by("id")
     strange = [id for each in preferences for id in (each.chosen_id, each.rejected_id) if id not in rows]
     if strange:
         rule = "a preference is about this picture, which is not there"
         raise InputError(f"{candidates.folder}: {strange[0]!r}", rule, f"do it again with --redo={name}")
-    return PreferenceRecords(preferences, candidates, scenes, rows, scenes.rows_by("id"))
+    return PreferenceRecords(preferences, candidates, scenes, rows, scene_rows)
 
 
 def label(preference: Preference) -> str:

@@ -43,12 +43,12 @@ class RewardOptions:
 
 
 def sections_of(context: Context) -> list[str]:
-    """The names of the sections that belong to the reward of the context's entry."""
-    chosen = context.entry.get("reward", "")
-    if chosen == PER_ASPECT:
-        named = context.entry.get(PER_ASPECT, {})
-        return [PER_ASPECT, *dict.fromkeys(named.values() if hasattr(named, "values") else ())]
-    return [chosen] if chosen not in ("", TRAINED) else []
+    """The names of the sections of rewards in the context's entry.
+
+    Those of others than the one that it names may stay: a command line can choose another, but remove nothing.
+    """
+    known = [*context.tables.rewards, PER_ASPECT, ENSEMBLE]
+    return [*_chosen(context), *(name for name in known if name in context.entry)]
 
 
 def check_reward(context: Context, own: bool) -> None:
@@ -64,10 +64,13 @@ def describe_reward(context: Context) -> HostReward:
     return _on_host(context, _named(context, from_disk=False))
 
 
-def open_reward(context: Context) -> HostReward:
-    """The reward of the context's entry, its weights read and spread over the mesh. Raises InputError."""
+def open_reward(context: Context, loaded: bool = True) -> HostReward:
+    """The reward of the context's entry, its weights read and spread over the mesh. Raises InputError.
+
+    Not `loaded`, they are read with the first pictures, once these are found fit.
+    """
     reward = _on_host(context, _named(context, from_disk=True))
-    if isinstance(reward, OnHost):
+    if loaded and isinstance(reward, OnHost):
         reward.load()
     return reward
 
@@ -81,7 +84,7 @@ def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
 
 def reward_files(context: Context) -> Iterator[File]:
     """The files that the reward of the context's entry is read from."""
-    for name in sections_of(context):
+    for name in _chosen(context):
         if name in context.tables.rewards:
             yield from files_in(_options(context, name))
 
@@ -123,13 +126,23 @@ def with_reward_adapter(
     return reward.with_adapter(read(), name, **asdict(adapter))
 
 
+def _chosen(context):
+    """The sections of the reward that the entry names."""
+    chosen = context.entry.get("reward", "")
+    if chosen == PER_ASPECT:
+        named = context.entry.get(PER_ASPECT, {})
+        return [PER_ASPECT, *dict.fromkeys(named.values() if hasattr(named, "values") else ())]
+    return [chosen] if chosen not in ("", TRAINED) else []
+
+
 def _on_host(context, reward):
-    if not hasattr(reward, "score"):
-        if context.entry.get("batch_size", None) is not None:
-            rule = f"the reward {reward.name!r} works on the host, picture by picture"
-            raise InputError(f"{context.name}.batch_size {context.entry.batch_size}", rule, "leave it out")
-        return reward
-    return OnHost(reward, context.entry.get("batch_size", None) or BATCH_SIZE, make_mesh(context.config.mesh))
+    size = context.entry.get("batch_size", None)
+    if hasattr(reward, "score"):
+        return OnHost(reward, BATCH_SIZE if size is None else size, make_mesh(context.config.mesh))
+    if size is not None:
+        rule = f"the reward {reward.name!r} works on the host, picture by picture"
+        raise InputError(f"{context.name}.batch_size {size}", rule, "leave it out")
+    return reward
 
 
 def _named(context, from_disk):

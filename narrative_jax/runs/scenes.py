@@ -1,14 +1,12 @@
 """The scenes of a config, of an entry's options, or of what an earlier entry left."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.memory import content_key
-from narrative_jax.core.records import Candidate, Scene
-from narrative_jax.data.datasets import open_records
+from narrative_jax.core.records import Scene
+from narrative_jax.data.datasets import Records, open_records
 from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
@@ -57,22 +55,14 @@ def collected_scenes(context: Context, name: str, count: int, max_subjects: int,
     return scenes
 
 
-@dataclass(frozen=True)
-class SceneRecords:
-    """The scenes that an entry left, by id, read when they are needed: their photos may be more than memory holds."""
-
-    folder: Path
-
-    def __post_init__(self):
-        records = open_records(self.folder, Scene)
-        vars(self).update(records=records, rows=records.rows_by("id"))
-
-    def of(self, candidates: Sequence[Candidate]) -> list[Scene]:
-        """The scene of each candidate. Raises InputError."""
-        ids = [candidate.scene_id for candidate in candidates]
-        strange = [id for id in ids if id not in self.rows]
-        if strange:
-            rule = "candidates are of this scene, which is not there"
-            raise InputError(f"{self.folder}: scene {strange[0]!r}", rule, "remove the folder and generate again")
-        scenes = {id: self.records[self.rows[id]] for id in dict.fromkeys(ids)}
-        return [scenes[id] for id in ids]
+def open_scenes(candidates: Records) -> tuple[Records, dict[str, int]]:
+    """The scenes beside an entry's candidates, and the row of each id; they are read when they are needed, since their
+    photos may be more than memory holds. Raises InputError for a candidate of a scene that is not there.
+    """
+    scenes = open_records(candidates.folder.with_name("scenes"), Scene)
+    row_of = scenes.rows_by("id")
+    strange = [id for id in candidates.columns("scene_id")["scene_id"] if id not in row_of]
+    if strange:
+        rule = "candidates are of this scene, which is not there"
+        raise InputError(f"{scenes.folder}: scene {strange[0]!r}", rule, "remove the folder and generate again")
+    return scenes, row_of

@@ -7,13 +7,13 @@ import numpy as np
 
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Score
-from narrative_jax.data.datasets import open_records
+from narrative_jax.data.datasets import Records, open_records
 from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.candidates import leave_records, open_candidates, pictures_entry
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, sections_of
-from narrative_jax.runs.scenes import SceneRecords
+from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.runs.scores import CALIBRATION
 
 INPUTS = ("source", "reward_from", "ensemble")
@@ -49,11 +49,10 @@ def run(context: Context, options: Options) -> dict[str, float]:
     calibration = context.folder / CALIBRATION
     if not calibration.exists():
         reward, candidates = open_reward(context), open_candidates(context, options.source)
-        scenes = SceneRecords(context.path(options.source) / "scenes")
+        scenes, row_of = open_scenes(candidates)
 
         def score(rows):
-            part = [candidates[row] for row in rows]
-            return _score(reward, part, scenes)
+            return _score(reward, [candidates[row] for row in rows], scenes, row_of)
 
         rows = range(len(candidates))
         leave_records(context, context.folder, "scores", Score, rows, score, _CHUNK, context.name)
@@ -64,13 +63,13 @@ def run(context: Context, options: Options) -> dict[str, float]:
     return {"count": len(open_records(context.folder / "scores", Score)), **means}
 
 
-def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: SceneRecords) -> list[Score]:
-    """In order, pictures of one size at a time."""
-    asked = scenes.of(candidates)
+def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:
+    """In order, pictures of one size at a time; each scene is read once, and `row_of` its id says where it stands."""
+    asked = {id: scenes[row_of[id]] for id in dict.fromkeys(candidate.scene_id for candidate in candidates)}
     rows = np.empty((len(candidates), len(reward.aspects)), np.float32)
     for shape in dict.fromkeys(candidate.image.shape for candidate in candidates):
         places = [place for place, candidate in enumerate(candidates) if candidate.image.shape == shape]
         images, ids = np.stack([candidates[i].image for i in places]), [candidates[i].id for i in places]
-        rows[places] = reward.score_images(images, [asked[i] for i in places], ids)
+        rows[places] = reward.score_images(images, [asked[candidates[i].scene_id] for i in places], ids)
     pairs = zip(candidates, rows.tolist(), strict=True)
     return [Score(candidate.id, reward.name, tuple(row)) for candidate, row in pairs]

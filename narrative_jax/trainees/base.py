@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm, Batch, Models
@@ -97,8 +96,3 @@ def check_source(context: Context, training_set: TrainingSetOptions | None) -> N
         raise InputError(f"{context.name}.source ''", rule, "name an entry, or set training_set")
     if training_set:
         training_set.open()
-
-
-def places(indices: np.ndarray) -> np.ndarray:
-    """Places i32[b] in the global batch of this process's part of it."""
-    return np.int32(jax.process_index() * len(indices) + np.arange(len(indices)))

@@ -10,7 +10,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
-from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source, places
+from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
 from narrative_jax.trainees.new_encoders import ENCODERS, NewEncoder, new_encoder
 
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
@@ -90,7 +90,7 @@ class EncoderTrainee:
 
         def make_batch(indices):
             ids, (first, second) = matches.of(training_set, indices)
-            return ids, {"first": first, "second": second, "index": places(indices)}
+            return ids, {"first": first, "second": second}
 
         return Batches(len(training_set) * matches.per_example, make_batch)
 

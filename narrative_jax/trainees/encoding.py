@@ -25,7 +25,7 @@ from narrative_jax.runs.candidates import check_collected, pictures_entry
 from narrative_jax.runs.directory import Context, first_process, wait_for_all
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
-from narrative_jax.trainees.base import Batches, TrainingSetOptions, places
+from narrative_jax.trainees.base import Batches, TrainingSetOptions
 
 ENCODED = "encoded"  # a folder of the entry, while it trains
 _AT_ONCE = 64  # records encoded between two looks at the stop flag
@@ -78,7 +78,6 @@ def encoded_preferences(
             "rejected": latents[rejected[indices]],
             "conditioning": jax.tree.map(lambda x: x[scenes[indices]], asked),
             "gap": gaps[indices],
-            "index": places(indices),
         }
         return [names[i] for i in indices], batch
 
@@ -100,7 +99,7 @@ def encoded_examples(
 
     def make_batch(indices):
         conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
-        batch = {"latents": latents[pictures[indices]], "conditioning": conditioning, "index": places(indices)}
+        batch = {"latents": latents[pictures[indices]], "conditioning": conditioning}
         return [ids[i] for i in indices], batch
 
     return _judged(Batches(len(ids), make_batch), reward, lambda i: records.scene(scene_ids[i]))
@@ -120,7 +119,7 @@ def encoded_scenes(
 
     def make_batch(indices):
         conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
-        return [ids[i] for i in indices], {"conditioning": conditioning, "index": places(indices)}
+        return [ids[i] for i in indices], {"conditioning": conditioning}
 
     return _judged(Batches(len(ids), make_batch), reward, lambda i: records[rows[ids[i]]])
 
@@ -143,7 +142,6 @@ def _drawn_examples(context, generator, weights, reward):
         batch = {
             "latents": generator.encode_images(weights, targets),
             "conditioning": generator.encode(weights, scenes),
-            "index": places(indices),
         }
         return [scene.id for scene in scenes], batch
 

@@ -20,7 +20,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
 from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
-from narrative_jax.trainees.base import Batches, check_kind, places
+from narrative_jax.trainees.base import Batches, check_kind
 
 _SCORED = 64  # preferences scored at once for the calibration
 
@@ -51,7 +51,7 @@ class RewardTrainee:
     @classmethod
     def sections(cls, context: Context) -> list[str]:
         """See `base.Trainee`."""
-        return [context.entry.get("reward", "")]
+        return list(context.tables.trainable_rewards)
 
     @classmethod
     def check(cls, context: Context, algorithm: Algorithm, options: RewardTraining) -> None:
@@ -119,7 +119,6 @@ class RewardTrainee:
                 "rejected": self._pictures(rejected),
                 "context": self.policy.encode([records.scene(candidate.scene_id) for candidate in chosen]),
                 "tie": np.array([preference.tie for preference in asked]),
-                "index": places(indices),
             }
             return [label(preference) for preference in asked], batch
 

@@ -10,16 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
 from tqdm import tqdm
 
-from narrative_jax.algorithms.base import Batch
 from narrative_jax.core.errors import InputError, Stopped, check_count
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.core.types import Params
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.metrics import Metrics
-from narrative_jax.training.step import Step, TrainState
+from narrative_jax.training.step import Step, TrainState, to_devices
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,6 @@ def train(
                 bar.set_postfix(reporter.shown, refresh=False)
                 bar.update()
     return state
-
-
-def to_devices(batch: Batch, sharding: Sharding) -> Batch:
-    """This process's share of a batch as a part of the global one, spread over the devices of all processes."""
-
-    def place(share):
-        shape = (len(share) * jax.process_count(), *share.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, share, shape)
-
-    return jax.tree.map(place, batch)
 
 
 def _agreed(stop: StopFlag, planned: bool) -> bool:
