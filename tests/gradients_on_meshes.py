@@ -1,6 +1,6 @@
-"""A command: losses, metrics and gradients of the real algorithms on a mesh, as one .npz with keys case/name.
+"""A command: losses, metrics and gradients of the real algorithms, and pictures drawn, on a mesh, as one .npz.
 
-`python tests/gradients_on_meshes.py MESH OUT.npz`, where XLA_FLAGS makes 8 devices.
+`python tests/gradients_on_meshes.py MESH OUT.npz`, where XLA_FLAGS makes 8 devices; its keys are CASE/NAME.
 """
 
 import sys
@@ -19,8 +19,10 @@ from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
+from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
 from narrative_jax.generators.flow_presets import TINY
+from narrative_jax.generators.sampling import Sampling, drawer_for
 from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.flow_transformer import FlowTransformer
 from narrative_jax.models.lora import adapter_of
@@ -100,22 +102,21 @@ def make_batch(case):
     def draw(*shape):
         return np.float32(rng.normal(size=(BATCH, *shape)))
 
-    index = np.arange(BATCH, dtype=np.int32)
     if case == "contrastive":
-        return {"first": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "second": draw(16, 16, 3), "index": index}
+        return {"first": rng.integers(0, 32, (BATCH, 8)).astype(np.int32), "second": draw(16, 16, 3)}
     mask = np.arange(2) < rng.integers(1, 3, (BATCH, 1))
     if case == "reward_modelling":
         tokens = rng.integers(0, TOKENIZER.vocab_size, (BATCH, SCALAR.text.max_length)).astype(np.int32)
         context = ScalarContext(tokens, draw(2, 16, 16, 3), mask)
         pictures = {"chosen": draw(16, 16, 3), "rejected": draw(16, 16, 3)}
-        return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0, "index": index}
+        return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0}
     empty = np.full((BATCH, TINY.text_length, 16), 0.1, np.float32), np.full((BATCH, 16), 0.1, np.float32)
     conditioning = FlowConditioning(draw(TINY.text_length, 16), draw(16), *empty, draw(2, 9, 192), mask)
-    batch = {"conditioning": conditioning, "index": index}
     if case == "sft":
-        return batch | {"latents": draw(25, 192)}
+        return {"conditioning": conditioning, "latents": draw(25, 192)}
     # Unlike pictures, or the gradients of both would all but cancel.
-    return batch | {"chosen": draw(25, 192), "rejected": 0.5 + 0.5 * draw(25, 192), "gap": np.abs(draw())}
+    pictures = {"chosen": draw(25, 192), "rejected": 0.5 + 0.5 * draw(25, 192)}
+    return {"conditioning": conditioning, **pictures, "gap": np.abs(draw())}
 
 
 def results(case, mesh, accumulate=1):
@@ -132,6 +133,15 @@ def results(case, mesh, accumulate=1):
     return {**{name: np.asarray(value) for name, value in metrics.items()}, **gradients, "spread": spread}
 
 
+def drawing(mesh):
+    """Five pictures, and how many the drawer makes at once."""
+    generator, weights = TINY.load(TINY.Options(weights="random"), seed=0)
+    drawer = drawer_for(generator, Sampling(num_steps=2), 5, mesh)
+    jobs = [(scene, place) for place, scene in enumerate(storybook_scenes("test", 5))]
+    pictures = list(drawer.draw(drawer.place(shake(weights, 0.1)), jobs))
+    return {"pictures": np.concatenate(pictures), "batch_size": drawer.sampling.batch_size}
+
+
 def one_device():
     """A mesh of the first device alone."""
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES)
@@ -140,4 +150,5 @@ def one_device():
 if __name__ == "__main__":
     name, out = sys.argv[1:]
     mesh = make_mesh(MESHES[name]) if name in MESHES else one_device()
-    np.savez(out, **{f"{case}/{key}": value for case in CASES for key, value in results(case, mesh).items()})
+    found = {case: results(case, mesh) for case in CASES} | {"drawing": drawing(mesh)}
+    np.savez(out, **{f"{case}/{key}": value for case, values in found.items() for key, value in values.items()})

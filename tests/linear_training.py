@@ -89,9 +89,7 @@ def make_batch(indices, width=WIDTH, algorithm="sft", bad=None):
         rngs = [np.random.default_rng([kind, int(index)]) for index in indices]
         return np.float32([rng.normal(size=shape) for rng in rngs])
 
-    first = jax.process_index() * len(indices)
-    batch = {"conditioning": draw(0, width), "index": np.int32(first + np.arange(len(indices)))}
-    kinds = {"sft": ("latents",), "dpo": ("chosen", "rejected")}[algorithm]
+    batch, kinds = {"conditioning": draw(0, width)}, {"sft": ("latents",), "dpo": ("chosen", "rejected")}[algorithm]
     batch |= {kind: draw(1 + number, TOKENS, width) for number, kind in enumerate(kinds)}
     if algorithm == "dpo":
         batch["gap"] = np.abs(draw(3))

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from narrative_jax.generators import text as generator_text
 from narrative_jax.models.clip import CLIP_SIZES, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.dinov2 import DINOV2_SIZES, Dinov2Config
 from narrative_jax.models.id_encoder import IRESNET_SIZES, IResNetConfig
@@ -20,7 +21,7 @@ SCALAR = ScalarRewardConfig(TEXT, VISION, IRESNET, side=40, width=16, heads=2, b
 
 @contextmanager
 def small_storybook():
-    """Within it, size "storybook" of every encoder and reward is the small one; what ships does not fit then."""
+    """Within it, size "storybook" of every encoder and reward is the small one; of what ships, the generator fits."""
     small = [
         (CLIP_SIZES, (TEXT, VISION)),
         (DINOV2_SIZES, DINO),
@@ -29,6 +30,7 @@ def small_storybook():
         (AESTHETIC_HEADS, AESTHETIC_HEADS[STORYBOOK]._replace(widths=(TEXT.projection, 1))),
     ]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator_text, "CLIP_SIZES", dict(CLIP_SIZES))
         for table, size in small:
             patch.setitem(table, STORYBOOK, size)
         yield

@@ -70,6 +70,15 @@ def test_eight_devices_equal_one(on_meshes, case, mesh):
     assert largest[1] <= 1e-5, largest
 
 
+def test_eight_devices_draw_as_one(on_meshes):
+    one, *others = (on_meshes[name]["drawing/pictures"].astype(int) for name in ("one", *MESHES))
+    assert len(one) == 5 and len({picture.tobytes() for picture in one}) == 5 and one.std() > 20
+    for pictures in others:
+        assert np.abs(pictures - one).max() <= 1
+    sizes = {name: int(found["drawing/batch_size"]) for name, found in on_meshes.items()}
+    assert sizes == {"one": 5, "data8": 8, "cube": 8}, "five, and what fills them up to the devices of a batch"
+
+
 @pytest.mark.parametrize("algorithm", [SFT(text_dropout=0.5), DPO(beta=20.0, eta=0.5, b=0.5, preserve=0.7)])
 def test_parts_equal_the_whole(algorithm):
     trainee = make_trainee(delta=1.0)
@@ -86,9 +95,15 @@ def run_loss(algorithm, trainee, batch, seed=0):
     return algorithm.loss(trainee.models(trainee.params, trainee.frozen), batch, jax.random.key(seed))
 
 
-def draws(batch, splits, seed=0):
+def numbered(algorithm="sft"):
+    """A batch of eight with their places in it, as the step numbers them."""
+    _, batch = make_batch(range(8), algorithm=algorithm)
+    return {**batch, "index": np.arange(8, dtype=np.int32)}
+
+
+def draws(splits, seed=0):
     """The keys that each example's draws are made from, [b][splits]."""
-    keys = [jax.random.fold_in(jax.random.key(seed), index) for index in batch["index"]]
+    keys = [jax.random.fold_in(jax.random.key(seed), place) for place in range(8)]
     return [jax.random.split(key, splits) for key in keys]
 
 
@@ -100,9 +115,9 @@ def numpy_errors(weights, clean, noise, t, conditioning):
 
 
 def test_sft_by_hand():
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8))
+    trainee, batch = make_trainee(delta=1.0), numbered()
     t, noise, dropped = [], [], []
-    for time_key, noise_key, drop_key in draws(batch, 3):
+    for time_key, noise_key, drop_key in draws(3):
         t.append(jax.random.uniform(time_key))
         noise.append(jax.random.normal(noise_key, batch["latents"].shape[1:]))
         dropped.append(bool(jax.random.bernoulli(drop_key, 0.5)))
@@ -118,10 +133,10 @@ def test_sft_by_hand():
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_dpo_by_hand(adaptive):
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    trainee, batch = make_trainee(delta=1.0), numbered("dpo")
     algorithm = DPO(beta=20.0, **({"eta": 0.5, "k": 2.0, "b": 0.3} if adaptive else {}))
     t, noise = [], []
-    for time_key, noise_key, _ in draws(batch, 3):
+    for time_key, noise_key, _ in draws(3):
         t.append(jax.random.uniform(time_key))
         noise.append(jax.random.normal(noise_key, batch["chosen"].shape[1:]))
     base = trainee.frozen["kernel"]
@@ -149,7 +164,7 @@ def test_dpo_by_hand(adaptive):
 
 
 def test_dpo_begins_at_log_2():
-    trainee, (_, batch) = make_trainee(delta=0.0), make_batch(range(8), algorithm="dpo")
+    trainee, batch = make_trainee(delta=0.0), numbered("dpo")
     loss = run_loss(DPO(preserve=0.5), trainee, batch)
     assert float(loss.metrics["margin"]) == float(loss.metrics["chosen_error_gain"]) == 0
     assert float(loss.sum) == pytest.approx(8 * np.log(2), rel=1e-7)
@@ -157,14 +172,14 @@ def test_dpo_begins_at_log_2():
 
 
 def test_swapping_a_pair_negates_its_margin():
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    trainee, batch = make_trainee(delta=1.0), numbered("dpo")
     swapped = {**batch, "chosen": batch["rejected"], "rejected": batch["chosen"]}
     one, other = (run_loss(DPO(), trainee, each).metrics["margin"] for each in (batch, swapped))
     assert float(one) == -float(other) != 0
 
 
 def test_no_gradient_reaches_the_reference():
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    trainee, batch = make_trainee(delta=1.0), numbered("dpo")
 
     def through_reference(frozen):
         models = trainee.models(trainee.params, frozen)
@@ -175,7 +190,7 @@ def test_no_gradient_reaches_the_reference():
 
 
 def test_preserving_changes_the_gradient_not_the_loss():
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8), algorithm="dpo")
+    trainee, batch = make_trainee(delta=1.0), numbered("dpo")
     found = {
         preserve: gradients(
             DPO(beta=20.0, preserve=preserve), trainee, trainee.params, trainee.frozen, batch, jax.random.key(0)
@@ -190,8 +205,11 @@ def test_preserving_changes_the_gradient_not_the_loss():
 
 
 def test_noise_follows_the_place_in_the_global_batch():
-    trainee, (_, batch) = make_trainee(delta=1.0), make_batch(range(8))
+    trainee, batch = make_trainee(delta=1.0), numbered()
     whole = run_loss(SFT(), trainee, batch)
+    plain = {name: value for name, value in batch.items() if name != "index"}
+    _, metrics = gradients(SFT(), trainee, trainee.params, trainee.frozen, plain, jax.random.key(0))
+    assert float(metrics["loss"]) == pytest.approx(float(whole.sum) / 8, rel=1e-6), "the step numbers them"
     halves = [run_loss(SFT(), trainee, jax.tree.map(lambda x, p=part: x[p], batch)) for part in (slice(4), slice(4, 8))]
     assert float(sum(half.sum for half in halves)) == pytest.approx(float(whole.sum), rel=1e-6)
     assert float(run_loss(SFT(), trainee, batch, seed=1).sum) != float(whole.sum)

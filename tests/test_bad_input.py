@@ -44,10 +44,12 @@ def refuse(command, tmp_path):
     return run
 
 
+ABOUT = (".lock", ".hashes.json", "elapsed.json", "config.json", "inputs.json")  # a run's lock, clock and request
+
+
 def contents(folder):
-    """Every file with its bytes, apart from a run's lock, clock and request."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in files if path.name not in (".lock", "elapsed.json", "config.json")}
+    """Every file with its bytes, apart from those about the run."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in ABOUT}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def contents(folder):
             "align.algorithm=dop",
             "unknown algorithm 'dop': known are sft, dpo, contrastive, reward_modelling; did you mean 'dpo'?",
         ),
-        ("align.algorithm=sft", "unknown hyper-parameter of sft 'b': known are text_dropout; choose a"),
+        ("align.algorithm=sft", "unknown option of align.hyper 'b': known are text_dropout; choose a"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
         ("align.hyper.beta=-1", "beta -1.0: beta is a number > 0; give one"),
         (
@@ -75,6 +77,11 @@ def contents(folder):
             "unknown reward 'picture': known are oracle, raters, picture_statistics, http_judge, c",
         ),
         ("score.raters.seeds=(1, 1)", "raters' seeds (1, 1): each rater has a seed of its own"),
+        ("score.source=", "score.source '': it scores the pictures of an earlier entry; name one that draws"),
+        ("screen.source=", "sources '': it scores no pictures; name score entries"),
+        ("screen.source=generate", "sources 'generate': it scores no pictures; name score entries"),
+        ("align.source=", "align.source '': it is trained on what an earlier entry left, or on a training set; name"),
+        ("align.source=score", "source 'score': that entry makes no preferences; name one that screens, or collects"),
         ("screen.rule=dominanse", "unknown screening rule 'dominanse': known are dominance, pareto, majority,"),
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
         ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, generate, score, "),
@@ -91,9 +98,10 @@ def contents(folder):
         ("mesh.fsdp=3", "mesh data -1, fsdp 3, tensor 1: sizes are positive and multiply to the number of devices"),
         ("align.total_steps=0", "total_steps 0: total_steps is an integer ≥ 1"),
         ("align.save_every=0", "save_every 0: save_every is an integer ≥ 1"),
+        ("align.sample_every=-1", "sample_every -1: sample_every is an integer ≥ 0"),
         ("align.optimizer.decay=linaer", "unknown decay 'linaer': known are constant, cosine"),
         ("align.optimizer.learning_rate=-1", "learning_rate -1.0: learning_rate is a number > 0"),
-        ("align.adapter.rank=0", "adapter.rank 0: dpo keeps a reference"),
+        ("align.adapter.rank=0", "rank 0: rank is an integer ≥ 1"),
         ("align.adapter.rank=-1", "rank -1: rank is an integer ≥ 1"),
         ("align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
         ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
@@ -105,9 +113,9 @@ def contents(folder):
         ),
         ("evaluate.compare=(('align', 'best_of_4'),)", "unknown arm to compare 'best_of_4': known are baseline, align"),
         ("evaluate.compare=(('ceiling', 'align'),)", "unknown arm to compare 'ceiling': known are baseline, align;"),
-        ("evaluate.compare=(('align', 7),)", "unknown arm to compare 7: known are"),
-        ("evaluate.compare=('align', 'baseline')", "compare 'align': it holds pairs of arms; write e.g. (('align', 'b"),
-        ("evaluate.compare=(('align',),)", "compare ('align',): it holds pairs of arms; write"),
+        ("evaluate.compare=(('align', 7),)", "evaluate.compare[0][1] 7: it is a text; give such"),
+        ("evaluate.compare=('align', 'baseline')", "evaluate.compare[0] 'align': it is a list of 2: a text, a text"),
+        ("evaluate.compare=(('align',),)", "evaluate.compare[0] ('align',): it is a list of 2: a text, a text"),
         ("evaluate.compare=(('align', 'align'),)", "compare ('align', 'align'): an arm is compared with another one,"),
         (
             "evaluate.compare=(('align', 'baseline'), ('align', 'baseline'))",
@@ -122,6 +130,17 @@ def test_config(refuse, change, message):
 
 def test_variant(refuse):
     assert "unknown variant 'tinny': known are proxies, controls, tiny; did you mean 'tiny'?" in refuse(variant="tinny")
+
+
+def test_a_config_of_ones_own_that_leaves_the_adapter_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = ["import runpy", "def get_config(variant=''):", f"    config = runpy.run_path({str(CONFIG)!r})"]
+    lines += ["    config = config['get_config']('tiny')", "    del config.align['adapter']", "    return config"]
+    Path("mine.py").write_text("\n".join(lines))
+    assert launch.main(["--config=mine.py", "--workdir=run"]) == 2
+    said = "align without an adapter: dpo keeps a reference: the stack without the adapter that is trained; set "
+    assert capsys.readouterr().err == f"{said}adapter, e.g. of rank 16\n"
+    assert not Path("run").exists()
 
 
 @pytest.fixture
@@ -172,7 +191,12 @@ def test_a_damaged_adapter(command, done):
     cut(Path("run/align/adapter.safetensors"))
     code, (line,) = command(*done)
     assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no adapter (")
-    assert sorted(path.name for path in Path("run/evaluate").iterdir()) == ["baseline", "elapsed.json", "scenes"]
+    assert sorted(path.name for path in Path("run/evaluate").iterdir()) == [
+        "baseline",
+        "elapsed.json",
+        "inputs.json",
+        "scenes",
+    ]
 
 
 def test_the_remedy_for_a_damaged_shard(command, done):
@@ -201,7 +225,8 @@ def test_no_pair_left(refuse, command, done):
     low = ["--config.screen.rejection=true", "--config.screen.thresholds=(-9, -9, -9)", "--stage=screen"]
     assert command(*done, *low) == (0, [])
     assert len(open_records("run/screen/preferences", Preference)) == 36
-    assert "it was written by a config that differs in screen.thresholds" in refuse(*done, *high)
+    said = "entry 'screen' of run: it was made from something else: screen.thresholds ([-9.0, -9.0, -9.0] there, [99.0,"
+    assert refuse(*done, *high).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +248,7 @@ def test_weights(refuse, adpo_run, tiny_weights, change, message):
 
 
 def test_preset_without_weights(refuse, command):
-    message = "preset 'tiny' without weights: only 'storybook' has embedded ones; set weights=random"
+    message = "generator.weights '': this preset has no embedded ones; set a file, or 'random'"
     assert message in refuse("--config.generator.weights=")
     # Found when the first stage has begun; the directory is not spoilt for the corrected command.
     assert "no readable weights file" in refuse("--config.generator.weights=nowhere.safetensors")

@@ -1,32 +1,27 @@
 """Generators: what they make of scenes, and pictures that depend on scene and seed and on nothing else."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_uint8
-from narrative_jax.core.memory import MEGABYTE, Memory
 from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.data.sources import storybook_scenes
-from narrative_jax.generators import text as text_module
-from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowConditioning, FlowGenerator
+from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowGenerator
 from narrative_jax.generators.flow_presets import STORYBOOK, TINY
 from narrative_jax.generators.presets import PRESETS
 from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, drawer_for
-from narrative_jax.generators.text import TextSide
 from narrative_jax.models.autoencoder import from_tokens, to_tokens
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.clip import CLIP_SIZES, CLIP_TEXT_NAMES
-from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer
-from narrative_jax.models.network import abstract, below
+from narrative_jax.models.flow_transformer import FLUX_NAMES
+from narrative_jax.models.network import below
 
 SAMPLING = Sampling(num_steps=2, guidance_scale=1.0, batch_size=3)
 
@@ -49,19 +44,6 @@ THREE = scene("three", "Noa jumps in the mountains, in pastel.", portrait(4), po
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh({"data": -1})
-
-
-@pytest.fixture
-def fresh_text(tiny_generator):
-    """The text side with nothing in its memory, for `room` prompts, and its weights."""
-    generator, params = tiny_generator
-    text, width = generator.text, TINY.transformer.text_dim
-
-    def make(room=1000):
-        size = 4 * width * (text.length + 1)
-        return TextSide(text.tokenizer, text.network, text.length, Memory(room * size / MEGABYTE))
-
-    return make, below(TEXT_ENCODER, params)
 
 
 def draw(drawer, params, jobs):
@@ -124,69 +106,6 @@ def test_portraits_of_any_size(tiny_generator):
     found = generator.encode(params, [scene("photo", "a character", photo)])
     tokens = generator.encode_images(params, fit_image(photo, 24)[None])[0]
     np.testing.assert_array_equal(found.subjects[0, 0], tokens)
-
-
-# Text
-
-PROMPTS = [NOBODY.prompt, ONE.prompt, TWO.prompt, "", "Uma sits by the castle, in crayon.", ONE.prompt, "unheard of"]
-
-
-def test_encodings_do_not_depend_on_their_batch(fresh_text):
-    fresh, params = fresh_text
-    expected, text = fresh().encode(params, PROMPTS), fresh(room=3)  # its memory overflows on the way
-    assert len({row.tobytes() for row in expected[0]}) == len(set(PROMPTS))
-    for part in ([6], [2, 1], [5, 0, 3, 4, 6], [1]):
-        for whole, found in zip(expected, text.encode(params, [PROMPTS[i] for i in part]), strict=True):
-            np.testing.assert_array_equal(found, whole[part])
-    assert text._run._cache_size() == 1
-
-
-def test_more_prompts_than_a_batch(fresh_text, monkeypatch):
-    fresh, params = fresh_text
-    expected = fresh().encode(params, PROMPTS)
-    monkeypatch.setattr(text_module, "_BATCH", 2)
-    for whole, found in zip(expected, fresh().encode(params, PROMPTS), strict=True):
-        np.testing.assert_allclose(found, whole, atol=1e-5)
-
-
-def test_a_prompt_is_encoded_once(fresh_text):
-    fresh, params = fresh_text
-    side = fresh(room=2)
-    side.encode(params, [ONE.prompt, ONE.prompt, TWO.prompt])
-    side.__dict__["_run"] = None  # nothing is left that could encode
-    text, _ = side.encode(dict(params), [TWO.prompt, ONE.prompt, TWO.prompt])
-    np.testing.assert_array_equal(text[0], text[2])
-    with pytest.raises(TypeError, match="not callable"):
-        side.encode(jax.tree.map(np.copy, params), [ONE.prompt])  # other weights
-
-
-def test_a_prompt_that_is_remembered_holds_no_others(fresh_text):
-    """A batch is filled up, and its rows are views of it: one that stays would keep all of them."""
-    fresh, params = fresh_text
-    side = fresh()
-    side.encode(params, [ONE.prompt])
-    assert all(array.base is None for array in side._known.look_up([ONE.prompt], None, params)[0])
-
-
-def test_text_is_encoded_by_any_thread(fresh_text):
-    """Loader and sampler ask at the same time, also with the weights of two generators; memory overflows."""
-    fresh, params = fresh_text
-    weights = [params, jax.tree.map(lambda value: value + np.float32(0.1), params)]
-    expected = [fresh().encode(each, PROMPTS) for each in weights]
-    assert np.abs(expected[0][0] - expected[1][0]).max() > 0.01
-    side = fresh(room=4)
-
-    def ask(number):
-        rng = np.random.default_rng(number)
-        for _ in range(6):
-            which, part = rng.integers(2), rng.integers(0, len(PROMPTS), 3)
-            found = side.encode(weights[which], [PROMPTS[i] for i in part])
-            for whole, rows in zip(expected[which], found, strict=True):
-                np.testing.assert_array_equal(rows, whole[part])
-        return True
-
-    with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(ask, range(6)))
 
 
 def test_without_text(tiny_generator):
@@ -399,7 +318,9 @@ def test_a_generator_from_files(tiny_generator, tmp_path):
     kernel, reading = f"{TRANSFORMER}.image_in.kernel", f"{TEXT_ENCODER}.token_embedding"
     assert np.abs(one[kernel] - other[kernel]).max() > 0 and one.keys() == params.keys()
     np.testing.assert_array_equal(one[reading], params[reading])
-    with pytest.raises(InputError, match="generator.weights '': this preset has no embedded ones; set a file, or 'ran"):
+    with pytest.raises(
+        InputError, match=r"generator\.weights '': this preset has no embedded ones; set a file, or 'ran"
+    ):
         load("")
 
 
@@ -408,9 +329,8 @@ def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
     generator, shapes = preset.abstract()
     loaded, weights = preset.load(preset.Options(weights="random"), 0)
     drawing = {name: value for name, value in weights.items() if name.partition(".")[0] not in loaded.encoders}
-    assert {name: (w.shape, w.dtype) for name, w in drawing.items()} == {
-        n: (s.shape, s.dtype) for n, s in shapes.items()
-    }
+    found, expected = ({name: (w.shape, w.dtype) for name, w in each.items()} for each in (drawing, shapes))
+    assert found == expected
     assert generator.axes.keys() == shapes.keys() and generator.latent_shape == loaded.latent_shape
     assert (preset.max_subjects, preset.image_size) == (loaded.max_subjects, loaded.config.image_size)
     assert preset.described(preset.Options(weights="random"), 7)[0] == "random weights of seed 7"

@@ -1,7 +1,7 @@
 """Adapters: what they add, to which tokens, and how they are named, stacked and kept."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import jax
@@ -13,11 +13,12 @@ from safetensors.numpy import save_file
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.types import Segment
-from narrative_jax.generators.flow import build
-from narrative_jax.generators.presets import TINY
+from narrative_jax.generators.flow import TRANSFORMER
+from narrative_jax.generators.flow_presets import TINY
 from narrative_jax.models.flow_transformer import FlowTransformer, FlowTransformerConfig, Positions, Subjects
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import (
+    AdapterOptions,
     adapter_of,
     append_adapter,
     fingerprint,
@@ -25,8 +26,8 @@ from narrative_jax.models.lora import (
     read_adapter,
     save_adapter,
 )
-from narrative_jax.models.network import abstract, split
-from narrative_jax.stages.common import with_saved_adapter
+from narrative_jax.models.network import abstract, below, split
+from narrative_jax.runs.trained import with_saved_adapter
 
 CONFIG = FlowTransformerConfig(5, 2, (2, 2, 4), 1, 1, text_dim=6, pooled_dim=3, distilled_guidance=True)
 NETWORK, SHAPES = abstract(lambda: FlowTransformer(CONFIG, rngs=nnx.Rngs(0)))
@@ -226,7 +227,7 @@ def test_targets_match_whole_paths(base):
 
 def test_round_trip(base, tmp_path):
     _, params = adapted(base, {"name": "first"}, {"name": "second", "targets": "image_in"})
-    made_with = {**PLAIN, "segments": ["noisy", "text"]}
+    made_with = AdapterOptions(**{**PLAIN, "segments": ("noisy", "text")})
     for name, count in (("first", 2 * len(linear_paths(NETWORK.bind(base)))), ("second", 2)):
         save_adapter(tmp_path / "adapter.safetensors", params, name, made_with, fingerprint(base))
         found, with_what, hash_of_base, weights = read_adapter(tmp_path / "adapter.safetensors")
@@ -250,7 +251,7 @@ def test_wrong_files(base, tmp_path):
         save_file({"a": np.ones(3, np.float32)}, path, metadata=metadata)
         with pytest.raises(InputError, match="it is no adapter"):
             read_adapter(path)
-    save_adapter(path, adapted(base, {})[1], "adapter0", PLAIN, "base")
+    save_adapter(path, adapted(base, {})[1], "adapter0", AdapterOptions(**PLAIN), "base")
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(InputError, match="it is no adapter"):
         read_adapter(path)
@@ -260,11 +261,12 @@ def test_wrong_files(base, tmp_path):
 def saved(tiny_generator, tmp_path_factory):
     """An adapter's file, its weights and what it was made with; `write` saves others under its name."""
     generator, params = tiny_generator
-    made_with = {"rank": 2, "alpha": 3.0, "targets": r"single_blocks.*to_[qk]", "segments": ["noisy"], "seed": 5}
-    _, stacked = generator.with_adapter(params, "mine", **made_with)
+    made_with = AdapterOptions(rank=2, alpha=3.0, targets=r"single_blocks.*to_[qk]", segments=("noisy",), seed=5)
+    _, stacked = generator.with_adapter(params, "mine", **asdict(made_with))
     rng = np.random.default_rng(3)
     weights = {n: np.float32(rng.normal(size=stacked[n].shape)) for n in stacked if n not in params}
-    path, base = tmp_path_factory.mktemp("adapter") / "adapter.safetensors", fingerprint(params)
+    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
+    base = fingerprint(below(TRANSFORMER, params))  # of the denoiser alone: whatever reads the prompts
 
     def write(weights=weights, made_with=made_with):
         save_adapter(path, weights, "mine", made_with, base)
@@ -281,14 +283,17 @@ def test_an_adapter_comes_back_onto_its_generator(tiny_generator, saved):
         np.testing.assert_array_equal(stacked[name], value)
 
 
-Q, K = (f"single_blocks.0.attention.to_{x}.adapters.mine" for x in "qk")
+Q, K = (f"transformer.single_blocks.0.attention.to_{x}.adapters.mine" for x in "qk")
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda weights: {n: w for n, w in weights.items() if n != f"{Q}.b"}, rf"1 missing \({Q}.b\);"),
-        (lambda weights: weights | {"out.adapters.mine.a": np.ones((1, 1))}, r"1 unexpected \(out.adapters.mine.a\);"),
+        (
+            lambda weights: weights | {"transformer.out.adapters.mine.a": np.ones((1, 1))},
+            r"1 unexpected \(transformer.out.adapters.mine.a\);",
+        ),
         (lambda weights: weights | {f"{K}.a": weights[f"{K}.a"][:-1]}, rf"1 of another shape \({K}.a \[31, 2\] for"),
         (lambda weights: {n.replace("to_q", "to_v"): w for n, w in weights.items()}, r"2 missing .*, 2 unexpected"),
     ],
@@ -303,15 +308,26 @@ def test_an_adapter_of_another_network(tiny_generator, saved):
     """Its own description and arrays agree; what does not fit is the generator, or only its weights."""
     write, _, made_with = saved
     with pytest.raises(InputError, match=r"4 of another shape .* \[32, 2\] for \[32, 3\]"):
-        with_saved_adapter(write(made_with={**made_with, "rank": 3}), *tiny_generator)
-    wide = build(replace(TINY, transformer=replace(TINY.transformer, heads=3)), None, 0)
+        with_saved_adapter(write(made_with=replace(made_with, rank=3)), *tiny_generator)
+
+    def untrained(**changes):
+        preset = replace(TINY, transformer=replace(TINY.transformer, **changes))
+        return preset.load(preset.Options(weights="random"), seed=0)
+
     with pytest.raises(InputError, match=r"4 of another shape .* \[32, 2\] for \[48, 2\]"):
-        with_saved_adapter(write(), *wide)
-    shallow = build(replace(TINY, transformer=replace(TINY.transformer, single_blocks=0)), None, 0)
+        with_saved_adapter(write(), *untrained(heads=3))
     with pytest.raises(InputError, match=r"targets .*: they match dotted paths of linear layers"):
-        with_saved_adapter(write(), *shallow)
+        with_saved_adapter(write(), *untrained(single_blocks=0))
     with pytest.raises(InputError, match=r"trained on a base with hash \w{16}, this one has .*; give the generator it"):
-        with_saved_adapter(write(), *build(TINY, None, 0))
+        with_saved_adapter(write(), *untrained())
+
+
+def test_an_adapter_does_not_ask_who_reads_the_prompts(tiny_generator, saved):
+    write, weights, _ = saved
+    generator, params = tiny_generator
+    others = {name: value + 1 if name.startswith("text_encoder.") else value for name, value in params.items()}
+    _, stacked = with_saved_adapter(write(), generator, others)
+    assert stacked.keys() == weights.keys() | params.keys()
 
 
 def test_fingerprint(base):

@@ -1,6 +1,7 @@
 """LoRA files between us, diffusers and PEFT: the same pictures either way, and what is refused."""
 
 import json
+from dataclasses import asdict, replace
 from functools import partial
 
 import jax
@@ -21,7 +22,7 @@ from narrative_jax.models.flow_transformer import (
     tokens_of,
 )
 from narrative_jax.models.layers import Linear
-from narrative_jax.models.lora import append_adapter, linear_paths
+from narrative_jax.models.lora import AdapterOptions, append_adapter, linear_paths
 from narrative_jax.models.lora_files import CONFIG, NAME, WEIGHTS, read_lora, save_lora
 from narrative_jax.models.network import abstract, split
 
@@ -38,8 +39,9 @@ ASKED = {
 }
 ASKED = {name: np.float32(value) for name, value in ASKED.items()}
 BLOCKS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"  # configs/adpo.py
-ALL = {"rank": 3, "alpha": 0.7, "targets": ".*", "segments": [], "seed": 4}
-USUAL = {"rank": 2, "alpha": 4.0, "targets": BLOCKS, "segments": ["noisy", "text"], "seed": 4}
+ALL = AdapterOptions(rank=3, alpha=0.7, targets=".*", segments=(), seed=4)
+USUAL = AdapterOptions(rank=2, alpha=4.0, targets=BLOCKS, segments=("noisy", "text"), seed=4)
+PART = "transformer"  # what pipelines call the network
 Q = "transformer_blocks.0.attn.to_q"
 
 
@@ -51,7 +53,7 @@ def base(random_weights):
 def adapted(base, made_with, name="mine"):
     """A network with an adapter, and its weights, none of them 0."""
     module = NETWORK.bind(base)
-    append_adapter(module, name, **made_with)
+    append_adapter(module, name, **asdict(made_with))
     network, params = split(module)
     rng = np.random.default_rng(7)
     return network, {n: np.float32(rng.normal(size=w.shape)) for n, w in params.items() if n not in base}
@@ -64,7 +66,7 @@ def drawn(network, params):
 
 def with_file(base, path):
     """What our network draws with the adapter of a file."""
-    name, made_with, _, weights = read_lora(path, base, FLUX_NAMES)
+    name, made_with, _, weights = read_lora(path, base, FLUX_NAMES, PART)
     network, fresh = adapted(base, made_with, name)
     assert {n: w.shape for n, w in fresh.items()} == {n: w.shape for n, w in weights.items()}
     return drawn(network, base | weights)
@@ -138,7 +140,7 @@ def load_by_peft(model, folder):
 @pytest.mark.parametrize("made_with", [ALL, USUAL], ids=["all layers", "as in ADPO"])
 def test_ours_loaded_there(base, made_with, load, tmp_path):
     network, weights = adapted(base, made_with)
-    save_lora(tmp_path, weights, made_with, "hash", "the base", FLUX_NAMES)
+    save_lora(tmp_path, weights, made_with, "hash", "the base", FLUX_NAMES, PART)
     model = flux(base)
     before = drawn_by(model)
     load(model, tmp_path)
@@ -150,15 +152,15 @@ def test_ours_loaded_there(base, made_with, load, tmp_path):
 @pytest.mark.parametrize("made_with", [ALL, USUAL], ids=["all layers", "as in ADPO"])
 def test_there_and_back_is_bit_equal(base, made_with, tmp_path):
     _, weights = adapted(base, made_with)
-    save_lora(tmp_path, weights, made_with, "hash", "the base", FLUX_NAMES)
-    name, back, hash_of_base, found = read_lora(tmp_path / WEIGHTS, base, FLUX_NAMES)
+    save_lora(tmp_path, weights, made_with, "hash", "the base", FLUX_NAMES, PART)
+    name, back, hash_of_base, found = read_lora(tmp_path / WEIGHTS, base, FLUX_NAMES, PART)
     assert (name, hash_of_base) == (NAME, "hash")
-    assert {**back, "targets": "", "seed": 0} == {**made_with, "targets": "", "seed": 0}
+    assert replace(back, targets="", seed=0) == replace(made_with, targets="", seed=0)
     assert found.keys() == {key.replace(".mine.", f".{NAME}.") for key in weights}
     for key, value in weights.items():
         np.testing.assert_array_equal(found[key.replace(".mine.", f".{NAME}.")], value)
     settings = json.loads((tmp_path / CONFIG).read_text())
-    assert (settings["r"], settings["lora_alpha"]) == (made_with["rank"], made_with["alpha"])
+    assert (settings["r"], settings["lora_alpha"]) == (made_with.rank, made_with.alpha)
     assert settings["peft_type"] == "LORA" and settings["base_model_name_or_path"] == "the base"
     assert len(settings["target_modules"]) == len(weights) / 2 and Q in settings["target_modules"]
 
@@ -240,8 +242,8 @@ def test_theirs_loaded_here(base, theirs, save, tmp_path):
 def test_a_file_without_settings_has_scale_1(base, tmp_path):
     a, b = np.float16(RNG.normal(size=(3, 16))), np.float16(RNG.normal(size=(16, 3)))
     save_file({f"{Q}.lora_A.weight": a, f"{Q}.lora_B.weight": b}, tmp_path / "x.safetensors")
-    _, made_with, hash_of_base, weights = read_lora(tmp_path / "x.safetensors", base, FLUX_NAMES)
-    assert (made_with["rank"], made_with["alpha"], made_with["segments"], hash_of_base) == (3, 3.0, [], "")
+    _, made_with, hash_of_base, weights = read_lora(tmp_path / "x.safetensors", base, FLUX_NAMES, PART)
+    assert (made_with.rank, made_with.alpha, made_with.segments, hash_of_base) == (3, 3.0, (), "")
     found_b, found_a = (weights[f"double_blocks.0.image.attention.to_q.adapters.{NAME}.{leaf}"] for leaf in "ba")
     np.testing.assert_array_equal(found_a, np.float32(a).T)
     np.testing.assert_array_equal(found_b, np.float32(b).T)
@@ -272,7 +274,7 @@ def test_what_is_no_lora_of_this_network(base, tmp_path, arrays, metadata, messa
     path = tmp_path / "x.safetensors"
     save_file(arrays, path, metadata=metadata)
     with pytest.raises(InputError, match=r"x\.safetensors: .*" + message):
-        read_lora(path, base, FLUX_NAMES)
+        read_lora(path, base, FLUX_NAMES, PART)
 
 
 def test_pickles_are_refused(base, tmp_path):
@@ -280,9 +282,9 @@ def test_pickles_are_refused(base, tmp_path):
     for name in ("pytorch_lora_weights.bin", "renamed.safetensors"):
         torch.save({key: torch.from_numpy(value) for key, value in PAIR.items()}, tmp_path / name)
     with pytest.raises(InputError, match=r"weights\.bin: only safetensors files are read, since a pickle can run code"):
-        read_lora(tmp_path / "pytorch_lora_weights.bin", base, FLUX_NAMES)
+        read_lora(tmp_path / "pytorch_lora_weights.bin", base, FLUX_NAMES, PART)
     with pytest.raises(InputError, match=r"renamed\.safetensors: it is no readable weights file"):
-        read_lora(tmp_path / "renamed.safetensors", base, FLUX_NAMES)
+        read_lora(tmp_path / "renamed.safetensors", base, FLUX_NAMES, PART)
 
 
 def test_tokens_that_pass_a_layer(base, monkeypatch):

@@ -23,6 +23,7 @@ from narrative_jax.core.errors import InputError, Stopped, check_count
 from narrative_jax.core.options import File
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.runs import provenance, summary
+from narrative_jax.runs.directory import read_config
 from narrative_jax.runs.tables import Tables
 
 calls = []
@@ -411,6 +412,26 @@ def test_more_steps_of_what_nothing_is_made_of(done):
         "other.total_steps (9 there, 10 here), other.file (absent there, 'mine.bin' here), content of mine.bin",
         "other",
     )
+
+
+def test_a_longer_training_ends_as_if_it_had_been_so_long_from_the_start(adpo_run, tiny_weights, tmp_path):
+    """The real one of configs/adpo.py, whose learning rate is constant: 4 steps and 2 more, against 6."""
+    for name in ("longer", "straight"):
+        shutil.copytree(adpo_run, tmp_path / name)
+    config = ConfigDict(read_config(adpo_run).to_dict())
+    config.align.total_steps = 6
+    with pytest.raises(
+        InputError, match=r"'evaluate' of .*: what was made of align; --redo=evaluate does evaluate aga"
+    ):
+        pipeline.run(config, tmp_path / "longer")
+    pipeline.run(config, tmp_path / "longer", "align", redo="evaluate")
+    pipeline.run(config, tmp_path / "straight", "align", redo="align")
+    ends = [(tmp_path / name / "align") for name in ("longer", "straight")]
+    assert (ends[0] / "samples" / "step-000002.png").stat().st_mtime_ns < (ends[0] / "inputs.json").stat().st_mtime_ns
+    longer, straight = ((end / "adapter.safetensors").read_bytes() for end in ends)
+    assert longer == straight != (adpo_run / "align" / "adapter.safetensors").read_bytes()
+    losses = [[json.loads(line)["loss"] for line in (end / "metrics.jsonl").read_text().splitlines()] for end in ends]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
 def test_what_has_left_nothing_may_change(tmp_path):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from one_entry import check
 from PIL import Image
 from small_encoders import IRESNET, small_storybook
 from test_train_stage import StopAfter, numbers
@@ -26,8 +27,8 @@ from narrative_jax.models.id_encoder import IRESNET_NAMES, IResNet
 from narrative_jax.models.network import abstract
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS
-from narrative_jax.rewards.scalar import load_scalar
-from narrative_jax.stages import score, train
+from narrative_jax.rewards.scalar_files import load_scalar
+from narrative_jax.runs.directory import read_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 JUDGES = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_ensemble", "by_scalar")
@@ -78,7 +79,7 @@ def summary(workdir):
 
 def done(workdir):
     """The entries that are finished, and those that the config lists."""
-    return {path.parent.name for path in workdir.glob("*/manifest.json")}, set(pipeline.read_config(workdir).stages)
+    return {path.parent.name for path in workdir.glob("*/manifest.json")}, set(read_config(workdir).stages)
 
 
 def records(folder, kind):
@@ -148,7 +149,7 @@ def test_the_accuracy_of_every_judge_on_every_aspect(rewards):
 
 def test_an_ensemble_is_the_weighted_sum_of_standardised_scores(rewards):
     """Of those that its entries recorded, by the calibrations that they left."""
-    weights = pipeline.read_config(rewards).by_ensemble.ensemble
+    weights = read_config(rewards).by_ensemble.ensemble
     expected = dict.fromkeys((score.candidate_id for score in records(rewards / "by_clip" / "scores", Score)), 0.0)
     for name, weight in weights.items():
         saved = json.loads((rewards / name / "calibration.json").read_text())
@@ -162,7 +163,7 @@ def test_an_ensemble_is_the_weighted_sum_of_standardised_scores(rewards):
 def test_the_trained_reward_is_what_scores_and_is_calibrated(rewards):
     """Its weights are read again here: they give the score entry's scores, and the calibration of its training."""
     reward = load_scalar(rewards / "scalar" / "weights.safetensors")
-    assert reward.regions == tuple(pipeline.read_config(rewards).scalar.scalar.regions)
+    assert reward.regions == tuple(read_config(rewards).scalar.scalar.regions)
     assert reward.params["out.kernel"].any()
     images, asked, ids = [], [], []
     for entry in ("generate", "held_out"):
@@ -191,7 +192,7 @@ def test_a_reward_that_was_stopped_ends_as_if_nothing_had_happened(rewards, tmp_
     shutil.copytree(rewards, tmp_path / "run")
     again, straight = tmp_path / "run", rewards
     shutil.rmtree(again / "scalar")
-    config = pipeline.read_config(again)
+    config = read_config(again)
     with pytest.raises(Stopped):
         pipeline.run(config, again, stage="scalar", stop=StopAfter(2))
     assert len(numbers(again / "scalar")) == 1 and not (again / "scalar" / "weights.safetensors").exists()
@@ -216,24 +217,24 @@ def test_only_a_reward_that_is_trained_can_be_the_trained_one(named, said):
     config.by_clip.reward = "aesthetic"  # a published one, which a score entry may name
     config.by_scalar.reward_from = named
     with pytest.raises(InputError, match=said):
-        score.check(config, config.by_scalar)
+        check(config, "by_scalar")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"source": ""}, "source '': reward_modelling trains on preferences; name the entry that makes them"),
+        ({"source": ""}, "source '': a reward is trained on preferences; name an entry that screens, or collects them"),
         ({"reward": "scaler"}, "unknown reward to train 'scaler': .*did you mean 'scalar'"),
-        ({"hyper": {"beta": 1.0}}, "unknown hyper-parameter of reward_modelling 'beta'"),
-        ({"scalar": {"sise": "storybook"}}, "unknown option of reward scalar 'sise'.*did you mean 'size'"),
+        ({"hyper": {"beta": 1.0}}, "unknown option of scalar.hyper 'beta'"),
+        ({"scalar": {"sise": "storybook"}}, "unknown option of scalar.scalar 'sise'.*did you mean 'size'"),
     ],
 )
 def test_options_of_the_training_are_checked_before_anything_runs(change, said):
     config = load(f"{CONFIGS / 'reward.py'}:tiny")
-    train.check(config, config.scalar)
+    check(config, "scalar")
     config.scalar.update(change)
     with pytest.raises(InputError, match=said):
-        train.check(config, config.scalar)
+        check(config, "scalar")
 
 
 def test_the_whole_command_refuses_at_once(reward_flags, tmp_path, capsys):

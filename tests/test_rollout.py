@@ -1,6 +1,7 @@
 """From noise to latents: what a generator prepares and leaves out, guided steps, and gradients through some of them."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def test_copies_equal_separate_calls(asked, denoise, is_prepared):
 @pytest.mark.parametrize("where", WHERE)
 def test_without_subjects(asked, denoise, where):
     """As scenes that have none: their slots are masked, whatever is in them."""
-    generator, params, conditioning = asked
+    generator, _, conditioning = asked
     drop = WHERE[where]
     dropped = jax.jit(lambda asked, drop: generator.drop(asked, subjects=drop))(conditioning, drop)
     assert not dropped.subject_mask[drop].any()
@@ -164,7 +165,7 @@ def test_a_rollout_walks_along_the_guided_velocity(asked, denoise):
     times, branches = np.float32([1, 0.6, 0.3, 0]), GUIDED["both"]
     found = jax.jit(lambda noise: rollout(generator, params, conditioning, noise, times, branches))(NOISE)
     noisy = NOISE
-    for t, after in zip(times[:-1], times[1:], strict=True):
+    for t, after in pairwise(times):
         noisy = noisy + (after - t) * by_hand(generator, denoise, conditioning, noisy, [t, t], branches)
     close(found, noisy, 1e-4)
 
@@ -199,8 +200,8 @@ def test_what_does_not_change_is_worked_out_once():
 
 # Gradients through chosen steps
 
-TIMES = np.float32([1, 0.7, 0.3, 0])
-FOLLOWED = {"all": [1, 1, 1], "first": [1, 0, 0], "second": [0, 1, 0], "last": [0, 0, 1], "none": [0, 0, 0]}
+TIMES = np.float32([1, 0.6, 0])
+FOLLOWED = {"all": [1, 1], "first": [1, 0], "last": [0, 1], "none": [0, 0]}
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def adapted(tiny_generator):
     made_with = {"rank": 2, "alpha": 2.0, "targets": r".*(to_[qv]|mlp_in)", "segments": ("noisy", "text"), "seed": 0}
     policy, weights = generator.with_adapter(params, "align", **made_with)
     rng = np.random.default_rng(3)
-    trained = {name: np.float32(rng.normal(size=w.shape)) for name, w in weights.items() if name not in params}
+    trained = {name: np.float32(0.3 * rng.normal(size=w.shape)) for name, w in weights.items() if name not in params}
     return policy, trained, params, generator.encode(params, [ONE, TWO])
 
 
@@ -218,13 +219,12 @@ def adapted(tiny_generator):
 def gradients(request, adapted):
     """gradients(followed) of a number of the rolled-out latents: as the package has it, and unrolled by hand."""
     generator, trained, frozen, conditioning = adapted
-    branches, target = GUIDED["both"], np.float32(np.random.default_rng(4).normal(size=NOISE.shape))
+    branches, target = GUIDED["text"], np.float32(np.random.default_rng(4).normal(size=NOISE.shape))
 
     def ours(trained, noise, followed):
         params = {**frozen, **trained}
-        return (
-            target * rollout(generator, params, conditioning, noise, TIMES, branches, request.param, followed)
-        ).sum()
+        latents = rollout(generator, params, conditioning, noise, TIMES, branches, request.param, followed)
+        return (target * latents).sum()
 
     def unrolled(trained, noise, followed):
         velocity, noisy = guided_velocity(generator, {**frozen, **trained}, conditioning, branches), noise
@@ -248,8 +248,8 @@ def test_gradients_pass_the_followed_steps_alone(gradients):
         for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-4 * max(np.abs(theirs).max(), 1e-3))
         found[name] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(ours[0])])
-        assert np.abs(ours[1]).min() >= 0 and np.any(ours[1])
+        assert np.all(ours[1]), "noise passes a step that is not followed as it is"
     assert not found["none"].any(), "no weight is felt"
     norms = {name: np.linalg.norm(value) for name, value in found.items()}
-    assert min(norms[name] for name in ("all", "first", "second", "last")) > 1e-3
+    assert min(norms[name] for name in ("all", "first", "last")) > 1e-3
     assert np.linalg.norm(found["first"] - found["all"]) > 1e-2 * norms["all"]

@@ -54,7 +54,7 @@ def panels(run: Run) -> Iterator[Panel]:
             series = {label: [row[key] for row in metrics] for key, label in labels.items()}
             yield _lines(title, [row["step"] for row in metrics], series, level)
     if run.config[run.trained]["algorithm"] == "dpo":
-        yield _betas(run)
+        yield from _betas(run)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -80,9 +80,14 @@ def _lines(title, steps, series, level):
 
 
 def _betas(run):
-    algorithm = DPO(**run.config[run.trained]["hyper"])
-    preferences = open_records(run.workdir / run.screen / "preferences", Preference)
-    gaps = np.array([preference.gap for preference in preferences])
+    """Where every pair has a gap."""
+    algorithm = DPO(**run.config[run.trained].get("hyper", {}))
+    preferences = open_records(run.workdir / run.config[run.trained]["source"] / "preferences", Preference)
+    columns = preferences.columns("gap", "tie")
+    gaps = [gap for gap, tie in zip(*columns.values(), strict=True) if not tie]
+    if None in gaps:
+        return
+    gaps = np.array(gaps)
     values = np.asarray(
         adaptive_beta(gaps, beta=algorithm.beta, eta=algorithm.eta, k=algorithm.k, b=algorithm.b), np.float64
     )
@@ -91,7 +96,7 @@ def _betas(run):
     axes.axvline(algorithm.beta, color=ORANGE, linewidth=1.2, label=f"β = {algorithm.beta:g}")
     axes.legend(frameon=False, labelcolor=INK)
     extent = f"from {values.min():.4g} to {values.max():.4g}, median {np.median(values):.4g}"
-    return Panel("β(a) of the kept pairs", _svg(figure), f"Histogram of β(a) of {len(values)} pairs, {extent}")
+    yield Panel("β(a) of the kept pairs", _svg(figure), f"Histogram of β(a) of {len(values)} pairs, {extent}")
 
 
 def _axes(xlabel):

@@ -217,6 +217,8 @@ def _caveats(run):
         trained_on = run.screen and run.same_reward(run.config[run.screen]["source"], run.judge)
         same = ", and the very reward that was trained on" if trained_on else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
+    if run.config[run.judge].get("source", ""):
+        yield "The scenes are those of the preferences that were trained on: how others are drawn is not shown."
     if len(run.results["scenes"]) < FEW_SCENES:
         yield f"So few scenes ({len(run.results['scenes'])}) say little."
 

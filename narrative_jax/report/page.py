@@ -28,6 +28,7 @@ RULES = {
 NOTICES = {
     "unknown_words": "Words unknown to the tokeniser, without meaning to the generator",
     "truncated_prompts": "Prompts too long for the text encoder, which lost their end",
+    "left_out": "Pictures left out",
     "dropped_scenes": "Scenes left out, with more subjects than the generator has slots",
 }
 NAMED = 20  # of a notice
@@ -88,7 +89,7 @@ def _notices(run: Run) -> Iterator[str]:
         yield "The embedded weights know only Storybook: its words and its characters, nothing that is in photos."
     if run.skipped and run.arms:
         yield "Alignment was skipped: no pair survived screening."
-    for entry in run.entries("generate"):
+    for entry in run.entries("generate") + run.entries("collect"):
         path = run.workdir / entry / "notices.json"
         found = json.loads(path.read_bytes()) if path.exists() else {}
         for kind in filter(found.get, NOTICES):

@@ -1,10 +1,12 @@
 """A finished run as its report sees it."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from narrative_jax.core.files import read_json
+from narrative_jax.runs.directory import CONFIG, read_manifest, was_trained
 
 
 @dataclass(frozen=True)
@@ -16,20 +18,20 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config."""
-        return json.loads((self.workdir / "config.json").read_bytes())
+        return read_json(self.workdir / CONFIG)
 
     @cached_property
     def manifests(self) -> dict[str, dict]:
         """The manifests of the finished entries, in order."""
-        paths = {name: self.workdir / name / "manifest.json" for name in self.config["stages"]}
-        return {name: json.loads(path.read_bytes()) for name, path in paths.items() if path.exists()}
+        found = {name: read_manifest(self.workdir / name) for name in self.config["stages"]}
+        return {name: manifest for name, manifest in found.items() if manifest}
 
     @cached_property
     def results(self) -> dict[str, Any]:
         """What the evaluate entry left: values of each arm by scene; empty without one."""
         if self.judge is None:
             return {"scenes": [], "aspects": {}, "kind": "gold", "arms": {}}
-        return json.loads((self.workdir / self.judge / "results.json").read_bytes())
+        return read_json(self.workdir / self.judge / "results.json")
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -113,4 +115,4 @@ class Run:
         return f"{kind}/{name}" if arm == self.arms[0] else f"{kind}/{arm}/{name}"
 
     def _has_trained(self, name):
-        return (self.workdir / name / "metrics.jsonl").exists()
+        return was_trained(self.workdir / name)

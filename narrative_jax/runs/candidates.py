@@ -118,16 +118,19 @@ def _unfinished(context, chunks, jobs, size, title) -> Iterator[tuple[int, Seque
             bar.update(len(part))
 
 
-def collected_files(section: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """Id and file of each picture that a collect entry's section takes in. Raises InputError as its readers do."""
-    if section.get("pictures", None) is None:
-        return [(id, file) for id, _, file in find_pairs(section["preferences"]).pictures]
-    return [(scene.id, file) for scene, file in find_pictures(section["pictures"])]
-
-
 def check_collected(context: Context, name: str, least: int) -> None:
-    """Raise InputError for pictures of a collect entry with a side below `least` pixels: enlarged, they teach blur."""
-    for _, file in collected_files(context.config[name]):
+    """Raise InputError for pictures of a collect entry that a generator cannot learn from, and for nothing but ties.
+
+    A side below `least` pixels is too small: enlarged, it teaches blur.
+    """
+    section = context.config[name]
+    own = section.get("pictures", None) is None
+    found = find_pairs(section["preferences"]) if own else None
+    if found and all(preference.tie for preference in found.preferences):
+        remedy = "give some that prefer one picture"
+        raise InputError(f"the preferences of {name}", "all of them are ties", remedy)
+    files = [file for *_, file in (found.pictures if own else find_pictures(section["pictures"]))]
+    for file in files:
         height, width = picture_size(file)
         if min(height, width) < least:
             given, rule = f"{file} of {height} × {width} pixels", f"the generator draws {least} × {least}"

@@ -69,6 +69,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return read_if_there(folder / MANIFEST)
 
 
+def was_trained(folder: Path) -> bool:
+    """Whether a train entry left weights in its folder; it does not where no pair was left to train on."""
+    return any((folder / file).exists() for file in (WEIGHTS, ADAPTER))
+
+
 def read_if_there(path: Path) -> Any:
     """What a JSON file of the run directory holds, None without one. Raises InputError."""
     return read_json(path) if path.exists() else None

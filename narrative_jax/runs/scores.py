@@ -17,7 +17,7 @@ CALIBRATION = "calibration.json"  # mean and deviation of each aspect over what 
 def check_score_entries(context: Context, names: Sequence[str], *more: str) -> None:
     """Raise InputError unless the `names` are score entries, all, and `more` entries too, of the same pictures."""
     for name in names:
-        if context.config[name].stage != "score":
+        if getattr(context.config.get(name, None), "stage", "") != "score":
             raise InputError(f"sources {name!r}", "it scores no pictures", "name score entries")
     judged = {name: context.config[name].get("source", name) for name in (*more, *names)}
     if len(set(judged.values())) != 1:

@@ -15,7 +15,7 @@ from narrative_jax.models.checkpoints import check_arrays, load_weights, save_we
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
-from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config
+from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config, was_trained
 from narrative_jax.runs.generator import GENERATOR, base_generator, sampling_of
 from narrative_jax.runs.tables import Tables
 
@@ -81,11 +81,6 @@ def save_trained(
         save_weights(context.folder / WEIGHTS, below(part, params), generator.names[part])
 
 
-def was_trained(context: Context, entry: str) -> bool:
-    """Whether a train entry left weights; it does not where no pair was left to train on."""
-    return any((context.path(entry) / file).exists() for file in (WEIGHTS, ADAPTER))
-
-
 def train_entries(config: Mapping[str, Any]) -> list[str]:
     """The entries that train the generator, in order."""
     return [
@@ -97,7 +92,7 @@ def train_entries(config: Mapping[str, Any]) -> list[str]:
 
 def check_trained(context: Context, otherwise: str) -> None:
     """Raise InputError unless the context's entry left weights; `otherwise` says what else the user can do."""
-    if was_trained(context, context.name):
+    if was_trained(context.folder):
         return
     skipped = (context.folder / MANIFEST).exists()
     rule = "it had no pair to train on" if skipped else "it has not finished"

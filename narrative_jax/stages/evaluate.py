@@ -17,11 +17,11 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.data.screening import standardise
 from narrative_jax.rewards.oracle import judge_images, judge_true_pictures
 from narrative_jax.runs.candidates import draw_arm
-from narrative_jax.runs.directory import Context
+from narrative_jax.runs.directory import Context, was_trained
 from narrative_jax.runs.generator import base_generator, check_generator
 from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, sections_of
 from narrative_jax.runs.scenes import check_scenes, collected_scenes, some_scenes
-from narrative_jax.runs.trained import was_trained, with_trained
+from narrative_jax.runs.trained import with_trained
 from narrative_jax.statistics.comparison import between, compare
 from narrative_jax.storybook import ASPECTS
 
@@ -90,7 +90,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     write_records(context.folder / "scenes", scenes)
     judge = _Judge(context, options)
     values = {"baseline": judge.arm("baseline", scenes, generator, base)}
-    for name in filter(lambda name: was_trained(context, name), options.trained):
+    for name in filter(lambda name: was_trained(context.path(name)), options.trained):
         values[name] = judge.arm(name, scenes, *with_trained(context, name, generator, base))
     chosen = {}
     if options.best_of:

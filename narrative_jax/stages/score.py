@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import Records, open_records
@@ -31,6 +32,9 @@ class Options(RewardOptions):
 
 def check(context: Context, options: Options) -> None:
     """Raise InputError for an unknown reward or option, and for a reward that cannot judge these scenes."""
+    if not options.source:
+        rule = "it scores the pictures of an earlier entry"
+        raise InputError(f"{context.name}.source ''", rule, "name one that draws or collects them")
     collected = context.config[pictures_entry(context, options.source)].stage == "collect"
     check_reward(context, own=collected or bool(context.config.get("scenes", "")))
 
