@@ -28,18 +28,19 @@ from measuring import matmul_rates, processor, timed
 from peft import LoraConfig, inject_adapter_in_model
 from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 
-from narrative_jax.algorithms.base import example_keys
+from narrative_jax.algorithms.base import drawn
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.core.mesh import make_mesh
-from narrative_jax.core.types import Conditioning
 from narrative_jax.diffusion.path import T_FLOOR
-from narrative_jax.generators.flow import FlowGenerator, build
-from narrative_jax.generators.presets import STORYBOOK
+from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
+from narrative_jax.generators.flow_presets import RANDOM, STORYBOOK_FLOW
 from narrative_jax.models.checkpoints import published_names
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformerConfig
 from narrative_jax.models.lora import adapter_of
+from narrative_jax.models.network import below
+from narrative_jax.trainees.generator import GeneratorTrainee
 from narrative_jax.training.optimizer import Optimizer
-from narrative_jax.training.step import Trainee, gradients, make_step, new_state
+from narrative_jax.training.step import gradients, make_step, new_state
 
 SEED = 0
 ADAPTER = "align"
@@ -52,7 +53,7 @@ GRADIENT_PARITY = 1e-3  # relative to the largest element of an array
 SUBJECT_FORWARDS = {"ours, cached": 1, "ours": 2, "torch, cached": 1, "torch": 4}
 STEPS = 2  # timed at a turn, after one that is not
 LARGE = dataclasses.replace(
-    STORYBOOK,
+    STORYBOOK_FLOW,
     transformer=FlowTransformerConfig(
         channels=192, heads=8, axes_dim=(8, 28, 28), double_blocks=2, single_blocks=5, text_dim=128, pooled_dim=128
     ),
@@ -60,14 +61,14 @@ LARGE = dataclasses.replace(
     subject_size=32,
     subject_offsets=((0, -4), (0, 8)),
 )
-SIZES = {"small": (STORYBOOK, 16), "large": (LARGE, 4)}  # preset and pairs in a batch
+SIZES = {"small": (STORYBOOK_FLOW, 16), "large": (LARGE, 4)}  # preset and pairs in a batch
 
 
 class UncachedGenerator(FlowGenerator):
     """Computes the subject tokens in every forward."""
 
     def prepare(self, params, conditioning):
-        return conditioning
+        return None
 
 
 def example(preset, pairs):
@@ -76,7 +77,8 @@ def example(preset, pairs):
     Each weight is moved by a little, which makes modulation, head and b alive.
     """
     rng = np.random.default_rng(SEED)
-    generator, weights = build(preset, None, SEED)
+    generator, weights = preset.load(preset.Options(weights=RANDOM), SEED)
+    weights = {name: w for name, w in weights.items() if name.startswith(f"{TRANSFORMER}.")}  # encoders take no part
     policy, weights = generator.with_adapter(
         weights, ADAPTER, rank=RANK, alpha=RANK, targets=TARGETS, segments=("text", "noisy"), seed=SEED
     )
@@ -84,31 +86,28 @@ def example(preset, pairs):
     adapter = {name: w for name, w in weights.items() if adapter_of(name)}
     base = {name: w for name, w in weights.items() if not adapter_of(name)}
     draw = lambda *shape: np.float32(rng.normal(size=shape))  # noqa: E731
-    size, slots = preset.transformer, generator.max_subjects
+    size, slots, length = preset.transformer, generator.max_subjects, preset.text_length
     batch = {
         "chosen": 0.5 * draw(pairs, *generator.latent_shape),
         "rejected": 0.5 * draw(pairs, *generator.latent_shape),
-        "conditioning": Conditioning(
-            draw(pairs, preset.text_length, size.text_dim),
-            draw(pairs, size.pooled_dim),
-            0.5 * draw(pairs, slots, generator._positions.subjects.shape[1], size.channels),
-            np.ones((pairs, slots), bool),
+        "conditioning": FlowConditioning(
+            text=draw(pairs, length, size.text_dim),
+            pooled=draw(pairs, size.pooled_dim),
+            empty_text=draw(pairs, length, size.text_dim),
+            empty_pooled=draw(pairs, size.pooled_dim),
+            subjects=0.5 * draw(pairs, slots, generator._positions.subjects.shape[1], size.channels),
+            subject_mask=np.ones((pairs, slots), bool),
         ),
         "gap": np.ones(pairs, np.float32),
-        "index": np.arange(pairs, dtype=np.int32),
     }
     return generator, policy, base, adapter, batch
 
 
 def draws(generator, key, batch):
     """The t and noise that `DPO` draws with this key."""
-
-    def draw(key):
-        time_key, noise_key = jax.random.split(key)
-        t = generator.timestep_distribution.sample(time_key, ())
-        return t, jax.random.normal(noise_key, generator.latent_shape)
-
-    return [torch.from_numpy(np.array(x)) for x in jax.vmap(draw)(example_keys(key, batch))]
+    numbered = {"index": np.arange(len(batch["chosen"]), dtype=np.int32)}
+    t, noise, _ = drawn(generator, key, numbered, generator.latent_shape)
+    return [torch.from_numpy(np.array(x)) for x in (t, noise)]
 
 
 # --- torch -----------------------------------------------------------------------------------------------------------
@@ -126,7 +125,8 @@ def torch_names(names):
 
 
 def flux(config, base, adapter):
-    """diffusers' model with these weights and peft's adapter."""
+    """diffusers' model with these weights and peft's adapter, whose parameters stand under our names."""
+    base, adapter = below(TRANSFORMER, base), below(TRANSFORMER, adapter)
     model = diffusers.FluxTransformer2DModel(
         in_channels=config.channels,
         num_layers=config.double_blocks,
@@ -153,7 +153,7 @@ def flux(config, base, adapter):
     with torch.no_grad():
         for name, key in names.items():
             parameters[key].copy_(torch.from_numpy(np.array(adapter[name]).T))
-    return model, {name: parameters[key] for name, key in names.items()}
+    return model, {f"{TRANSFORMER}.{name}": parameters[key] for name, key in names.items()}
 
 
 class BranchedFlux:
@@ -321,8 +321,8 @@ class Trainer:
                 UncachedGenerator(**{f.name: getattr(g, f.name) for f in dataclasses.fields(g)})
                 for g in (generator, policy)
             )
-        optimizer = Optimizer(LEARNING_RATE, total_steps=1, clip_norm=CLIP_NORM, b2=B2).build()
-        self.trainee = Trainee(policy, generator, adapter, base)
+        optimizer = Optimizer(LEARNING_RATE, clip_norm=CLIP_NORM, b2=B2).build(total_steps=1)
+        self.trainee = GeneratorTrainee(None, None, generator, policy, adapter, base, encoding={}, reference=generator)
         made = make_step(DPO(beta=BETA), self.trainee, optimizer, mesh, seed=SEED, ema_decay=0.95)
         self.run, self.state = made.run, jax.device_put(new_state(adapter, optimizer), made.state_shardings)
         self.frozen = jax.device_put(base, made.frozen_shardings)

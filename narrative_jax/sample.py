@@ -142,7 +142,8 @@ def _draw(options):
 def _report_unread(painter, scene):
     for kind, found in painter.generator.not_read([scene]).items():
         if found:
-            print(f"this generator cannot read {kind.replace('_', ' ')}: {', '.join(found)}", file=sys.stderr)
+            told = f"{kind.replace('_', ' ')}: {', '.join(found)}"
+            print(f"this generator does not read everything; {told}", file=sys.stderr)
 
 
 def _storybook_scene(options):

@@ -61,7 +61,7 @@ def tiny_generator(random_weights):
 
     from narrative_jax.data.sources import storybook_scenes
     from narrative_jax.generators.flow import TEXT_ENCODER
-    from narrative_jax.generators.flow_presets import TINY
+    from narrative_jax.generators.flow_presets import TINY_FLOW
     from narrative_jax.generators.text import TextSide
     from narrative_jax.models.clip import CLIP_SIZES, ClipTextEncoder
     from narrative_jax.models.network import abstract, under
@@ -71,8 +71,8 @@ def tiny_generator(random_weights):
     tokenizer = train_tokenizer(scene.prompt for scene in storybook_scenes("train", 100))
     config = replace(CLIP_SIZES[STORYBOOK][0], vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
     network, reading = abstract(lambda: ClipTextEncoder(config, rngs=nnx.Rngs(0)))
-    generator, drawing = TINY.abstract()
-    generator = replace(generator, text=TextSide(tokenizer, network, TINY.text_length))
+    generator, drawing = TINY_FLOW.abstract()
+    generator = replace(generator, text=TextSide(tokenizer, network, TINY_FLOW.text_length))
     return generator, random_weights(drawing) | under(TEXT_ENCODER, random_weights(reading))
 
 

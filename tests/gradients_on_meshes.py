@@ -21,7 +21,7 @@ from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
-from narrative_jax.generators.flow_presets import TINY
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.generators.sampling import Sampling, drawer_for
 from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.flow_transformer import FlowTransformer
@@ -49,8 +49,8 @@ TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qv]|mlp_out|out)"
 
 def make_generator():
     """The tiny preset with an adapter; no weight is 0, or most gradients would be."""
-    transformer = replace(TINY.transformer, text_dim=16, pooled_dim=16)
-    preset = replace(TINY, transformer=transformer, prediction_type="velocity")
+    transformer = replace(TINY_FLOW.transformer, text_dim=16, pooled_dim=16)
+    preset = replace(TINY_FLOW, transformer=transformer, prediction_type="velocity")
     network, params = split(FlowTransformer(transformer, rngs=nnx.Rngs(0)))
     base = FlowGenerator(preset, network)
     policy, weights = base.with_adapter(
@@ -110,8 +110,8 @@ def make_batch(case):
         context = ScalarContext(tokens, draw(2, 16, 16, 3), mask)
         pictures = {"chosen": draw(16, 16, 3), "rejected": draw(16, 16, 3)}
         return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0}
-    empty = np.full((BATCH, TINY.text_length, 16), 0.1, np.float32), np.full((BATCH, 16), 0.1, np.float32)
-    conditioning = FlowConditioning(draw(TINY.text_length, 16), draw(16), *empty, draw(2, 9, 192), mask)
+    empty = np.full((BATCH, TINY_FLOW.text_length, 16), 0.1, np.float32), np.full((BATCH, 16), 0.1, np.float32)
+    conditioning = FlowConditioning(draw(TINY_FLOW.text_length, 16), draw(16), *empty, draw(2, 9, 192), mask)
     if case == "sft":
         return {"conditioning": conditioning, "latents": draw(25, 192)}
     # Unlike pictures, or the gradients of both would all but cancel.
@@ -135,7 +135,7 @@ def results(case, mesh, accumulate=1):
 
 def drawing(mesh):
     """Five pictures, and how many the drawer makes at once."""
-    generator, weights = TINY.load(TINY.Options(weights="random"), seed=0)
+    generator, weights = TINY_FLOW.load(TINY_FLOW.Options(weights="random"), seed=0)
     drawer = drawer_for(generator, Sampling(num_steps=2), 5, mesh)
     jobs = [(scene, place) for place, scene in enumerate(storybook_scenes("test", 5))]
     pictures = list(drawer.draw(drawer.place(shake(weights, 0.1)), jobs))

@@ -23,13 +23,20 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
-from narrative_jax.diffusion.timesteps import Uniform
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import make_step, new_state
 
 TOKENS, WIDTH, EXAMPLES, BATCH = 3, 16, 40, 8
 ALGORITHMS = {"sft": SFT(text_dropout=0.5), "dpo": DPO(beta=20.0, eta=0.5, b=0.5, preserve=0.5)}
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All times alike."""
+
+    def sample(self, key, shape):
+        return jax.random.uniform(key, shape)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,40 @@
 """The benchmarks beside torch run, at sizes that say nothing of speed."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.models.clip import ClipTextConfig, ClipVisionConfig
 
 
 @pytest.fixture
-def scoring_rate(monkeypatch):
-    for library in ("torch", "transformers"):
-        pytest.importorskip(library)
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
-    import scoring_rate
+def benchmark(monkeypatch):
+    """benchmark(name, *libraries): its module, on a machine of a known speed."""
 
-    monkeypatch.setattr(scoring_rate, "matmul_rates", lambda: {"XLA": 100.0, "torch": 50.0})
-    return scoring_rate
+    def find(name, *libraries):
+        for library in ("torch", *libraries):
+            pytest.importorskip(library)
+        monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+        module = import_module(name)
+        monkeypatch.setattr(module, "matmul_rates", lambda: {"XLA": 100.0, "torch": 50.0})
+        return module
+
+    return find
+
+
+@pytest.fixture
+def scoring_rate(benchmark):
+    return benchmark("scoring_rate", "transformers")
+
+
+@pytest.fixture
+def dpo_step(benchmark, monkeypatch):
+    module = benchmark("dpo_step", "diffusers", "peft")
+    monkeypatch.setattr(module, "SIZES", {"tiny": (TINY_FLOW, 2)})
+    monkeypatch.setattr(module, "PARITY", 5e-4)  # of so few pairs, with so small a network's errors
+    return module
 
 
 @pytest.fixture
@@ -45,3 +64,28 @@ def test_arithmetic_of_a_picture(scoring_rate, tiny):
     assert scoring_rate.picture_flops(tiny.vision, whole=True) == 2 * block + ends
     saved = 9 * (2 * 800 + 2 * 1120 + 2 * 400)
     assert scoring_rate.picture_flops(tiny.vision, whole=False) == 2 * block + ends - saved
+
+
+def test_dpo_step(dpo_step):
+    """Losses and gradients of ours and torch's are compared on the way."""
+    table = dpo_step.report(rounds=1).splitlines()
+    names = ["ours, cached", "torch, cached", "ours", "torch"]
+    assert [line.split(" | ")[:2] for line in table[2:6]] == [["| tiny", name] for name in names]
+    assert "25 noisy + 16 text + 2 × 9 subject tokens, 2 pairs" in table[7]
+
+
+def test_steps_that_differ_are_not_timed(dpo_step, monkeypatch):
+    monkeypatch.setattr(dpo_step, "_turn", lambda x, rotation: x)  # torch without positions
+    with pytest.raises(AssertionError, match="losses differ by"):
+        dpo_step.report(rounds=1)
+
+
+def test_arithmetic_of_a_step(dpo_step):
+    """Of 2 blocks of width 32, 2 pairs, 41 tokens beside 2 × 9 of subjects, as XLA counts it but for the ends."""
+    generator, *_ = dpo_step.example(TINY_FLOW, 2)
+    flops = dpo_step.step_flops(TINY_FLOW, generator._positions, 2, subject_forwards=1)
+    width, main, subject = 32, 41, 18
+    rows = 3 * 24 * width**2 * main + 4 * 4 * width * main * (main + subject) + 3 * 36 * width * 16 * main
+    assert flops == 2 * 2 * (2 * rows + 24 * width**2 * subject + 4 * width * subject * 9)
+    more = dpo_step.step_flops(TINY_FLOW, generator._positions, 2, subject_forwards=4) - flops
+    assert more == 2 * 2 * 3 * (24 * width**2 * subject + 4 * width * subject * 9)

@@ -26,7 +26,7 @@ from narrative_jax.trainees import matches
 from narrative_jax.trainees.base import TrainingSetOptions
 from narrative_jax.trainees.encoder import EncoderOptions, EncoderTrainee
 from narrative_jax.trainees.matches import Matches
-from narrative_jax.trainees.new_encoders import ENCODERS
+from narrative_jax.trainees.new_encoders import NEW_ENCODERS
 
 CONFIG = Path(__file__).parents[1] / "configs" / "encoders.py"
 SIZE = 40
@@ -41,7 +41,7 @@ def trainees():
         return EncoderTrainee.open(one_entry.entry(config, name), Contrastive(), EncoderOptions(name, captions))
 
     with small_storybook():
-        yield {name: open_one(name) for name in ENCODERS}
+        yield {name: open_one(name) for name in NEW_ENCODERS}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def fresh(encoder, *memory):
     return Matches(encoder.matches.per_example, encoder.matches.halves, *memory)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NEW_ENCODERS)
 def test_a_pair_follows_from_its_index_alone(new, name):
     """In any order and company, drawn before or not, in a memory that holds four examples."""
     memory = Memory(4, lambda drawn: MEGABYTE)
@@ -177,7 +177,7 @@ def test_the_statistics_of_batch_norms_do_not_train(trainees):
         assert not trainees[name].frozen and trainees[name].params.keys() == trainees[name].axes.keys()
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", NEW_ENCODERS)
 def test_saved_and_loaded_an_encoder_is_the_same(trainees, name, tmp_path, random_weights):
     """Up to bfloat16; what only training needs is not kept."""
     trainee, encoder = trainees[name], trainees[name].encoder

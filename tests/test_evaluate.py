@@ -101,7 +101,7 @@ def test_a_run_says_how_far_one_arm_is_over_another(tmp_path, monkeypatch):
         return [Candidate(s.id, s.id, picture, 0, name) for s, picture in zip(scenes, pictures, strict=True)]
 
     monkeypatch.setattr(evaluate, "base_generator", lambda context: (SimpleNamespace(max_subjects=2), {}))
-    monkeypatch.setattr(evaluate, "was_trained", lambda context, name: name == "align")
+    monkeypatch.setattr(evaluate, "was_trained", lambda folder: folder.name == "align")
     monkeypatch.setattr(evaluate, "with_trained", lambda context, name, generator, params: (generator, params))
     monkeypatch.setattr(evaluate, "draw_arm", draw)
     numbers = run(config, "evaluate", tmp_path)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from safetensors.numpy import load_file
 from narrative_jax import export, sample
 from narrative_jax.core.errors import InputError
 from narrative_jax.data.sources import storybook_scenes
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.models.lora import read_adapter, save_adapter
 from narrative_jax.report.run import Run
 
 UNSAID = (
-    "this adapter acts on noisy and text tokens only, which the files cannot say: elsewhere it acts on subject tokens "
-    "too; without subject images the pictures are the same\n"
+    "This adapter acts on noisy and text tokens only, which the files cannot say: elsewhere it acts on subject tokens "
+    "too; without subject images the pictures are the same. The base predicts clean latents; FLUX pipelines would take "
+    "them for velocity.\n"
 )
 
 
@@ -60,9 +63,9 @@ def test_the_command(run, exported):
     arrays = load_file(folder / "pytorch_lora_weights.safetensors")
     assert len(arrays) == len(weights)
     theirs = arrays["transformer.single_transformer_blocks.0.proj_mlp.lora_B.weight"]
-    np.testing.assert_array_equal(theirs, weights["single_blocks.0.mlp_in.adapters.align.b"].T)
+    np.testing.assert_array_equal(theirs, weights["transformer.single_blocks.0.mlp_in.adapters.align.b"].T)
     settings = json.loads((folder / "adapter_config.json").read_text())
-    assert (settings["r"], settings["lora_alpha"]) == (made_with["rank"], made_with["alpha"])
+    assert (settings["r"], settings["lora_alpha"]) == (made_with.rank, made_with.alpha)
 
 
 def test_the_card(run, exported):
@@ -72,14 +75,14 @@ def test_the_card(run, exported):
     weights = json.loads((run / "config.json").read_text())["generator"]["weights"]
     for told in (
         "license: unknown",
-        f"| base | {weights}; hash {base} |",
+        f"| base | narrative_jax tiny: {weights}; hash {base} |",
         "| licence of the base | not recorded in the run",
         "| trained by | dpo, b 0.5, beta 500.0, eta 0.5, k 1.0, preserve 0.5; 4 steps of 4 |",
         f"split train: 6 scenes, 4 pictures of each by the base, {numbers['screen/pairs']:.0f} pairs |",
         "| reward | raters; an upper bound: raters, who see the oracle's findings |",
         "Means over 4 scenes, judged by the oracle",
-        f"T{UNSAID[1:-1]}.",
-        "The base predicts clean latents; FLUX pipelines would take them for velocity.",
+        UNSAID.strip(),
+        'transformer.load_lora_adapter("this folder", weight_name="pytorch_lora_weights.safetensors")',
     ):
         assert told in card, told
     for aspect in ("prompt_following", "identity_consistency", "visual_quality"):
@@ -168,7 +171,7 @@ def test_runs_without_an_adapter_to_export(run, tmp_path):
         assert not (tmp_path / "out").exists()
 
     name, made_with, base, weights = read_adapter(path)
-    save_adapter(path, weights, name, {**made_with, "rank": 5}, base)
+    save_adapter(path, weights, name, replace(made_with, rank=5), base)
     refused(r"adapter\.safetensors: its arrays are not this network's: \d+ of another shape")
     path.rename(copy / "align" / "weights.safetensors")
     refused(r"entry 'align' of .*: it trained all weights and left no adapter; take its weights\.safetensors")
@@ -184,7 +187,7 @@ def test_runs_without_an_adapter_to_export(run, tmp_path):
 @pytest.mark.parametrize(
     ("layer", "segments", "message"),
     [
-        ("single_blocks.0.out", [], ""),
+        ("single_blocks.0.out", (), ""),
         ("double_blocks.0.text.mlp_in", ["text"], ""),
         ("double_blocks.0.image.mlp_in", ["noisy", "subject"], ""),
         ("double_blocks.0.image.mlp_in", ["noisy"], "subject tokens too; without subject images the pictures are the"),
@@ -193,8 +196,12 @@ def test_runs_without_an_adapter_to_export(run, tmp_path):
     ],
 )
 def test_what_the_files_cannot_say(layer, segments, message):
-    weights = {f"{layer}.adapters.x.{leaf}": np.ones((2, 2)) for leaf in "ab"}
+    weights = {f"transformer.{layer}.adapters.x.{leaf}": np.ones((2, 2)) for leaf in "ab"}
     # A layer that the adapter leaves as it is says nothing.
-    weights |= {f"single_blocks.0.mlp_in.adapters.x.{leaf}": np.zeros((2, 2)) for leaf in "ab"}
-    told = export._unsaid(weights, segments)
-    assert message in told and bool(told) == bool(message)
+    weights |= {f"transformer.single_blocks.0.mlp_in.adapters.x.{leaf}": np.zeros((2, 2)) for leaf in "ab"}
+    generator, _ = TINY_FLOW.abstract()
+    *told, predicted = generator.lora_notes(weights, segments)
+    assert message in "".join(told) and len(told) == bool(message)
+    assert predicted == "The base predicts clean latents; FLUX pipelines would take them for velocity."
+    as_flux = replace(generator, config=replace(TINY_FLOW, prediction_type="velocity"))
+    assert as_flux.lora_notes(weights, segments) == told

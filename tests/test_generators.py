@@ -14,7 +14,7 @@ from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowGenerator
-from narrative_jax.generators.flow_presets import STORYBOOK, TINY
+from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, TINY_FLOW
 from narrative_jax.generators.presets import PRESETS
 from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, drawer_for
 from narrative_jax.models.autoencoder import from_tokens, to_tokens
@@ -56,7 +56,7 @@ def draw(drawer, params, jobs):
 def test_encode_pads_to_the_slots(tiny_generator):
     generator, params = tiny_generator
     found = generator.encode(params, [NOBODY, TWO, ONE])
-    assert found.text.shape == found.empty_text.shape == (3, TINY.text_length, 128)
+    assert found.text.shape == found.empty_text.shape == (3, TINY_FLOW.text_length, 128)
     assert found.pooled.shape == found.empty_pooled.shape == (3, 128)
     assert found.subjects.shape == (3, 2, 9, 192)
     np.testing.assert_array_equal(found.subject_mask, [[0, 0], [1, 1], [1, 0]])
@@ -223,7 +223,7 @@ def test_heun(drawer, tiny_generator, mesh):
 
 def test_more_slots(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
-    wider = replace(generator, config=replace(TINY, subject_offsets=(*TINY.subject_offsets, (-4, 0))))
+    wider = replace(generator, config=replace(TINY_FLOW, subject_offsets=(*TINY_FLOW.subject_offsets, (-4, 0))))
     assert wider.max_subjects == 3
     pictures = draw(Drawer(wider, SAMPLING, mesh), params, [JOBS[0], JOBS[1], (THREE, 11)])
     assert np.abs(pictures[:2].astype(int) - draw(drawer, params, JOBS[:2])).max() <= 1  # empty slots change nothing
@@ -306,7 +306,7 @@ def test_a_generator_from_files(tiny_generator, tmp_path):
     save_weights(tmp_path / "weights.safetensors", below(TRANSFORMER, params), FLUX_NAMES, jnp.float32)
 
     def load(weights, seed=0):
-        return TINY.load(TINY.Options(weights=weights, text=str(tmp_path)), seed)
+        return TINY_FLOW.load(TINY_FLOW.Options(weights=weights, text=str(tmp_path)), seed)
 
     again, weights = load(str(tmp_path / "weights.safetensors"))
     assert weights.keys() == params.keys() == again.axes.keys()
@@ -337,8 +337,8 @@ def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
 
 
 def test_the_embedded_one():
-    generator, weights = STORYBOOK.load(STORYBOOK.Options(), 0)
+    generator, weights = STORYBOOK_FLOW.load(STORYBOOK_FLOW.Options(), 0)
     assert weights.keys() == generator.axes.keys()
-    assert STORYBOOK.described(STORYBOOK.Options(), 0) == ("embedded weights", "Apache-2.0")
+    assert STORYBOOK_FLOW.described(STORYBOOK_FLOW.Options(), 0) == ("embedded weights", "Apache-2.0")
     picture = draw(Drawer(generator, replace(SAMPLING, batch_size=1), make_mesh({})), weights, [(ONE, 0)])
     assert picture.std() > 20

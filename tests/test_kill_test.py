@@ -29,7 +29,14 @@ def expected(tmp_path):
 
 
 def test_times_may_differ(tmp_path, expected):
-    assert differences(expected, leave(tmp_path / "other", seconds=2.0)) == []
+    """Those of files that were read, too; what entries were made from may not."""
+    other = tmp_path / "other"
+    leave(other, seconds=2.0)
+    for name in (".hashes.json", ".lock", "score/elapsed.json"):
+        (other / name).write_text("[1.0]")
+    assert differences(expected, contents(other)) == []
+    (other / "score" / "inputs.json").write_text("{}")
+    assert differences(expected, contents(other)) == ["score/inputs.json"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.types import Segment
 from narrative_jax.generators.flow import TRANSFORMER
-from narrative_jax.generators.flow_presets import TINY
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.models.flow_transformer import FlowTransformer, FlowTransformerConfig, Positions, Subjects
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import (
@@ -311,7 +311,7 @@ def test_an_adapter_of_another_network(tiny_generator, saved):
         with_saved_adapter(write(made_with=replace(made_with, rank=3)), *tiny_generator)
 
     def untrained(**changes):
-        preset = replace(TINY, transformer=replace(TINY.transformer, **changes))
+        preset = replace(TINY_FLOW, transformer=replace(TINY_FLOW.transformer, **changes))
         return preset.load(preset.Options(weights="random"), seed=0)
 
     with pytest.raises(InputError, match=r"4 of another shape .* \[32, 2\] for \[48, 2\]"):

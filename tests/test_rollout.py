@@ -12,7 +12,7 @@ from flax import nnx
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.diffusion.path import to_velocity
 from narrative_jax.generators.flow import TRANSFORMER
-from narrative_jax.generators.flow_presets import TINY
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.generators.rollout import Branch, guided_velocity, rollout
 from narrative_jax.models.flow_transformer import FlowTransformer
 from narrative_jax.models.network import abstract, under
@@ -32,7 +32,7 @@ def asked(request, tiny_generator, random_weights):
     conditioning = generator.encode(params, [ONE, TWO])
     if request.param == "independent":
         return generator, params, conditioning
-    config = replace(TINY, transformer=replace(TINY.transformer, independent_subjects=False))
+    config = replace(TINY_FLOW, transformer=replace(TINY_FLOW.transformer, independent_subjects=False))
     network, shapes = abstract(lambda: FlowTransformer(config.transformer, rngs=nnx.Rngs(0)))
     return replace(generator, config=config, network=network), under(TRANSFORMER, random_weights(shapes)), conditioning
 

@@ -1,26 +1,31 @@
 """The train stage on real networks: stopped and started again it ends as if nothing had happened."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict
+from one_entry import check, entry
 
 from narrative_jax import pipeline
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.stop import StopFlag
-from narrative_jax.generators.presets import load_generator
+from narrative_jax.generators.flow import FlowGenerator
+from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.rewards.base import ASPECTS
+from narrative_jax.runs.directory import read_config
+from narrative_jax.runs.entries import options_of
 from narrative_jax.stages import train
-from narrative_jax.stages.base import Context
 from narrative_jax.training.step import new_state
 
 PRETRAIN = Path(__file__).parents[1] / "configs" / "pretrain.py"
+ADPO = PRETRAIN.with_name("adpo.py")
 
 
 class StopAfter(StopFlag):
@@ -103,8 +108,8 @@ def test_the_whole_config_at_its_smallest(tmp_path):
     for aspect in ASPECTS:
         assert 0 <= found[f"gold/{aspect}/aligned"] <= 1 and found[f"gold/{aspect}/ceiling"] > 0.9
     weights = str(tmp_path / "pretrain" / "weights.safetensors")
-    generator, params = load_generator("tiny", weights, str(tmp_path / "clip"), 0)
-    assert params.keys() == generator.network.axes.keys()
+    generator, params = TINY_FLOW.load(TINY_FLOW.Options(weights=weights, text=str(tmp_path / "clip")), 0)
+    assert params.keys() == generator.axes.keys()
 
 
 @pytest.mark.parametrize(
@@ -116,30 +121,93 @@ def test_the_whole_config_at_its_smallest(tmp_path):
     ],
 )
 def test_an_adapter_that_the_network_cannot_run_is_refused_before_anything_starts(change, message):
-    aligning = load(f"{PRETRAIN.with_name('adpo.py')}:tiny")
+    aligning = load(f"{ADPO}:tiny")
+    check(aligning, "align")
     aligning.align.adapter.update(change)
     with pytest.raises(InputError, match=message):
-        train.check(aligning, aligning.align)
+        check(aligning, "align")
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "sft"])
-def test_generators_do_not_learn_from_peoples_own_pairs(algorithm):
-    aligning = load(f"{PRETRAIN.with_name('adpo.py')}:tiny")
-    aligning.collect = {"stage": "collect", "pictures": "mine", "preferences": "mine.jsonl"}
-    aligning.align.update(source="collect", algorithm=algorithm)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": ""}, r"align.source '': it is trained on what an earlier entry left, or on a training set"),
+        ({"source": "generate"}, r"source 'generate': that entry makes no preferences; name one that screens, or"),
+        ({"source": "score", "algorithm": "sft", "hyper": {}}, r"source 'score': that entry makes no preferences"),
+        ({"training_set": {"kind": "raw", "size": 8}}, r"source 'screen' and a training_set: .*one of both; leave one"),
+        (
+            {"source": "", "training_set": {"kind": "raw", "size": 8}},
+            r"align.source '': dpo trains on preferences; name the entry that makes them",
+        ),
+        (
+            {"algorithm": "contrastive", "hyper": {}},
+            r"unknown algorithm for generator 'contrastive': known are sft, dpo",
+        ),
+        ({"accumulate": 3}, r"batch_size 4: it is a multiple of 3"),
+        ({"sample_every": -1}, r"sample_every -1"),
+        ({"reward": "oracle"}, r"align.reward 'oracle': dpo has none in its loss"),
+    ],
+)
+def test_what_a_generator_cannot_be_trained_on(change, message):
+    aligning = load(f"{ADPO}:tiny")
+    for key, value in change.items():
+        aligning.align[key] = value
+    with pytest.raises(InputError, match=message):
+        check(aligning, "align")
+
+
+def test_without_an_adapter_there_is_no_reference():
+    aligning = load(f"{ADPO}:tiny")
+    del aligning.align.adapter
+    with pytest.raises(InputError, match=r"align without an adapter: dpo keeps a reference: .*; set adapter"):
+        check(aligning, "align")
+    aligning.align.update(algorithm="sft")
     aligning.align.hyper = {}
-    with pytest.raises(InputError, match=r"source 'collect': generators train on screened candidates, .*screen by"):
-        train.check(aligning, aligning.align)
+    check(aligning, "align")
 
 
-def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path, monkeypatch):
-    aligning = FrozenConfigDict(load(f"{PRETRAIN.with_name('adpo.py')}:tiny"))
-    monkeypatch.setattr(train, "pairs", lambda context, generator: (1, None))
-    trainee = train._prepare(Context(aligning, "align", tmp_path), train.make_algorithm(aligning.align)).trainee
+def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path):
+    context = entry(load(f"{ADPO}:tiny"), "align", tmp_path)
+    options, algorithm = options_of(context), context.tables.algorithms["dpo"]()
+    kind = context.tables.trainees["generator"]
+    trainee = kind.open(context, algorithm, train._trainee_options(context))
     assert {adapter_of(name) for name in trainee.params} == {"align"}
     assert {adapter_of(name) for name in trainee.frozen} == {None}
-    assert trainee.policy.network.axes.keys() == trainee.params.keys() | trainee.frozen.keys()
-    assert trainee.reference.network.axes.keys() == trainee.frozen.keys(), "it was there before the adapter"
-    moments = new_state(trainee.params, train.make_optimizer(aligning.align).build()).opt_state
+    assert {name.partition(".")[0] for name in trainee.frozen} == {"transformer"}
+    assert {name.partition(".")[0] for name in trainee.encoding} == {"text_encoder"}, "no step needs it"
+    models = trainee.models(trainee.params, trainee.frozen)
+    assert models.policy.params.keys() == trainee.params.keys() | trainee.frozen.keys()
+    assert models.policy.model.network.axes.keys() == {n.removeprefix("transformer.") for n in models.policy.params}
+    assert models.reference.params is trainee.frozen and models.reward is None
+    bare = {name.removeprefix("transformer.") for name in trainee.frozen}
+    assert models.reference.model.network.axes.keys() == bare, "it was there before the adapter"
+    moments = new_state(trainee.params, options.optimizer.build(options.total_steps)).opt_state
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(moments) if leaf.ndim)
     assert shapes == sorted(2 * [weight.shape for weight in trainee.params.values()])
+
+
+def test_records_are_encoded_once(adpo_run, tmp_path, monkeypatch):
+    """A run that goes on reads what the stopped one encoded, and its steps ask for no encoder."""
+    run = shutil.copytree(adpo_run, tmp_path / "run")
+    expected = numbers(run / "align"), (run / "align" / "adapter.safetensors").read_bytes()
+    shutil.rmtree(run / "align")
+    config = read_config(run)
+    with pytest.raises(Stopped):
+        pipeline.run(config, run, stage="align", stop=StopAfter(6))
+    assert 0 < len(numbers(run / "align")) < 4
+    encoded = run / "align" / "encoded"
+    assert {path.name for path in encoded.iterdir()} == {"latents", "conditioning"}
+    candidates, preferences = 24, 36
+    assert len(np.load(encoded / "latents" / "0.npy")) <= candidates < 2 * preferences
+    assert {len(np.load(path)) for path in (encoded / "conditioning").iterdir()} == {6}, "one for each scene"
+
+    def refuse(*args):
+        raise AssertionError("this was encoded")
+
+    for name in ("encode", "encode_images"):
+        monkeypatch.setattr(FlowGenerator, name, refuse)
+    config = ConfigDict(config.to_dict())
+    config.align.sample_every = 0  # samples are of other scenes
+    pipeline.run(config, run, stage="align")
+    assert (numbers(run / "align"), (run / "align" / "adapter.safetensors").read_bytes()) == expected
+    assert not encoded.exists()

@@ -11,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 
 from narrative_jax.core.images import crop_image, to_float
-from narrative_jax.diffusion.timesteps import Uniform
+from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.base import Generator
 from narrative_jax.models.checkpoints import LINEAR, Published
 from narrative_jax.models.layers import Linear
@@ -42,7 +42,7 @@ class ToyGenerator(Generator):
     encoders: ClassVar[tuple] = ()
     prediction_type: ClassVar[str] = "velocity"
     latent_shape: ClassVar[tuple] = (TOKENS, WIDTH)
-    timestep_distribution: ClassVar[Uniform] = Uniform()
+    timestep_distribution: ClassVar[LogitNormal] = LogitNormal()
     max_subjects: ClassVar[int] = 2  # of whom it sees none
     network: Network
     axes = property(lambda self: under("unet", self.network.axes) | {"vae.kernel": (None, None)})

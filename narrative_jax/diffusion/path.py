@@ -46,19 +46,3 @@ def from_velocity(velocity, noisy, t, prediction_type):
     if prediction_type == "noise":
         return noisy + (1 - t) * velocity
     return velocity
-
-
-def to_clean(prediction, noisy, t, prediction_type):
-    """Clean latents f32[b, ...] as predicted; a clean prediction is returned as it is. Raises InputError."""
-    return _convert(prediction, noisy, t, prediction_type, "clean")
-
-
-def to_noise(prediction, noisy, t, prediction_type):
-    """Noise f32[b, ...] as predicted; a noise prediction is returned as it is. Raises InputError."""
-    return _convert(prediction, noisy, t, prediction_type, "noise")
-
-
-def _convert(prediction, noisy, t, prediction_type, wanted):
-    if prediction_type == wanted:
-        return jnp.float32(prediction)
-    return from_velocity(to_velocity(prediction, noisy, t, prediction_type), noisy, t, wanted)

@@ -7,10 +7,6 @@ import jax.numpy as jnp
 
 from narrative_jax.core.errors import InputError, check_count
 
-# FLUX: mu is 0.5 at 256 tokens and 1.15 at 4096, linear between and beyond.
-_MU_SLOPE = (1.15 - 0.5) / (4096 - 256)
-_MU_OFFSET = 0.5 - 256 * _MU_SLOPE
-
 
 @dataclass(frozen=True)
 class LogitNormal:
@@ -22,15 +18,6 @@ class LogitNormal:
     def sample(self, key, shape):
         """Times f32[shape] in (0, 1)."""
         return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, shape, jnp.float32))
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """All times alike."""
-
-    def sample(self, key, shape):
-        """Times f32[shape] in [0, 1)."""
-        return jax.random.uniform(key, shape, jnp.float32)
 
 
 def sampler_grid(num_steps, shift=1.0):
@@ -47,8 +34,3 @@ def flow_shift(t, shift):
     Esser et al. 2024, "Scaling rectified flow transformers", eq. 23; FLUX writes shift = exp(mu).
     """
     return shift * t / (1 + (shift - 1) * t)
-
-
-def flux_shift_mu(num_tokens):
-    """FLUX's mu for pictures of `num_tokens` latent tokens; `flow_shift` takes its exponential."""
-    return _MU_SLOPE * num_tokens + _MU_OFFSET

@@ -67,7 +67,7 @@ class FlowPreset(FlowConfig):
         return FlowTransformer(self.transformer, rngs=nnx.Rngs(seed))
 
 
-STORYBOOK = FlowPreset(
+STORYBOOK_FLOW = FlowPreset(
     transformer=FlowTransformerConfig(
         channels=192, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
     ),
@@ -80,8 +80,8 @@ STORYBOOK = FlowPreset(
     timestep_distribution=LogitNormal(mean=0.8, std=1.0),
     embedded=True,
 )
-TINY = replace(
-    STORYBOOK,
-    transformer=replace(STORYBOOK.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
+TINY_FLOW = replace(
+    STORYBOOK_FLOW,
+    transformer=replace(STORYBOOK_FLOW.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
     embedded=False,
 )

@@ -14,7 +14,7 @@ from narrative_jax.models.shipped import STORYBOOK, weights_file
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import TrainingSetOptions
-from narrative_jax.trainees.new_encoders import ENCODERS, NewEncoder, new_encoder
+from narrative_jax.trainees.new_encoders import NEW_ENCODERS, NewEncoder, new_encoder
 
 INPUTS = ("trained",)
 
@@ -44,7 +44,7 @@ def check(context: Context, options: Options) -> None:
         if "encoder" not in context.config[name]:
             raise InputError(f"trained {name!r}", "it trains no encoder", "name entries of configs/encoders.py")
     for kind in options.embedded:
-        check_name("embedded encoder", kind, ENCODERS)
+        check_name("embedded encoder", kind, NEW_ENCODERS)
     if not (options.trained or options.embedded):
         raise InputError("no encoder", "trained names entries, embedded what ships", "name one")
 

@@ -53,8 +53,9 @@ def sections(context: Context) -> list[str]:
 def check(context: Context, options: Options) -> None:
     """Raise InputError for an unknown algorithm or option, and a batch that does not divide the mesh."""
     algorithm, trainee = _algorithm(context, options), _trainee(context)
-    trainee.check(context, algorithm, _trainee_options(context))
-    Schedule(options.total_steps, options.save_every)
+    own = _trainee_options(context)
+    trainee.check(context, algorithm, own)
+    Schedule(options.total_steps, options.save_every, getattr(own, "sample_every", 0))
     options.optimizer.schedule(options.total_steps)
     check_share("ema_decay", options.ema_decay)
     check_batch("batch_size", options.batch_size, make_mesh(context.config.mesh), options.accumulate)

@@ -70,11 +70,11 @@ class Launcher:
 def write_weights(path: Path, preset: str, seed: int) -> None:
     """Weights of a denoiser of which none is 0, for a preset."""
     from narrative_jax.core.options import parse
-    from narrative_jax.generators.presets import PRESETS
     from narrative_jax.models.checkpoints import save_weights
     from narrative_jax.models.network import below
+    from narrative_jax.runs.tables import Tables
 
-    rng, chosen = np.random.default_rng(seed), PRESETS[preset]
+    rng, chosen = np.random.default_rng(seed), Tables().presets[preset]
     generator, params = chosen.load(parse(chosen.Options, {"weights": "random"}, "generator"), seed)
     drawing = below(generator.denoiser, params)
     shaken = {name: value + 0.1 * np.float32(rng.normal(size=value.shape)) for name, value in drawing.items()}

@@ -22,10 +22,12 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import read_json, write_bytes
 from narrative_jax.core.images import png
+from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.sources import storybook_scenes
+from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.sample import load as load_painter
+from narrative_jax.runs.tables import Tables
 from narrative_jax.study.command import check_folder, provenance
 
 CONFIG, SCENE_SEED = "configs/dpo.py", 3
@@ -35,10 +37,13 @@ ASPECTS = ("prompt_following", "identity_consistency", "visual_quality", "mean_o
 
 def write_pairs(folder: Path, count: int) -> None:
     """`count` pairs as STEM_w.png, STEM_l.png and STEM.txt, the same in pairs.jsonl, and with_subjects.jsonl."""
-    painter, lines, more = load_painter(), [], []
+    preset, lines, more = Tables().presets["storybook"], [], []
+    generator, params = preset.load(preset.Options(), seed=0)
+    drawer = Drawer(generator, Sampling(batch_size=CANDIDATES), make_mesh({"data": 1, "fsdp": -1}))
+    params = drawer.place(params)
     for number, scene in enumerate(storybook_scenes("train", count, SCENE_SEED)):
         stem = f"{number:03d}"
-        images = painter.draw_scene(scene, CANDIDATES)
+        (images,) = drawer.draw(params, [(scene, candidate_seed(0, scene.id, place)) for place in range(CANDIDATES)])
         scores = judge_images(images, [scene] * CANDIDATES).aspects.mean(1)
         names = {"chosen": f"{stem}_w.png", "rejected": f"{stem}_l.png"}
         for name, place in zip(names.values(), (scores.argmax(), scores.argmin()), strict=True):

@@ -11,7 +11,7 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
-from narrative_jax.trainees.new_encoders import ENCODERS, NewEncoder, new_encoder
+from narrative_jax.trainees.new_encoders import NEW_ENCODERS, NewEncoder, new_encoder
 
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 
@@ -45,7 +45,7 @@ class EncoderTrainee:
     def check(cls, context: Context, algorithm: Algorithm, options: EncoderOptions) -> None:
         """See `base.Trainee`."""
         check_kind(cls, context, algorithm)
-        check_name("encoder", options.encoder, ENCODERS)
+        check_name("encoder", options.encoder, NEW_ENCODERS)
         check_source(context, options.training_set)
 
     @classmethod

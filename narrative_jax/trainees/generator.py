@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from narrative_jax.algorithms.base import REFERENCE, REWARD, Algorithm, Models, Role
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.models.lora import AdapterOptions, adapter_of
@@ -62,7 +62,6 @@ class GeneratorTrainee:
     def check(cls, context: Context, algorithm: Algorithm, options: GeneratorOptions) -> None:
         """See `base.Trainee`."""
         check_kind(cls, context, algorithm)
-        check_count("sample_every", options.sample_every)
         check_generator(context)
         check_source(context, options.training_set)
         check_records(context, algorithm)

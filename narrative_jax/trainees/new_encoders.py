@@ -59,7 +59,7 @@ class NewEncoder:
 
 def new_encoder(kind: str, seed: int, tokenizer: Callable[[], Tokenizer]) -> NewEncoder:
     """The encoder of this kind; CLIP reads captions by what `tokenizer` gives."""
-    return ENCODERS[kind](seed, tokenizer)
+    return NEW_ENCODERS[kind](seed, tokenizer)
 
 
 def _clip(seed, tokenizer):
@@ -84,4 +84,4 @@ def _iresnet(seed, tokenizer):
     return NewEncoder(network, params, matches, IRESNET_NAMES, "encoder", STATISTICS)
 
 
-ENCODERS = {"clip": _clip, "dinov2": _dinov2, "iresnet": _iresnet}
+NEW_ENCODERS = {"clip": _clip, "dinov2": _dinov2, "iresnet": _iresnet}
