@@ -26,7 +26,10 @@ FLAGS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Flags -> config -> pipeline; returns the exit code, raises where there is a defect."""
-    return exit_code(lambda: _launch(sys.argv[1:] if argv is None else argv))
+    argv = sys.argv[1:] if argv is None else argv
+    redoes = any(flag.partition("=")[0] == "--redo" for flag in argv)  # which would begin once more
+    again = "run the same command without --redo" if redoes else "run the same command again"
+    return exit_code(lambda: _launch(argv), again)
 
 
 def _launch(argv):

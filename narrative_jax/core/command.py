@@ -20,15 +20,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{message}; see --help\n")
 
 
-def exit_code(body: Callable[[], object]) -> int:
-    """Run `body` and return the exit code; bad input and a stop are one line on stderr, a defect is raised."""
+def exit_code(body: Callable[[], object], again: str = "run the same command again") -> int:
+    """Run `body` and return the exit code; bad input and a stop are one line on stderr, a defect is raised.
+
+    `again` says how to go on after a stop.
+    """
     try:
         body()
     except (InputError, OSError) as error:
         print(*str(error).split(), file=sys.stderr)
         return BAD_INPUT
     except Stopped:
-        print("stopped after saving; run the same command again to go on", file=sys.stderr)
+        print(f"stopped after saving; {again} to go on", file=sys.stderr)
         return STOPPED
     return DONE
 

@@ -18,10 +18,10 @@ from narrative_jax.data.screening import standardise
 from narrative_jax.rewards.oracle import judge_images, judge_true_pictures
 from narrative_jax.runs.candidates import draw_arm
 from narrative_jax.runs.directory import Context, was_trained
-from narrative_jax.runs.generator import base_generator, check_generator
+from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, sections_of
 from narrative_jax.runs.scenes import check_scenes, collected_scenes, some_scenes
-from narrative_jax.runs.trained import with_trained
+from narrative_jax.runs.trained import train_entries, with_trained
 from narrative_jax.statistics.comparison import between, compare
 from narrative_jax.storybook import ASPECTS
 
@@ -60,6 +60,10 @@ def check(context: Context, options: Options) -> None:
     check_reward(context, own=_are_own(context, options))
     check_count("per_scene", options.per_scene, minimum=1)
     check_count("best_of", options.best_of)
+    for name in options.trained:
+        check_name("train entry of the generator", name, train_entries(context.config))
+    for scale in options.guidance_scales:
+        sampling_of(context, guidance_scale=scale)
     _check_compare(options)
 
 
