@@ -66,6 +66,7 @@ def test_arithmetic_of_a_picture(scoring_rate, tiny):
     assert scoring_rate.picture_flops(tiny.vision, whole=False) == 2 * block + ends - saved
 
 
+@pytest.mark.slow
 def test_dpo_step(dpo_step):
     """Losses and gradients of ours and torch's are compared on the way."""
     table = dpo_step.report(rounds=1).splitlines()
@@ -74,6 +75,7 @@ def test_dpo_step(dpo_step):
     assert "25 noisy + 16 text + 2 × 9 subject tokens, 2 pairs" in table[7]
 
 
+@pytest.mark.slow
 def test_steps_that_differ_are_not_timed(dpo_step, monkeypatch):
     monkeypatch.setattr(dpo_step, "_turn", lambda x, rotation: x)  # torch without positions
     with pytest.raises(AssertionError, match="losses differ by"):

@@ -81,6 +81,7 @@ def test_a_run_on_a_folder_of_pairs(made, capsys, tmp_path):
     assert "people's own pictures: 3 preferences" in (tmp_path / "lora" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_file_and_a_folder_are_the_same(made, tiny_weights, tmp_path, capsys):
     pairs = make_lines(made / "pairs")
     assert run(pairs, tmp_path / "run", 'stages=("collect", "align")', weights=tiny_weights) == 0
@@ -90,6 +91,7 @@ def test_a_file_and_a_folder_are_the_same(made, tiny_weights, tmp_path, capsys):
     assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_gaps_and_subjects_of_ones_own(made, tiny_weights, tmp_path, capsys):
     portraits = [{"class_word": "character", "images": ["ant_w.png"]}]
     gaps, subjects = {"ant": 0.5, "bee": 0.0, "cat": 3.0}, dict.fromkeys(PROMPTS, portraits)
@@ -104,6 +106,7 @@ def test_gaps_and_subjects_of_ones_own(made, tiny_weights, tmp_path, capsys):
     assert "pair 3/chosen over 3/rejected with gap -2: β(a)" in message and "it must be positive" in message
 
 
+@pytest.mark.slow
 def test_one_pair_is_enough(made, tiny_weights, tmp_path):
     line = {"prompt": "Mara jumps.", "chosen": "cat_w.png", "rejected": "cat_l.png"}
     pairs = write_lines(made / "pairs" / "one.jsonl", [line])

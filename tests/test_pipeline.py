@@ -415,6 +415,7 @@ def test_more_steps_of_what_nothing_is_made_of(done):
     )
 
 
+@pytest.mark.slow
 def test_a_longer_training_ends_as_if_it_had_been_so_long_from_the_start(adpo_run, tiny_weights, tmp_path):
     """The real one of configs/adpo.py, whose learning rate is constant: 4 steps and 2 more, against 6."""
     for name in ("longer", "straight"):
