@@ -92,6 +92,8 @@ def test_a_run_says_how_far_one_arm_is_over_another(tmp_path, monkeypatch):
     """Over the baseline, what is said of every arm; nothing of an arm that had nothing to train on."""
     config = pipeline.completed(load(f"{CONFIG}:tiny"))
     pairs = (("align", "baseline"), ("baseline", "align"), ("align", "sft"))
+    config.sft = config.align.to_dict()
+    config.stages = ("generate", "score", "screen", "align", "sft", "evaluate")
     config.evaluate.update(trained=("align", "sft"), compare=pairs)
     true, noise = render(drawings("test", range(4), 0)[1]), np.random.default_rng(0).uniform(-1, 1, (4, 40, 40, 3))
 
