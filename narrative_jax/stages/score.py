@@ -52,7 +52,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     """
     calibration = context.folder / CALIBRATION
     if not calibration.exists():
-        reward, candidates = open_reward(context), open_candidates(context, options.source)
+        reward, candidates = open_reward(context, loaded=False), open_candidates(context, options.source)
         scenes, row_of = open_scenes(candidates)
 
         def score(rows):
