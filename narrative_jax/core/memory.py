@@ -32,8 +32,7 @@ class Memory:
     ) -> list:
         """A result for each key; `make` gives those of the keys, each once, that are not known.
 
-        What was worked out with other `weights` (other arrays, whatever their content)
-        is forgotten.
+        What was worked out with other `weights` (other arrays, whatever their content) is forgotten.
         """
         weights = tuple((weights or {}).values())
         with self._lock:

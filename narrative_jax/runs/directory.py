@@ -3,7 +3,7 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import check_writable, read_json
 from narrative_jax.core.stop import StopFlag
+from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.runs.tables import Tables
 
 CONFIG = "config.json"
@@ -21,7 +22,7 @@ HASHES = ".hashes.json"  # of files that were read, so that they need not be rea
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
 INPUTS = "inputs.json"  # of an entry: what it is made from, written when it begins
 ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
-WEIGHTS, ADAPTER = "weights.safetensors", "adapter.safetensors"  # what a train entry leaves, one of both
+ADAPTER = "adapter.safetensors"  # what a train entry leaves, this or `WEIGHTS`
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Context:
 
     def of(self, name: str) -> "Context":
         """The same of another entry."""
-        return Context(self.config, name, self.workdir, self.stop, self.tables)
+        return replace(self, name=name)
 
 
 def read_config(workdir: str | Path) -> FrozenConfigDict:

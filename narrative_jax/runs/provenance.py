@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from narrative_jax.core.config import differences, resolved
@@ -32,13 +33,14 @@ def trace(contexts: Sequence[Context], hashes: Hashes) -> Provenance:
     """Look at all entries of a config, in order. Raises InputError for damaged records."""
     config = resolved(contexts[0].config)
     shared = {key: value for key, value in config.items() if not is_entry(value)}
-    always = {"embedded weights": hashes.of(EMBEDDED), "version of the world and its judge": WORLD_VERSION}
+    content = cache(hashes.of)  # several entries read the same files
+    always = {"embedded weights": content(EMBEDDED), "version of the world and its judge": WORLD_VERSION}
     inputs, changed, longer = {}, {}, []
     for context in contexts:
         name = context.name
         inputs[name] = {
             "options": _telling({**shared, name: config[name]}),
-            "files": {str(file): hashes.of(file) for file in files_of(context)},
+            "files": {str(file): content(file) for file in files_of(context)},
             "sources": {source: digest(inputs[source]) for source in _sources(context)},
             "package": always,
         }

@@ -12,6 +12,7 @@ from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.core.types import Params
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
 from narrative_jax.rewards.base import (
+    ASPECTS,
     HostReward,
     OnHost,
     PureReward,
@@ -167,11 +168,10 @@ def _built(context, name):
 def _per_aspect(context):
     chosen = context.entry.get(PER_ASPECT, {})
     pure = [name for name, kind in context.tables.rewards.items() if hasattr(kind, "build")]
-    aspects = ("prompt_following", "identity_consistency", "visual_quality")
     for aspect, name in chosen.items():
-        check_name(f"aspect of {context.name}.{PER_ASPECT}", aspect, aspects)
+        check_name(f"aspect of {context.name}.{PER_ASPECT}", aspect, ASPECTS)
         check_name("pure reward", name, pure)
-    if missing := [aspect for aspect in aspects if aspect not in chosen]:
+    if missing := [aspect for aspect in ASPECTS if aspect not in chosen]:
         where = f"{context.name}.{PER_ASPECT}"
         raise InputError(f"{where} without {missing[0]!r}", "each aspect has a reward", f"set {where}.{missing[0]}")
     return per_aspect(**{aspect: _built(context, name) for aspect, name in chosen.items()})
