@@ -64,13 +64,10 @@ def encoded_preferences(
     unknown = [np.nan if each.gap is None else each.gap for each in kept]
     gaps = np.float32(algorithm.usable_gaps(np.array(unknown), names))
 
-    latents, row_of = _latents(context, generator, weights, records, [*chosen_ids, *rejected_ids])
+    latents, pictures = _latents(context, generator, weights, records, [*chosen_ids, *rejected_ids])
+    chosen, rejected = np.split(pictures, 2)
     scene_ids = records.scene_ids(chosen_ids)
-    asked, scene_row = _conditioning(context, generator, weights, records.scene, scene_ids)
-    chosen, rejected, scenes = (
-        np.array([rows[id] for id in ids])
-        for rows, ids in ((row_of, chosen_ids), (row_of, rejected_ids), (scene_row, scene_ids))
-    )
+    asked, scenes = _conditioning(context, generator, weights, records.scene, scene_ids)
 
     def make_batch(indices):
         batch = {
@@ -92,10 +89,9 @@ def encoded_examples(
         return _drawn_examples(context, generator, weights, reward)
     records = open_preferences(context, context.entry.source)
     ids = sorted({each.chosen_id for each in records.preferences if not each.tie})
-    latents, row_of = _latents(context, generator, weights, records, ids)
+    latents, pictures = _latents(context, generator, weights, records, ids)
     scene_ids = records.scene_ids(ids)
-    asked, scene_row = _conditioning(context, generator, weights, records.scene, scene_ids)
-    pictures, scenes = np.array([row_of[id] for id in ids]), np.array([scene_row[id] for id in scene_ids])
+    asked, scenes = _conditioning(context, generator, weights, records.scene, scene_ids)
 
     def make_batch(indices):
         conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
@@ -114,8 +110,7 @@ def encoded_scenes(
     records = open_records(context.path(pictures_entry(context, context.entry.source)) / "scenes", Scene)
     rows = records.rows_by("id")
     ids = list(rows)
-    asked, scene_row = _conditioning(context, generator, weights, lambda id: records[rows[id]], ids)
-    scenes = np.array([scene_row[id] for id in ids])
+    asked, scenes = _conditioning(context, generator, weights, lambda id: records[rows[id]], ids)
 
     def make_batch(indices):
         conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
@@ -161,48 +156,49 @@ def _judged(batches: Batches, reward: PureReward | None, scene_of: Callable[[int
 
 
 def _latents(context, generator, weights, records, ids):
-    """Latents of these pictures, each once, fitted to the generator, and the row of each id."""
-    ids = list(dict.fromkeys(ids))
+    """Latents of these pictures, each once, fitted to the generator, and the row i[len(ids)] of each."""
 
     def encode(part):
         return generator.encode_images(weights, np.stack([generator.fit(records.candidate(id).image) for id in part]))
 
     like = np.zeros((1, *generator.latent_shape), np.float32)
-    return _stored(context, "latents", ids, like, encode), {id: row for row, id in enumerate(ids)}
+    return _stored(context, "latents", ids, like, encode)
 
 
 def _conditioning(context, generator, weights, scene_of, ids):
-    """The conditioning of these scenes, each once, and the row of each id."""
-    ids = list(dict.fromkeys(ids))
+    """The conditioning of these scenes, each once, and the row i[len(ids)] of each."""
 
     def encode(part):
         return generator.encode(weights, [scene_of(id) for id in part])
 
-    return _stored(context, "conditioning", ids, generator.blank(1), encode), {id: row for row, id in enumerate(ids)}
+    return _stored(context, "conditioning", ids, generator.blank(1), encode)
 
 
-def _stored(context: Context, name: str, ids: Sequence[str], like: Any, encode: Callable[[Sequence], Any]) -> Any:
-    """What `encode` gives for all ids, [len(ids), ...], as arrays that are read from the disk; encoded once.
+def _stored(
+    context: Context, name: str, ids: Sequence[str], like: Any, encode: Callable[[Sequence], Any]
+) -> tuple[Any, np.ndarray]:
+    """What `encode` gives for the ids, each once, as arrays that are read from the disk, and the row of each id there.
 
     `like` is what it gives for one. Raises Stopped between two parts.
     """
+    row_of = {id: row for row, id in enumerate(dict.fromkeys(ids))}
     folder = context.folder / ENCODED / name
     structure = jax.tree.structure(like)
     if first_process() and not folder.exists():
         with new_folder(folder) as unfinished:
-            _encode_all(context, unfinished, ids, like, encode)
+            _encode_all(context, name, unfinished, list(row_of), like, encode)
     wait_for_all(name)
     files = [folder / f"{place}.npy" for place in range(structure.num_leaves)]
-    return jax.tree.unflatten(structure, [np.load(file, mmap_mode="r") for file in files])
+    arrays = jax.tree.unflatten(structure, [np.load(file, mmap_mode="r") for file in files])
+    return arrays, np.array([row_of[id] for id in ids])
 
 
-def _encode_all(context, folder, ids, like, encode):
+def _encode_all(context, name, folder, ids, like, encode):
     arrays = [
         open_memmap(folder / f"{place}.npy", "w+", leaf.dtype, (len(ids), *leaf.shape[1:]))
         for place, leaf in enumerate(jax.tree.leaves(like))
     ]
-    title = f"{context.name} encodes {folder.name.split('.')[1]}"
-    for start in tqdm(range(0, len(ids), _AT_ONCE), desc=title, unit="batch", mininterval=1):
+    for start in tqdm(range(0, len(ids), _AT_ONCE), desc=f"{context.name} encodes {name}", unit="batch", mininterval=1):
         if context.stop.requested:
             raise Stopped
         part = ids[start : start + _AT_ONCE]
