@@ -204,8 +204,9 @@ class FlowGenerator(Generator):
 
     def _subjects(self, params, images):
         """Latent tokens f32[b, s, m, c] of subject images u8[b, s, h, w, 3], each image worked out once."""
-        by_key = {content_key(image): image for row in images for image in row}
-        keys = [content_key(image) for row in images for image in row]
+        flat = images.reshape(-1, *images.shape[2:])
+        keys = [content_key(image) for image in flat]
+        by_key = dict(zip(keys, flat, strict=True))
         tokens = self._seen.look_up(
             keys, lambda new: self.encode_images(params, np.stack([by_key[key] for key in new]))
         )

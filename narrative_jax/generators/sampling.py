@@ -54,9 +54,10 @@ class Drawer:
         self._run = jax.jit(run, in_shardings=(None, batch, batch, everywhere), out_shardings=everywhere)
 
     def place(self, params: Params) -> Params:
-        """The weights spread over the mesh as `draw` wants them."""
-        shapes = {name: value.shape for name, value in params.items()}
-        return jax.device_put(params, weight_shardings(self.generator.axes, shapes, self.mesh))
+        """The weights spread over the mesh as `draw` wants them; those of encoders, which it does not run, stay."""
+        drawing = self._without_encoders(params)
+        shapes = {name: value.shape for name, value in drawing.items()}
+        return params | jax.device_put(drawing, weight_shardings(self.generator.axes, shapes, self.mesh))
 
     def draw(self, params: Params, jobs: Sequence[tuple[Scene, int]]) -> Iterator[np.ndarray]:
         """Pictures u8[b, h, w, 3] of (scene, seed) jobs, in order, a batch at a time."""
@@ -66,8 +67,12 @@ class Drawer:
             filled = part + part[-1:] * (size - len(part))
             conditioning = self.generator.encode(params, [scene for scene, _ in filled])
             seeds = np.array([seed for _, seed in filled], np.uint32)
-            images = self._run(params, seeds, conditioning, jnp.float32(self.sampling.guidance_scale))
+            scale = jnp.float32(self.sampling.guidance_scale)
+            images = self._run(self._without_encoders(params), seeds, conditioning, scale)
             yield to_uint8(images)[: len(part)]
+
+    def _without_encoders(self, params):
+        return {name: value for name, value in params.items() if name.partition(".")[0] not in self.generator.encoders}
 
 
 def drawer_for(generator: Generator, sampling: Sampling, count: int, mesh: Mesh) -> Drawer:

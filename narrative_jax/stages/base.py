@@ -1,6 +1,6 @@
 """What a stage is: a module that turns what earlier entries left on disk into a folder of its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from narrative_jax.runs.directory import Context
@@ -23,6 +23,3 @@ class Stage(Protocol):
 
         Where `context.stop.requested`, saves and raises Stopped.
         """
-
-    def files(self, context: Context) -> Iterable[str]:
-        """See above."""

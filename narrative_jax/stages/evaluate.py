@@ -133,8 +133,8 @@ class _Judge:
 
     def __init__(self, context: Context, options: Options):
         self.context, self.options = context, options
-        self.reward = open_reward(context)
         self.kind = "reward" if _are_own(context, options) else "gold"
+        self.reward = open_reward(context) if options.best_of or self.kind == "reward" else None
         self.columns = ASPECTS if self.kind == "gold" else {aspect: () for aspect in self.reward.aspects}
 
     def arm(self, name, scenes, generator, params, per_scene=None, scale=None) -> np.ndarray:

@@ -32,19 +32,15 @@ from narrative_jax.study.command import check_folder, provenance
 
 CONFIG, SCENE_SEED = "configs/dpo.py", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
+SCENES_PER_PAIR = 4
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality", "mean_of_aspects")
 
 
 def write_pairs(folder: Path, count: int) -> None:
     """`count` pairs as STEM_w.png, STEM_l.png and STEM.txt, the same in pairs.jsonl, and with_subjects.jsonl."""
-    preset, lines, more = Tables().presets["storybook"], [], []
-    generator, params = preset.load(preset.Options(), seed=0)
-    drawer = Drawer(generator, Sampling(batch_size=CANDIDATES), make_mesh({"data": 1, "fsdp": -1}))
-    params = drawer.place(params)
-    for number, scene in enumerate(storybook_scenes("train", count, SCENE_SEED)):
+    lines, more = [], []
+    for number, (scene, images, scores) in enumerate(_clearest(count)):
         stem = f"{number:03d}"
-        (images,) = drawer.draw(params, [(scene, candidate_seed(0, scene.id, place)) for place in range(CANDIDATES)])
-        scores = judge_images(images, [scene] * CANDIDATES).aspects.mean(1)
         names = {"chosen": f"{stem}_w.png", "rejected": f"{stem}_l.png"}
         for name, place in zip(names.values(), (scores.argmax(), scores.argmin()), strict=True):
             write_bytes(folder / name, png(images[place]))
@@ -58,6 +54,21 @@ def write_pairs(folder: Path, count: int) -> None:
         more.append({**lines[-1], "subjects": subjects})
     for name, rows in {"pairs.jsonl": lines, "with_subjects.jsonl": more}.items():
         write_bytes(folder / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _clearest(count):
+    """(scene, its pictures, their scores) of those scenes, `count` of `SCENES_PER_PAIR` times as many, whose best and
+    worst picture are furthest apart: who picks pairs by hand picks clear ones.
+    """
+    preset = Tables().presets["storybook"]
+    generator, params = preset.load(preset.Options(), seed=0)
+    drawer = Drawer(generator, Sampling(), make_mesh({"data": 1, "fsdp": -1}))
+    scenes = storybook_scenes("train", SCENES_PER_PAIR * count, SCENE_SEED)
+    jobs = [(scene, candidate_seed(0, scene.id, place)) for scene in scenes for place in range(CANDIDATES)]
+    images = np.concatenate(list(drawer.draw(drawer.place(params), jobs)))
+    scores = judge_images(images, [scene for scene, _ in jobs]).aspects.mean(1).reshape(len(scenes), CANDIDATES)
+    widest = np.sort(np.argsort(-np.ptp(scores, 1), kind="stable")[:count])
+    return [(scenes[row], images.reshape(*scores.shape, *images.shape[1:])[row], scores[row]) for row in widest]
 
 
 def align(preferences: Path, workdir: Path, steps: int, scenes: int) -> dict[str, float]:

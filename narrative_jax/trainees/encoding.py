@@ -86,7 +86,14 @@ def encoded_examples(
 ) -> Batches:
     """Latents and conditioning: of the chosen pictures of the entry `source`, or of a training set's examples."""
     if not context.entry.get("source", ""):
-        return _drawn_examples(context, generator, weights, reward)
+        return _drawn(
+            context,
+            lambda scenes, targets: {
+                "latents": generator.encode_images(weights, targets),
+                "conditioning": generator.encode(weights, scenes),
+            },
+            reward,
+        )
     records = open_preferences(context, context.entry.source)
     ids = sorted({each.chosen_id for each in records.preferences if not each.tie})
     latents, pictures = _latents(context, generator, weights, records, ids)
@@ -106,7 +113,7 @@ def encoded_scenes(
 ) -> Batches:
     """Conditioning alone: of the scenes that the entry `source` left, or of a training set's."""
     if not context.entry.get("source", ""):
-        return _drawn_examples(context, generator, weights, reward)
+        return _drawn(context, lambda scenes, _: {"conditioning": generator.encode(weights, scenes)}, reward)
     records = open_records(context.path(pictures_entry(context, context.entry.source)) / "scenes", Scene)
     rows = records.rows_by("id")
     ids = list(rows)
@@ -127,18 +134,14 @@ def forget_encoded(context: Context) -> None:
     shutil.rmtree(context.folder / ENCODED, ignore_errors=True)
 
 
-def _drawn_examples(context, generator, weights, reward):
-    """The examples of the entry's training set, drawn and encoded when they are asked for."""
+def _drawn(context, encode, reward):
+    """Examples of the entry's training set, drawn when they are asked for; `encode` makes arrays of scenes, targets."""
     training_set = TrainingSetOptions(**context.entry.training_set).open()
 
     def make_batch(indices):
         drawn = training_set.batch(indices)
-        scenes, targets = [each.scene for each in drawn], np.stack([each.target for each in drawn])
-        batch = {
-            "latents": generator.encode_images(weights, targets),
-            "conditioning": generator.encode(weights, scenes),
-        }
-        return [scene.id for scene in scenes], batch
+        scenes = [each.scene for each in drawn]
+        return [scene.id for scene in scenes], encode(scenes, np.stack([each.target for each in drawn]))
 
     return _judged(Batches(len(training_set), make_batch), reward, lambda i: training_set[i].scene)
 
