@@ -62,6 +62,7 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_algorithm_with_a_reward_in_its_loss(tmp_path, tiny_weights):
     config = tiny(stages=("generate", "align"))
     config.generator.weights = str(tiny_weights)

@@ -57,6 +57,7 @@ def worst(found, expected, denoising_error):
     return max(errors.items(), key=lambda item: item[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_equal_one(on_meshes, case, mesh):

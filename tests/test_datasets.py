@@ -64,6 +64,7 @@ def holds(successes, total, rate):
     return interval.low <= rate <= interval.high
 
 
+@pytest.mark.slow
 def test_the_raw_set_has_the_papers_flaws_at_their_rates():
     count = 800
     examples = TrainingSet("raw", count).batch(range(count))

@@ -112,6 +112,7 @@ def test_the_same_face_wherever_it_is(encoder):
     np.testing.assert_array_less(scored(reward, image[None], asked), 0.999)
 
 
+@pytest.mark.slow
 def test_no_face_is_nobody(encoder):
     reward = Identity(encoder, SIDE, 2, landmarks=True)
     asked = [with_faces(scenes(1)[0], 0)]

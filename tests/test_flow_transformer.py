@@ -135,6 +135,7 @@ def torch_shapes(config):
         return {key: tuple(value.shape) for key, value in flux(config).state_dict().items()}
 
 
+@pytest.mark.slow
 def test_names_cover_the_published_checkpoints():
     dev = structure(FLUX_DEV)[1]
     assert published_shapes(dev) == torch_shapes(FLUX_DEV)

@@ -77,6 +77,7 @@ def published():
     return known | {"the flow transformer FLUX.1 dev": flux(True), "the flow transformer FLUX.1 schnell": flux(False)}
 
 
+@pytest.mark.slow
 def test_each_is_recognised():
     for name, arrays in published().items():
         found = recognise(arrays)

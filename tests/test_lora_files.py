@@ -136,6 +136,7 @@ def load_by_peft(model, folder):
     assert not set_peft_model_state_dict(model, weights).unexpected_keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_into_model, load_as_pipelines_do, load_by_peft])
 @pytest.mark.parametrize("made_with", [ALL, USUAL], ids=["all layers", "as in ADPO"])
 def test_ours_loaded_there(base, made_with, load, tmp_path):

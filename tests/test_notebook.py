@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01_adpo_storybook.ipynb"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the Jupyter client's own
 def test_the_notebook_runs(tmp_path):
     client = pytest.importorskip("nbclient")

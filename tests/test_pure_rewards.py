@@ -134,6 +134,7 @@ def test_a_loss_refuses_what_has_no_gradient(reward):
         check_differentiable(reward)
 
 
+@pytest.mark.slow
 def test_eight_devices_score_as_one(tmp_path):
     """Also z-scores: a batch's statistics are those of all its devices."""
     script, out = Path(__file__).with_name("rewards_on_meshes.py"), tmp_path / "scores.npz"

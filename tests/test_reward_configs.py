@@ -30,6 +30,7 @@ from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.scalar_files import load_scalar
 from narrative_jax.runs.directory import read_config
 
+pytestmark = pytest.mark.slow
 CONFIGS = Path(__file__).parents[1] / "configs"
 JUDGES = ("by_raters", "by_clip", "by_identity", "by_subject", "by_aesthetic", "by_ensemble", "by_scalar")
 

@@ -120,6 +120,7 @@ def test_each_subject_in_its_region(dino):
     )
 
 
+@pytest.mark.slow
 def test_padding_and_company_change_nothing(dino):
     asked, images = scenes(1, 2), pictures(2, SIDE, SIDE)
     reward = consistency(dino, CROPS, max_subjects=2, regions=(LEFT, RIGHT))
@@ -179,6 +180,7 @@ def duo(dino):
     return reward, np.concatenate([left, right], 1)[None], who
 
 
+@pytest.mark.slow
 def test_identity_does_not_mind_who_stands_where(duo):
     reward, picture, who = duo
     for order in (who, who[::-1]):
@@ -250,6 +252,7 @@ def build(kind, published, **options):
     return parse(kind, {"weights": published, "size": "Tiny", "side": SIDE, **options}, "score.reward").build()
 
 
+@pytest.mark.slow
 def test_rewards_from_their_options(dino, weights):
     images, asked, regions = pictures(2, SIDE, SIDE), scenes(1, 2), [list(map(int, (0, 0, 1, 1))), list(RIGHT)]
     boxes = ((0.0, 0.0, 1.0, 1.0), RIGHT)

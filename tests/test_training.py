@@ -162,6 +162,7 @@ def test_a_full_disk_while_writing_numbers(tmp_path, monkeypatch):
     metrics.close()
 
 
+@pytest.mark.slow
 def test_from_8_devices_to_4_and_to_two_processes(tmp_path, straight):
     """The same numbers on every mesh, and a checkpoint of one is read on another."""
     with socket.socket() as probe:
