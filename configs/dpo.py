@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "total_steps": 100,
         "batch_size": 16,
         "accumulate": 1,
-        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 20, "decay": "constant"},
+        "optimizer": {"learning_rate": 5e-4, "warmup_steps": 20, "decay": "constant"},  # for some dozens of pairs
         "ema_decay": 0.95,
         "save_every": 50,
         "sample_every": 50,

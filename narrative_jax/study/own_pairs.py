@@ -2,8 +2,8 @@
 
     python -m narrative_jax.study.own_pairs --out docs/own_pairs.md
 
-Draws pictures of train scenes with the embedded generator, writes the best and the worst of each scene by the oracle as
-files, trains with `configs/dpo.py` on them as a folder and as a JSONL file, and has the oracle judge other scenes.
+Draws pictures of train scenes with the embedded generator, writes the best and the worst of some scenes by the oracle
+as files, trains with `configs/dpo.py` on them as a folder and as a JSONL file, and has the oracle judge other scenes.
 Run it from the repository's root.
 """
 
@@ -32,7 +32,8 @@ from narrative_jax.study.command import check_folder, provenance
 
 CONFIG, SCENE_SEED = "configs/dpo.py", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
-SCENES_PER_PAIR = 4
+SCENES_PER_PAIR = 4  # that are drawn, of which those with the clearest pairs are taken
+PICTURES = 4  # of each test scene and arm
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality", "mean_of_aspects")
 
 
@@ -76,7 +77,7 @@ def align(preferences: Path, workdir: Path, steps: int, scenes: int) -> dict[str
     config = load(CONFIG)
     config.collect.preferences = str(preferences)
     config.align.update(total_steps=steps, save_every=steps, sample_every=0)
-    config.evaluate.update(source="", scenes=scenes)
+    config.evaluate.update(source="", scenes=scenes, per_scene=PICTURES)
     config.report = False
     pipeline.run(config, workdir)
     return read_json(workdir / "summary.json")
@@ -111,7 +112,8 @@ def report(count: int, steps: int, scenes: int) -> str:
             "# DPO on one's own pairs",
             "",
             f"{count} pairs, the best and the worst of {CANDIDATES} pictures of a train scene by the oracle, as files; "
-            f"`{CONFIG}`, {steps} steps. Gold on {scenes} test scenes, adapter less baseline, 95 % intervals.",
+            f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `{CONFIG}`, {steps} steps. Gold on "
+            f"{scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals.",
             "",
             f"| pairs as | {header} |",
             f"| --- |{' ---: |' * len(ASPECTS)}",
