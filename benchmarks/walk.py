@@ -87,7 +87,7 @@ def main() -> None:
     config = load("configs/adpo.py:tiny")
     clip = {"reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}}
     config.by_clip = {"stage": "score", "source": "generate", "batch_size": 8, **clip}
-    config.stages = ("generate", "score", "by_clip", "screen", "align")
+    config.stages = ("reference", "calibrate", "generate", "score", "by_clip", "screen", "align")
     config.align.sample_every = 0
     with tempfile.TemporaryDirectory() as folder:
         for entry in config.stages:

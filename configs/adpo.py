@@ -2,12 +2,14 @@
 
     python -m narrative_jax.launch --config=configs/adpo.py
 
-Candidates of 1,024 train scenes, scored by three raters, screened by dominance and rejection sampling, aligned by
-Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test scenes. Training on raters makes this an upper
-bound of what a learned reward can do. `:proxies` asks no rater here: CLIP's cosine, an identity encoder and an
-aesthetic head score one aspect each, as where only published rewards exist; of them the head was trained on raters.
-`:controls` adds the same over three training seeds beside SFT on the chosen pictures and DPO on shuffled labels, each
-compared with ADPO of its seed, best-of-4 and tuned guidance; `:tiny` is a smoke run.
+Candidates of 1,024 train scenes, scored by three raters, read in deviations of pictures of 256 other scenes, screened
+by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test
+scenes. Raters see the oracle's findings: feedback is privileged. `:proxies` asks no rater here: CLIP's cosine, an
+identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them the head
+was trained on raters.
+`:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal compute, DPO on shuffled
+labels, on pairs by presence alone, and on as many pairs by each rule at one β, each compared with ADPO of its seed;
+best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -33,9 +35,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.generator = {"preset": "storybook", "weights": "", "text": ""}
     config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
 
-    config.stages = ("generate", "score", "screen", "align", "evaluate")
+    config.stages = ("reference", "calibrate", "generate", "score", "screen", "align", "evaluate")
+    config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
     config.score = {"stage": "score", "source": "generate", "reward": "", "raters": {"seeds": (0, 1, 2)}}
+    if variant == "proxies":
+        config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
+    _calibrate(config)
     config.screen = {
         "stage": "screen",
         "source": "score",
@@ -73,9 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "best_of": 0,
         "guidance_scales": (),
         "compare": (),  # pairs of arms, e.g. (("align", "best_of_4"),); all are compared with the baseline
+        "controls": (),
     }
-    if variant == "proxies":
-        config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
     if variant == "controls":
         _add_controls(config)
     if variant == "tiny":
@@ -107,26 +112,58 @@ PROXIES = {
 }
 
 
+def _calibrate(config):
+    """Scores are read in deviations of what the same reward gives the reference pictures, whatever is screened.
+
+    The reward is shared, not copied: what a command line changes in one entry it changes in both.
+    """
+    own = ("stage", "source")
+    config.calibrate = {"stage": "score", "source": "reference"}
+    for key, value in config.score.items():
+        if key not in own:
+            config.calibrate[key] = value if isinstance(value, ConfigDict) else config.score.get_ref(key)
+    config.score.calibration = "calibrate"
+
+
 def _add_controls(config):
     """Three training seeds of ADPO and of its controls, on the same candidates."""
-    config.shuffled = {**config.screen.to_dict(), "shuffle_labels": True}
+    screens = {
+        "by_average": {"rule": "average", "as_many_as": "screen"},
+        "by_prompt": {"aspects": ("prompt_following",), "thresholds": (0.0,), "as_many_as": "screen"},
+        "by_presence": {"source": "present", "thresholds": (0.0,)},
+    }
+    screens |= {f"shuffled_labels_{seed}": {"shuffle_labels": True, "seed": seed} for seed in range(3)}
+    config.present = {"stage": "score", "source": "generate", "reward": "presence"}
+    config.update({name: {**config.screen.to_dict(), **changes} for name, changes in screens.items()})
     arms, pairs = {}, ()
     for seed in range(3):
         adpo = {**config.align.to_dict(), "seed": seed, "sample_every": 0}
         adpo["adapter"]["seed"] = seed
-        sft = {**adpo, "algorithm": "sft", "hyper": {}}
-        arms |= {f"adpo_{seed}": adpo, f"sft_{seed}": sft, f"shuffled_{seed}": {**adpo, "source": "shuffled"}}
-        pairs += ((f"adpo_{seed}", f"sft_{seed}"), (f"adpo_{seed}", f"shuffled_{seed}"))
+        one_beta = {**adpo["hyper"], "beta": 550.0, "eta": 0.0}  # about the mean of ADPO's β(a)
+        kinds = {
+            "adpo": {},
+            # A picture costs a third of a pair, which has two and passes the reference too.
+            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 800},
+            "shuffled": {"source": f"shuffled_labels_{seed}"},
+            "presence": {"source": "by_presence"},
+            "dominance": {"hyper": one_beta},
+            "average": {"source": "by_average", "hyper": one_beta},
+            "prompt": {"source": "by_prompt", "hyper": one_beta},
+        }
+        arms |= {f"{kind}_{seed}": {**adpo, **changes} for kind, changes in kinds.items()}
+        pairs += tuple((f"adpo_{seed}", f"{kind}_{seed}") for kind in kinds if kind != "adpo")
     config.update(arms)
     del config.align
-    config.stages = ("generate", "score", "screen", "shuffled", *arms, "evaluate")
+    config.stages = (*config.stages[:4], "present", "screen", *screens, *arms, "evaluate")
     config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(1.5, 2.0, 3.0), compare=pairs)
+    config.evaluate.controls = ("copying", "presence")
 
 
 def _shrink(config):
     """Seconds instead of minutes, on an untrained network: for tests."""
     config.generator.update(preset="tiny", weights="random")
     config.sampling.update(num_steps=2, batch_size=4)
+    config.reference.update(scenes=4)
     config.generate.update(scenes=6)
     config.screen.update(rule="average", rejection=False)
     config.align.update(total_steps=4, batch_size=4, save_every=2, sample_every=2)

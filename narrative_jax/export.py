@@ -20,7 +20,7 @@ from narrative_jax.models.lora import AdapterOptions, read_adapter
 from narrative_jax.models.lora_files import WEIGHTS as LORA_WEIGHTS
 from narrative_jax.models.lora_files import save_lora
 from narrative_jax.models.network import below
-from narrative_jax.report.findings import upper_bound
+from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
 from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context, read_config
 from narrative_jax.runs.generator import adapter_shapes, generator_options, preset_of
@@ -160,8 +160,8 @@ def _reward(run, entry):
     score = _sources(run, entry).get("score")
     if score is None:
         return "none"
-    reward, informed = run.reward_of(score["name"]), upper_bound(run.config, run.config[entry]["source"])
-    return f"{reward}; an upper bound: {informed}" if informed else reward
+    reward, informed = run.reward_of(score["name"]), privileged(run.config, run.config[entry]["source"])
+    return f"{reward}; privileged feedback: {informed}" if informed else reward
 
 
 def _scores(run, entry):

@@ -1,7 +1,7 @@
 """Run a recipe: `python -m narrative_jax.launch --config=configs/adpo.py`.
 
 A config file may know variants (`--config=configs/adpo.py:tiny`), and every value in it can be changed from here
-(`--config.align.batch_size=8 --config.stages='("generate", "score")'`). The same command goes on where an earlier run
+(`--config.align.batch_size=8 --config.stages='("generate",)'`). The same command goes on where an earlier run
 stopped. Exit codes: 0 done; 2 bad input; 75 stopped by a signal after saving; 1 a defect.
 """
 

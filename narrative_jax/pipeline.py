@@ -99,7 +99,17 @@ def completed(config: ConfigDict) -> ConfigDict:
                 section[key] = choices[own]
                 if choices[not own] in section:
                     del section[choices[not own]]
+    if own:
+        _calibrate_by_themselves(config)
     return config
+
+
+def _calibrate_by_themselves(config):
+    """People's own scenes have no second set to calibrate on: pictures of the scenes themselves serve."""
+    for section in filter(is_entry, config.values()):
+        if name := section.get("calibration", ""):
+            section.calibration = ""
+            config.stages = tuple(each for each in config.stages if each not in (name, config[name].source))
 
 
 def check(config: ConfigDict, workdir: str | Path = "", tables: Tables | None = None) -> None:

@@ -132,7 +132,7 @@ def test_a_second_family_is_sampled_and_exported(toy_run, tmp_path):
 
 
 def test_a_reward_that_writes_critiques_trains_an_adapter_of_its_own(tmp_path):
-    config = tiny(stages=("generate", "score", "screen", "critic", "by_critic"))
+    config = tiny(stages=("reference", "calibrate", "generate", "score", "screen", "critic", "by_critic"))
     with config.unlocked():
         config.generator = {"preset": "toy"}
         config.critic = {

@@ -23,7 +23,7 @@ from narrative_jax.losses.preference import adaptive_beta
 from narrative_jax.trainees.reward import RewardTrainee
 from narrative_jax.training.step import gradients
 
-DIFFERENCES = ("margin", "chosen_error_gain", "rejected_error_gain")
+DIFFERENCES = ("margin", "chosen_error_rise", "rejected_error_rise")
 
 
 def relative_error(a, b):
@@ -71,6 +71,7 @@ def test_eight_devices_equal_one(on_meshes, case, mesh):
     assert largest[1] <= 1e-5, largest
 
 
+@pytest.mark.slow
 def test_eight_devices_draw_as_one(on_meshes):
     one, *others = (on_meshes[name]["drawing/pictures"].astype(int) for name in ("one", *MESHES))
     assert len(one) == 5 and len({picture.tobytes() for picture in one}) == 5 and one.std() > 20
@@ -156,8 +157,8 @@ def test_dpo_by_hand(adaptive):
         "margin": margin,
         "beta": beta,
         "implicit_accuracy": margin > 0,
-        "chosen_error_gain": gains["chosen"],
-        "rejected_error_gain": gains["rejected"],
+        "chosen_error_rise": gains["chosen"],
+        "rejected_error_rise": gains["rejected"],
     }.items():
         rounding = 1e-7 * sum(map(np.sum, errors.values()))
         assert float(loss.metrics[name]) == pytest.approx(values.sum(), rel=1e-6, abs=rounding), name
@@ -167,7 +168,7 @@ def test_dpo_by_hand(adaptive):
 def test_dpo_begins_at_log_2():
     trainee, batch = make_trainee(delta=0.0), numbered("dpo")
     loss = run_loss(DPO(preserve=0.5), trainee, batch)
-    assert float(loss.metrics["margin"]) == float(loss.metrics["chosen_error_gain"]) == 0
+    assert float(loss.metrics["margin"]) == float(loss.metrics["chosen_error_rise"]) == 0
     assert float(loss.sum) == pytest.approx(8 * np.log(2), rel=1e-7)
     assert float(loss.metrics["implicit_accuracy"]) == 0, "a tie is not right"
 

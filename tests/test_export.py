@@ -79,7 +79,7 @@ def test_the_card(run, exported):
         "| licence of the base | not recorded in the run",
         "| trained by | dpo, b 0.5, beta 500.0, eta 0.5, k 1.0, preserve 0.5; 4 steps of 4 |",
         f"split train: 6 scenes, 4 pictures of each by the base, {numbers['screen/pairs']:.0f} pairs |",
-        "| reward | raters; an upper bound: raters, who see the oracle's findings |",
+        "| reward | raters; privileged feedback: raters, who see the oracle's findings |",
         "Means over 4 scenes, judged by the oracle",
         UNSAID.strip(),
         'transformer.load_lora_adapter("this folder", weight_name="pytorch_lora_weights.safetensors")',
@@ -95,7 +95,7 @@ def test_the_card(run, exported):
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ("align", "taught; an upper bound: a reward that learned from raters, who see the oracle's findings"),
+        ("align", "taught; privileged feedback: a reward that learned from raters, who see the oracle's findings"),
         ("plain", "clip_cosine"),
         ("pretrain", "none"),
     ],

@@ -83,9 +83,10 @@ def test_a_file_of_several_blocks(tmp_path, of, monkeypatch):
         ({".part": "new"}, False),
         ({"photos__.cache": "new"}, False),
         ({".cache__photo": "new"}, False),
+        ({"README.md": "a card"}, False),
     ],
 )
-def test_a_folder_is_all_its_files_but_hidden_ones(tmp_path, of, change, differs):
+def test_a_folder_is_all_its_files_but_hidden_ones_and_cards(tmp_path, of, change, differs):
     folder = leave(tmp_path / ".hidden" / "folder", prompt="Mara", photos__mara="a photo")
     before = of(folder)
     leave(folder, **change)

@@ -85,6 +85,7 @@ def test_each_is_recognised():
         check_arrays("file", arrays, arrays)
 
 
+@pytest.mark.slow
 def test_every_one_in_the_place_of_every_other():
     for (given, found), (asked, wanted) in permutations(published().items(), 2):
         with pytest.raises(InputError) as error:

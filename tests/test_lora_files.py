@@ -232,6 +232,7 @@ def save_with_alphas(model, folder):
     return folder / "old.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [save_model, save_pipeline, save_by_peft, save_with_alphas])
 def test_theirs_loaded_here(base, theirs, save, tmp_path):
     model, expected = theirs

@@ -13,7 +13,7 @@ from narrative_jax.storybook.evidence import recognition
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
-from narrative_jax.storybook.world import NUM_VALUES, WORLD, Character, Facts, World
+from narrative_jax.storybook.world import NUM_VALUES, PORTRAIT_POSE, POSES, WORLD, Character, Facts, World
 
 COUNT = 96
 
@@ -135,10 +135,11 @@ def damaged(tune, kind, seed=1):
     return judge(corrupt(drawing[able], kind, 1, seed), [facts[i] for i in able]), [facts[i] for i in able]
 
 
-def test_a_dropped_character_costs_counting_not_identity(tune):
+def test_whoever_is_missing_has_no_identity(tune):
     judgement, _ = damaged(tune, "drop a character")
     assert criterion(judgement, "count").mean() == pytest.approx(0.5, abs=0.01)
-    assert judgement.aspects[:, 1].mean() > 0.97
+    assert judgement.aspects[:, 1].mean() == pytest.approx(0.5, abs=0.02)
+    assert criterion(judgement, "attributes").mean() > 0.97, "a criterion speaks of those who are there"
     assert all(len(f.missing) == 1 for f in judgement.findings)
 
 
@@ -184,6 +185,37 @@ def test_a_copied_pose_costs_action_and_copy(tune):
     share = np.mean([1 / len(f.characters) for f in facts])
     assert criterion(judgement, "no_copy").mean() == pytest.approx(1 - share, abs=0.02)
     assert criterion(judgement, "actions").mean() == pytest.approx(1 - share, abs=0.02)
+
+
+def test_a_copied_pose_is_not_paid_for_by_right_colours(tune):
+    judgement, facts = damaged(tune, "paste the portrait")
+    two = [len(f.characters) == 2 for f in facts]
+    np.testing.assert_allclose(np.median(judgement.aspects[two, 1]), 0.5, atol=0.01)
+    assert judgement.aspects[~np.array(two), 1].mean() < 0.03
+
+
+def test_a_generator_that_copies_every_pose_has_no_identity(tune):
+    """Though it draws everybody right: copy and paste is what the papers complain about first."""
+    facts, drawing, _ = tune
+    copied = drawing.copy()
+    copied.poses[:] = POSES.index(PORTRAIT_POSE)
+    judgement = judge(render(copied), facts)
+    assert criterion(judgement, "attributes").mean() > 0.97 and judgement.aspects[:, 2].mean() > 0.97
+    assert judgement.aspects[:, 1].mean() <= 0.05
+
+
+def test_what_is_no_picture_of_this_world_shows_nobody(tune):
+    """Right colours in blocks: attributes can be read off, and it is worth nothing."""
+    facts, _, pictures = tune
+    noise = np.random.default_rng(0).standard_normal(pictures.shape, np.float32)
+    for share, alike in ((0.0, 1.0), (0.5, 0.3)):
+        judgement = judge(np.clip(pictures + share * noise, -1, 1), facts)
+        found = np.array([finding.alike for finding in judgement.findings])
+        np.testing.assert_allclose(found, np.minimum(1, criterion(judgement, "cleanness") / 0.2), atol=1e-6)
+        names = ("count", "actions", "attributes", "no_leak", "no_copy", "completeness", "composition")
+        assert all((criterion(judgement, name) <= found + 1e-6).all() for name in names)
+        assert (judgement.aspects[:, 1] <= found + 1e-6).all()
+        assert found.mean() >= 0.99 if share == 0 else found.mean() < alike
 
 
 def test_a_lost_limb_is_named(tune):

@@ -14,14 +14,17 @@ from PIL import Image
 
 from narrative_jax import pipeline, report
 from narrative_jax.core.config import load, resolved
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Preference, Scene, Subject
 from narrative_jax.data.datasets import write_records
 from narrative_jax.report import findings
 from narrative_jax.report.curves import smooth
-from narrative_jax.report.findings import upper_bound
+from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
+from narrative_jax.rewards.oracle import WORLD_VERSION
+from narrative_jax.statistics.comparison import GIVEN_PRESENCE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ASPECTS = {"prompt_following": ["count", "actions"], "identity_consistency": ["no_leak", "no_copy"]}
@@ -62,11 +65,27 @@ def compared(kind, aspects, gains):
                 values |= {"ceiling": 1.0} if kind == "gold" else {}
                 numbers |= {f"{prefix}/{name}/{key}": value for key, value in values.items()}
         if kind == "gold":
-            numbers[f"{prefix}/gap_closed"] = sum(changes)
+            closed = sum(changes)
+            numbers |= {f"{prefix}/gap_closed": closed}
+            numbers |= {f"{prefix}/gap_closed_low": closed - 0.02, f"{prefix}/gap_closed_high": closed + 0.02}
+            numbers |= in_groups(prefix, aspects, changes)
     if not gains:
         names = [*aspects, *(f"{aspect}/{criterion}" for aspect, criteria in aspects.items() for criterion in criteria)]
         arms = {"baseline": 0.5} | ({"ceiling": 0.9} if kind == "gold" else {})
         numbers = {f"{kind}/{name}/{arm}": value for name in names for arm, value in arms.items()}
+    return numbers
+
+
+def in_groups(prefix, aspects, changes):
+    """What is found given presence and for one character; there are too few scenes of two."""
+    counts = {GIVEN_PRESENCE: 40, "one_character": 50, "two_characters": 3}
+    numbers = {f"{prefix}/{group}/scenes": count for group, count in counts.items()}
+    for group, share in ((GIVEN_PRESENCE, 0.5), ("one_character", 2.0)):
+        key = f"{prefix}/{group}"
+        numbers[f"{key}/gap_closed"] = share * sum(changes)
+        for aspect, change in zip((*aspects, "mean_of_aspects"), (*changes, sum(changes)), strict=True):
+            ends = {"diff": share * change, "diff_low": share * change - 0.02, "diff_high": share * change + 0.02}
+            numbers |= {f"{key}/{aspect}/{end}": value for end, value in ends.items()}
     return numbers
 
 
@@ -83,6 +102,9 @@ def between(kind, aspects, gains, pairs):
     for place, key in enumerate(keys):
         diff = 0.03 + place / 500
         found |= {f"{key}/diff": diff, f"{key}/diff_low": diff - 0.033, f"{key}/diff_high": diff + 0.033}
+    for arm, other in pairs:
+        if kind == "gold" and {arm, other} <= {"baseline", *gains}:
+            found |= in_groups(f"{kind}/{arm}_over_{other}", aspects, [0.1] * len(aspects))
     return found
 
 
@@ -121,7 +143,7 @@ def make_run(folder, config, gains, scenes=9, aspects=ASPECTS, kind="gold", port
 
 
 def leave_training(folder, algorithm, steps):
-    keys = ("margin", "implicit_accuracy", "chosen_error_gain", "rejected_error_gain") if algorithm == "dpo" else ()
+    keys = ("margin", "implicit_accuracy", "chosen_error_rise", "rejected_error_rise") if algorithm == "dpo" else ()
     rows = [{"step": step, "loss": 1 / step, **dict.fromkeys(keys, 0.25)} for step in range(1, steps + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "adapter.safetensors").touch()  # what says that it was trained
@@ -134,7 +156,7 @@ def leave_pictures(folder, gains, count, aspects, kind, portrait, prompt):
     photo = random.integers(0, 256, (1, portrait, 2 * portrait, 3), np.uint8)
     scenes = [Scene(f"scene-{i}", prompt, (Subject("Ada", "girl", photo),), "test") for i in range(count)]
     write_records(folder / "scenes", scenes)
-    width = sum(max(1, len(criteria)) for criteria in aspects.values())
+    width = len(aspects) + sum(map(len, aspects.values()))
     arms = {"baseline": np.full((count, width), 0.5)}
     for place, arm in enumerate(["baseline", *gains]):
         pictures = [
@@ -149,7 +171,8 @@ def leave_pictures(folder, gains, count, aspects, kind, portrait, prompt):
         arms["ceiling"] = np.ones((count, width))
     arms = {name: values.tolist() for name, values in arms.items()}
     results = {"scenes": [scene.id for scene in scenes], "aspects": aspects, "kind": kind, "arms": arms}
-    write_json(folder / "results.json", results)
+    gold = {"world": WORLD_VERSION, "groups": {"one_character": [], "two_characters": []}} if kind == "gold" else {}
+    write_json(folder / "results.json", results | gold)
 
 
 class Page(HTMLParser):
@@ -196,20 +219,20 @@ def main(main_run):
 def test_the_table(main):
     printed, page = main
     assert printed.splitlines()[1:9] == [
-        "                      baseline  aligned  ceiling     difference [interval]  closed",
-        "prompt following         0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]  10.0 %",
-        "  count                  0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
-        "  actions                0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
-        "identity consistency     0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]  -2.0 %",
-        "  no leak                0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
-        "  no copy                0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
-        "mean of aspects                                                              4.0 %",
+        "                      baseline  aligned  ceiling     difference [interval]            closed",
+        "prompt following         0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]            10.0 %",
+        "  count °                0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
+        "  actions °              0.500    0.550    1.000  ▲+0.050 [+0.030, +0.070]",
+        "identity consistency     0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]            -2.0 %",
+        "  no leak °              0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
+        "  no copy °              0.500    0.490    1.000  ·-0.010 [-0.030, +0.010]",
+        "mean of aspects                                                             4.0 % [2.0, 6.0]",
     ]
     assert max(map(len, printed.splitlines()[:-1])) <= 100 and printed.splitlines()[-1].endswith("main/report.html")
     for words in (
         "▲ +0.050 [+0.030, +0.070]",
         "4.0 %",
-        "no leak",
+        "no leak °",
         "2.50 GB",
         "6 min 16 s",
     ):
@@ -221,10 +244,43 @@ def test_the_verdict_claims_no_more_than_the_intervals(main):
     verdict = (
         "alignment improved prompt following (+0.050). No change can be claimed for identity consistency (-0.010, "
         "interval -0.030 to +0.010): its 95 % interval includes 0. The gap from the baseline to true pictures closed "
-        "by 4.0 %. Take this for an upper bound: trained on raters, who see the oracle's findings. So few scenes (9) "
-        "say little."
+        "by 4.0 %, and by 2.0 % where both show everybody. The feedback was privileged: trained on raters, who see the "
+        "oracle's findings. So few scenes (9) say little."
     )
     assert verdict in " ".join(printed.split()) and verdict in page.text
+
+
+def test_each_kind_of_scenes_has_a_row(main):
+    printed, page = main
+    rows = [
+        "aligned         scenes          prompt following      identity consistency",
+        "given presence      40  ▲+0.025 [+0.005, +0.045]  ·-0.005 [-0.025, +0.015]",
+        "one character       50  ▲+0.100 [+0.080, +0.120]  ·-0.020 [-0.040, +0.000]",
+    ]
+    assert "\n".join(rows) in printed and "Left out, of fewer than 30 scenes: two characters (3)." in " ".join(
+        printed.split()
+    )
+    assert "given presence: scenes in which both arms show everybody." in page.text
+
+
+def test_a_run_judged_by_another_world_is_refused(tmp_path):
+    folder = make_run(tmp_path / "run", configure(MAIN, ["align"]), {"align": (0.1, 0.1)})
+    path = folder / "evaluate" / "results.json"
+    for old in ({"world": WORLD_VERSION - 1}, {}):
+        results = {name: value for name, value in json.loads(path.read_text()).items() if name != "world"}
+        write_json(path, results | old)
+        with pytest.raises(InputError, match=f"of world .*: the judge is now that of world {WORLD_VERSION}; .*--redo="):
+            report.write(folder)
+
+
+@pytest.mark.parametrize(("chosen", "rejected", "told"), [(0.1, 0.2, True), (-0.1, 0.2, False), (-0.2, -0.1, False)])
+def test_both_errors_rising_is_told(tmp_path, chosen, rejected, told):
+    folder = make_run(tmp_path / "run", configure(MAIN, ["align"]), {"align": (0.1, 0.1)})
+    path = folder / "align" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["summary"] |= {"chosen_error_rise": chosen, "rejected_error_rise": rejected}
+    write_json(path, manifest)
+    assert ("Both errors rose in training" in findings.verdict(Run(folder))) == told
 
 
 @pytest.mark.parametrize(
@@ -247,7 +303,7 @@ def test_the_verdict_of_other_ends(tmp_path, gains, words):
     config = configure(MAIN, ["align"])
     config["score"]["reward"] = "learned"
     verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": gains}, scenes=30)))
-    assert words in verdict and "upper bound" not in verdict and "say little" not in verdict
+    assert words in verdict and "privileged" not in verdict and "say little" not in verdict
 
 
 RATERS = "raters, who see the oracle's findings"
@@ -316,9 +372,9 @@ def sum_of(*terms, learned_from="people", **weights):
         (sum_of("by_clip", by_head=0.0), ""),
     ],
 )
-def test_what_knows_the_judge_makes_an_upper_bound(tmp_path, config, informed):
+def test_what_knows_the_judge_is_privileged_feedback(tmp_path, config, informed):
     verdict = findings.verdict(Run(make_run(tmp_path / "run", config, {"align": (0.1, 0.1)}, scenes=30)))
-    assert verdict.partition("Take this for an upper bound: ")[2] == (informed and f"trained on {informed}.")
+    assert verdict.partition("The feedback was privileged: ")[2] == (informed and f"trained on {informed}.")
 
 
 def test_a_reward_may_have_learned_from_one_that_learned():
@@ -327,20 +383,20 @@ def test_a_reward_may_have_learned_from_one_that_learned():
     config["taught_again"] = {**config["taught"], "source": "screened_again"}
     config["scored_again"] = {"stage": "score", "reward": "trained", "reward_from": "taught_again"}
     config["last"] = {"stage": "screen", "source": "scored_again"}
-    assert upper_bound(config, "last") == f"a reward that learned from {LEARNED}"
+    assert privileged(config, "last") == f"a reward that learned from {LEARNED}"
 
 
-def test_an_aspect_that_does_not_count_makes_no_upper_bound():
+def test_an_aspect_that_does_not_count_is_no_privileged_feedback():
     config = aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK)
     config["screen"]["aspects"] = ["prompt_following", "identity_consistency"]
-    assert upper_bound(config, "screen") == ""
+    assert privileged(config, "screen") == ""
     config["screen"]["aspects"] = ["visual_quality"]
-    assert upper_bound(config, "screen") == HEAD
+    assert privileged(config, "screen") == HEAD
 
 
 def test_no_oracle_judges_scenes_of_a_user():
     config = aligned_by("aesthetic", aesthetic=STORYBOOK)
-    assert upper_bound(config, "screen") and not upper_bound(config | {"scenes": "mine.jsonl"}, "screen")
+    assert privileged(config, "screen") and not privileged(config | {"scenes": "mine.jsonl"}, "screen")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +413,7 @@ def test_no_oracle_judges_scenes_of_a_user():
 def test_upper_bounds_of_the_configs(name, score, informed):
     config = resolved(pipeline.completed(load(f"{CONFIGS / name}")))
     config["pairs"] = {"stage": "screen", "source": score, "aspects": []}
-    assert upper_bound(config, "pairs") == informed
+    assert privileged(config, "pairs") == informed
 
 
 def test_an_unclear_gain_is_no_headline(tmp_path, main):
@@ -443,14 +499,14 @@ def test_several_arms(tmp_path):
     config = configure(("generate", "score", "screen", "align", "sft", "evaluate"), ["align", "sft"])
     printed, page = written(make_run(tmp_path / "run", config, GAINS))
     assert printed.splitlines()[1:5] == [
-        "arm                prompt following      identity consistency  closed",
-        "align      ▲+0.050 [+0.030, +0.070]  ·-0.010 [-0.030, +0.010]   4.0 %",
-        "sft        ·+0.010 [-0.010, +0.030]  ·+0.000 [-0.020, +0.020]   1.0 %",
-        "best_of_4  ▲+0.060 [+0.040, +0.080]  ▼-0.030 [-0.050, -0.010]   3.0 %",
+        "arm                prompt following      identity consistency             closed",
+        "align      ▲+0.050 [+0.030, +0.070]  ·-0.010 [-0.030, +0.010]   4.0 % [2.0, 6.0]",
+        "sft        ·+0.010 [-0.010, +0.030]  ·+0.000 [-0.020, +0.020]  1.0 % [-1.0, 3.0]",
+        "best_of_4  ▲+0.060 [+0.040, +0.080]  ▼-0.030 [-0.050, -0.010]   3.0 % [1.0, 5.0]",
     ]
     assert "Of all 3 arms align closed most of it: 4.0 %" in page.text
     assert "Entry align." in page.text and page.images("align: Ada") and not page.images("sft: Ada")
-    assert len([tag for tag, _ in page.elements if tag == "caption"]) == 2
+    assert len([tag for tag, _ in page.elements if tag == "caption"]) == 4
 
 
 def test_arms_that_are_compared_with_each_other(tmp_path):
@@ -462,7 +518,7 @@ def test_arms_that_are_compared_with_each_other(tmp_path):
     lines = printed.splitlines()
     assert lines[1].startswith("arm  ") and lines[4].startswith("best_of_4 ")
     # The mean finds no room in 100 columns.
-    assert lines[9:19] == [
+    assert lines[10:20] == [
         "pair of arms                     prompt following      identity consistency",
         "align over sft           ·+0.030 [-0.003, +0.063]  ·+0.032 [-0.001, +0.065]",
         "best_of_4 over baseline  ▲+0.036 [+0.003, +0.069]  ▲+0.038 [+0.005, +0.071]",
@@ -480,8 +536,14 @@ def test_arms_that_are_compared_with_each_other(tmp_path):
     places = [page.text.index(words) for words in ("best_of_4 ▲ +0.060", row, "best_of_4 over baseline", "no leak")]
     assert places == sorted(places)
     labels = [each["aria-label"] for _, each in page.elements if each.get("aria-label", "").startswith("Scores")]
-    assert labels == ["Scores by arm", "Scores by pair of arms", "Scores"]
-    assert [tag for tag, _ in page.elements].count("caption") == 3
+    assert labels == [
+        "Scores by arm",
+        "Scores by pair of arms",
+        "Scores by align",
+        "Scores by mean of aspects",
+        "Scores",
+    ]
+    assert [tag for tag, _ in page.elements].count("caption") == 5
     rows = page.source.partition('"Scores by pair of arms"')[2].partition("</table>")[0]
     assert re.findall(r'<td class="(\w+)"', rows) == ["unclear", "unclear", "up", "up", "up", "up"]
     assert rows.count("<tr>") == 3 and "<tr class" not in rows, "no row is an aspect, or a part of one"
@@ -509,7 +571,7 @@ def test_scenes_of_a_user(tmp_path):
         "           baseline  aligned     difference [interval]",
         "sharpness     0.500    0.550  ▲+0.050 [+0.030, +0.070]",
     ]
-    assert "ceiling" not in page.text and "true pictures" not in page.text and "upper bound" not in page.text
+    assert "ceiling" not in page.text and "true pictures" not in page.text and "privileged" not in page.text
     assert "a stand-in for a judge, and the very reward that was trained on" in page.text
     assert "The embedded weights know only Storybook" in page.text
     assert "word19 and 5 more." in page.text and "slots: trio." in page.text and "lost their end" not in page.text
@@ -571,7 +633,7 @@ def test_a_run_without_pairs(tmp_path):
     config = configure(("pretrain", "evaluate"), ["pretrain"], generator={"weights": "random"})
     printed, page = written(make_run(tmp_path / "run", config, {"pretrain": (0.3, 0.2)}, scenes=40))
     assert "baseline  pretrain  ceiling" in printed
-    assert "random weights: its pictures are noise" in page.text and "upper bound" not in page.text
+    assert "random weights: its pictures are noise" in page.text and "privileged" not in page.text
     assert "Screening" not in page.text and page.images("loss over 60 steps") and not page.images("margin")
 
 

@@ -7,9 +7,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import write_json
 from narrative_jax.core.records import Candidate, Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
-from narrative_jax.data.screening import RULES, select_pairs, shuffle_labels, standardise
+from narrative_jax.data.screening import RULES, draw_pairs, select_pairs, shuffle_labels, standardise
 from narrative_jax.runs.entries import options_of
 from narrative_jax.stages import screen
 
@@ -121,6 +122,16 @@ def test_shuffled_labels_keep_the_pairs_and_their_gaps():
     assert listed(shuffle_labels(pairs, seed=0)) == listed(shuffled) != listed(shuffle_labels(pairs, seed=1))
 
 
+def test_pairs_by_lot_are_some_of_them_in_order():
+    pairs = select_pairs(np.random.default_rng(0).random((4000, 3)), np.arange(4000) // 4)
+    drawn = draw_pairs(pairs, 100, seed=0)
+    places = [listed(pairs).index(pair) for pair in listed(drawn)]
+    assert len(places) == 100 and places == sorted(set(places)) and drawn.left == {**pairs.left, "lot": 100}
+    np.testing.assert_array_equal(drawn.gap, pairs.gap[places])
+    assert listed(draw_pairs(pairs, 100, seed=1)) != listed(drawn) == listed(draw_pairs(pairs, 100, seed=0))
+    assert listed(draw_pairs(pairs, 10**6, seed=0)) == listed(pairs)
+
+
 def test_standardised_scores():
     scores = standardise([[1, 10, 7], [3, 30, 7]], mean=(2, 10, 7), std=(0.5, 20, 0))
     np.testing.assert_allclose(scores, [[-2, 0, 0], [2, 1, 0]])
@@ -168,7 +179,7 @@ def context(tmp_path):
     def build(**changes):
         changed = config.copy_and_resolve_references()
         for key, value in changes.items():
-            (changed if key in changed else changed.screen)[key] = value
+            (changed if key in changed or key == "few" else changed.screen)[key] = value
         one_entry.check(changed, "screen")
         return one_entry.entry(changed, "screen", tmp_path)
 
@@ -218,6 +229,27 @@ def test_the_stage_shuffles_labels(context):
     assert [p.gap for p in shuffled] == [p.gap for p in straight]
     assert [{p.chosen_id, p.rejected_id} for p in shuffled] == [{p.chosen_id, p.rejected_id} for p in straight]
     assert [p.chosen_id for p in shuffled] != [p.chosen_id for p in straight]
+
+
+def test_shuffles_of_two_seeds_differ(context):
+    found = []
+    for seed in (0, 1, 0):
+        run(context(shuffle_labels=True, seed=seed))
+        found.append([each.chosen_id for each in preferences(context())])
+    assert found[0] == found[2] != found[1]
+
+
+def test_as_many_pairs_as_another_entry_left(context):
+    all_of_them = run(context(rule="average"))["pairs"]
+    few = {"stage": "screen", "source": "judge", "rule": "dominance"}
+    (context().workdir / "few").mkdir()
+    write_json(context().workdir / "few" / "manifest.json", {"stage": "screen", "summary": {"pairs": 2}})
+    summary = run(context(few=few, rule="average", as_many_as="few"))
+    assert summary["pairs"] == len(preferences(context())) == 2 < all_of_them
+    assert summary["removed/lot"] == all_of_them - 2
+    for wrong in ("screen", "judge"):
+        with pytest.raises(InputError, match=f"unknown screen entry '{wrong}'"):
+            context(few=few, as_many_as=wrong)
 
 
 def test_preferences_on_one_aspect_bear_its_name(context):

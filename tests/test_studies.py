@@ -5,7 +5,7 @@ import pytest
 
 from narrative_jax.storybook.corruptions import CORRUPTIONS
 from narrative_jax.storybook.datasets import drawings
-from narrative_jax.storybook.oracle import CRITERIA, judge
+from narrative_jax.storybook.oracle import CRITERIA, MEASURES, judge
 from narrative_jax.storybook.render import render
 from narrative_jax.study import adversaries, corruption_matrix
 from narrative_jax.study.adversaries import BARS, METHODS, NEAR, QUALITY, beyond_chance, climb, families
@@ -26,8 +26,8 @@ def matrix(scenes):
 
 @pytest.fixture(scope="module")
 def strange(scenes):
-    """Criteria f32[48, 9] of each family of pictures that nobody drew."""
-    return {name: judge(pictures, scenes[0]).criteria for name, pictures in families(*scenes).items()}
+    """Measures f32[48, 12] of each family of pictures that nobody drew."""
+    return {name: judge(pictures, scenes[0]).measures for name, pictures in families(*scenes).items()}
 
 
 def test_true_pictures_score_high_on_every_aspect(matrix):
@@ -40,11 +40,13 @@ def test_corruption_moves_what_it_may_and_little_else(matrix, kind):
 
 
 def test_failures_names_what_rises_spills_and_does_not_fall(matrix):
-    changes = np.zeros((2, 9))
+    changes = np.zeros((2, len(MEASURES)))
     changes[:, CRITERIA.index("count")] = (-0.2, -0.1)
     changes[:, CRITERIA.index("setting")] = -0.9
     effect = corruption_matrix.Effect(10, changes)
-    broken = corruption_matrix.Matrix((0.5, 1.0), np.ones(9), {"drop a character": effect, "recolour": effect}, 1.0)
+    broken = corruption_matrix.Matrix(
+        (0.5, 1.0), np.ones(len(MEASURES)), {"drop a character": effect, "recolour": effect}, 1.0
+    )
     assert failures(broken, "drop a character") == [
         (0.5, "spills 56.2%"),
         (1.0, "count rises by 0.100"),
@@ -70,9 +72,9 @@ def test_few_half_blends_pass_for_pictures(strange):
 
 
 def test_nobody_has_an_identity_where_no_character_is_found(strange):
-    for family, criteria in strange.items():
-        nobody = criteria[:, CRITERIA.index("count")] == 0
-        assert (criteria[nobody, IDENTITY] == 0).all(), family
+    for family, measures in strange.items():
+        nobody = measures[:, CRITERIA.index("count")] == 0
+        assert (measures[nobody, IDENTITY] == 0).all(), family
     for family in ("mean picture", "gaussian noise", "uniform noise", "empty stage"):
         assert (strange[family][:, IDENTITY] == 0).all(), family
 
@@ -89,7 +91,7 @@ def test_climb_never_lowers_the_score_and_returns_the_picture_that_has_it(scenes
     climbed = climb(render(drawing[1:2])[0], facts, "attributes", METHODS[method], steps=64)
     assert len(climbed.scores) == 3
     assert (np.diff(climbed.scores) >= 0).all()
-    again = judge(climbed.end[None], [facts]).criteria[0]
+    again = judge(climbed.end[None], [facts]).measures[0]
     assert again == pytest.approx(climbed.after, abs=1e-4)
     assert climbed.after[CRITERIA.index("attributes")] == pytest.approx(climbed.scores[-1], abs=1e-6)
 

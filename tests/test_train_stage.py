@@ -213,3 +213,13 @@ def test_records_are_encoded_once(adpo_run, tmp_path, monkeypatch):
     assert numbers(run / "align") == expected[0]
     jax.tree.map(np.testing.assert_array_equal, load_file(run / "align" / "adapter.safetensors"), expected[1])
     assert not encoded.exists()
+
+
+def test_the_end_of_a_training_is_the_mean_of_its_last_steps(tmp_path):
+    """One batch says little; what a later config no longer measures is left out."""
+    rows = [{"step": step, "loss": float(step % 10), "step_seconds": 1.0} for step in range(1, 121)]
+    lines = [json.dumps(row | ({"old": 1.0} if row["step"] < 100 else {})) for row in rows]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert train.last_numbers(tmp_path) == {"step": 120, "loss": 4.5}
+    (tmp_path / "metrics.jsonl").write_text(lines[0])
+    assert train.last_numbers(tmp_path) == {"step": 1, "loss": 1.0, "old": 1.0}

@@ -72,8 +72,8 @@ class DPO(Algorithm):
         metrics = {
             "margin": margin,
             "implicit_accuracy": margin > 0,
-            "chosen_error_gain": chosen_error - references[0],
-            "rejected_error_gain": rejected_error - references[1],
+            "chosen_error_rise": chosen_error - references[0],
+            "rejected_error_rise": rejected_error - references[1],
         }
         if self.preserve is not None:
             scale = preference.winner_preserving_scale(*jnp.split(policy_residual, 2), mu=self.preserve)

@@ -30,7 +30,7 @@ class Hashes:
         """The hash of a file with those that belong to it, or of all files of a folder; of what is not there, of "".
 
         To a JSONL file belong the files that its lines name, to an index of weights its shards, to weights the
-        tokenizer.json beside them. Hidden files of a folder do not count.
+        tokenizer.json beside them. Of a folder, hidden files and cards (Markdown) do not count.
         """
         folder = Path(path).parent
         return digest({os.path.relpath(file, folder): self._file(file) for file in _belonging(Path(path))})
@@ -67,7 +67,9 @@ def _belonging(path) -> Iterator[Path]:
         yield from sorted(
             file
             for file in path.rglob("*")
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file()
+            and file.suffix != ".md"
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
     elif path.is_file():
         found = [path, *_named_in(path), *(path.with_name(name) for name in BESIDE)]

@@ -43,7 +43,7 @@ def select_pairs(scores, prompts, *, rule="dominance", thresholds=None, max_pair
 
     `rule` decides which row is preferred, if any:
     - "dominance": strictly better on every aspect (ADPO);
-    - "pareto": nowhere worse and somewhere better (VisionReward's MPO);
+    - "pareto": nowhere worse and somewhere better (VisionReward's MPO): dominance, unless scores are on a coarse scale;
     - "majority": better on more aspects than worse (BalancedDPO);
     - "average": the higher mean;
     - "best_worst": the best against the worst of each prompt, by mean.
@@ -87,6 +87,13 @@ def shuffle_labels(pairs: Pairs, seed: int) -> Pairs:
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5
     chosen, rejected = np.where(turned, (pairs.rejected, pairs.chosen), (pairs.chosen, pairs.rejected))
     return replace(pairs, chosen=chosen, rejected=rejected)
+
+
+def draw_pairs(pairs: Pairs, count: int, seed: int) -> Pairs:
+    """So many of the pairs, by lot, in their order: what other rules left is then as much to learn from."""
+    kept = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:count])
+    left = {**pairs.left, "lot": len(kept)}
+    return Pairs(pairs.chosen[kept], pairs.rejected[kept], pairs.gap[kept], left)
 
 
 # The verdict on differences of scores [pairs, aspects]: 1 where the first is preferred, -1 the second, 0 neither.

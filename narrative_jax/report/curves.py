@@ -25,7 +25,7 @@ PANELS = (
     ({"loss": ""}, "loss", None),
     ({"margin": ""}, "margin", 0.0),
     ({"implicit_accuracy": ""}, "implicit accuracy", 0.5),
-    ({"chosen_error_gain": "chosen", "rejected_error_gain": "rejected"}, "error minus reference", 0.0),
+    ({"chosen_error_rise": "chosen", "rejected_error_rise": "rejected"}, "error minus reference", 0.0),
 )
 # The page's text colour, also where a reader prefers dark pages.
 STYLE = (

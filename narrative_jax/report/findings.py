@@ -8,16 +8,22 @@ from typing import Any
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
-from narrative_jax.rewards.oracle import Oracle
+from narrative_jax.rewards.oracle import MOVED_BY_PRESENCE, Oracle, Presence
 from narrative_jax.rewards.raters import Raters
+from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
 WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
 PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
-FEW_SCENES = 30
+MEAN = "mean_of_aspects"
+PRESENCE = "°"  # marks criteria that are 0 where nobody is
 RATERS = "raters, who see the oracle's findings"
 # Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
-INFORMED = {Raters.name: RATERS, Oracle.name: "the oracle, the judge itself"}
+INFORMED = {
+    Raters.name: RATERS,
+    Oracle.name: "the oracle, the judge itself",
+    Presence.name: "the oracle, who says who is there",
+}
 STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
 
 
@@ -56,14 +62,37 @@ def tables(run: Run) -> list[Table]:
     note += f" {PAIRED}"
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."
+        note += f" {PRESENCE}: 0 where nobody is in the picture, so that it moves with presence alone."
     return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
+
+
+def by_group(run: Run) -> list[Table]:
+    """Of each group of scenes: the first arm by aspect, and where there are more arms all of them in one number."""
+    if not run.groups or not run.arms:
+        return []
+    count = {group: run.numbers[f"gold/{group}/scenes"] for group in run.groups}
+    note = f"{words(GIVEN_PRESENCE)}: scenes in which both arms show everybody. {PAIRED}"
+    if few := [f"{words(group)} ({found})" for group, found in count.items() if found < FEWEST]:
+        note += f" Left out, of fewer than {FEWEST} scenes: {', '.join(few)}."
+    rows = []
+    for group in run.groups:
+        cells = [_in_group(run, "gold", group, aspect) for aspect in run.results["aspects"]]
+        rows += [(words(group), str(count[group]), *cells)] * (count[group] >= FEWEST)
+    tables = [Table([run.name_of(run.arms[0]), "scenes", *map(words, run.results["aspects"])], rows, note)]
+    others = [(arm, run.prefix(arm)) for arm in run.arms]
+    others += [(f"{arm} over {other}", f"gold/{arm}_over_{other}") for arm, other in run.compared]
+    if len(others) > 1:
+        cells = {name: [_in_group(run, prefix, group, MEAN) for group in run.groups] for name, prefix in others}
+        header = ["mean of aspects", *map(words, run.groups)]
+        tables.append(Table(header, [(name, *found) for name, found in cells.items()], note))
+    return tables
 
 
 def comparisons(run: Run) -> list[Table]:
     """The arms that are compared with each other, by aspect."""
     if not run.compared:
         return []
-    names = [*run.results["aspects"], *["mean_of_aspects"] * run.gold]
+    names = [*run.results["aspects"], *[MEAN] * run.gold]
     rows = []
     for arm, other in run.compared:
         key = f"{run.results['kind']}/{arm}_over_{other}"
@@ -82,7 +111,7 @@ def verdict(run: Run) -> str:
     return " ".join([*_changes(run), *_caveats(run)])
 
 
-def upper_bound(config: dict[str, Any], source: str) -> str:
+def privileged(config: dict[str, Any], source: str) -> str:
     """What made an entry's preferences and knows the gold judge, itself or by what it learned from; "" for nothing."""
     screen = config[source]
     if config.get("scenes") or screen["stage"] != "screen":
@@ -119,10 +148,10 @@ def words(name: str) -> str:
 
 
 def _informed(config, score, name):
-    """`upper_bound` of one of the rewards of a score entry."""
+    """`privileged` of one of the rewards of a score entry."""
     options = score.get(name, {})
     if name == "trained":
-        learned = upper_bound(config, config[score["reward_from"]]["source"])
+        learned = privileged(config, config[score["reward_from"]]["source"])
         return learned and f"a reward that learned from {learned}"
     if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):
         return STORYBOOK_HEAD
@@ -137,7 +166,7 @@ def _by_aspect(run):
         closed = [_closed(numbers, key) if label == label.strip() else ""] if run.gold else []
         rows.append((label, *cells, _difference(numbers, key), *closed))
     if run.gold:
-        rows.append(("mean of aspects", "", "", "", "", percent(numbers["gold/gap_closed"])))
+        rows.append(("mean of aspects", "", "", "", "", _gap_closed(run, run.arms[0])))
     header = ["", "baseline", run.name_of(run.arms[0]), *columns[2:], "difference [interval]"]
     return header + ["closed"] * run.gold, rows
 
@@ -146,7 +175,7 @@ def _by_arm(run):
     rows = []
     for arm in run.arms:
         cells = [_difference(run.numbers, run.key(arm, aspect)) for aspect in run.results["aspects"]]
-        rows.append((arm, *cells, *[percent(run.numbers[run.key(arm, "gap_closed")]) for _ in range(run.gold)]))
+        rows.append((arm, *cells, *[_gap_closed(run, arm) for _ in range(run.gold)]))
     return ["arm", *map(words, run.results["aspects"])] + ["closed"] * run.gold, rows
 
 
@@ -155,7 +184,8 @@ def _measures(run) -> Iterator[tuple[str, str]]:
     for aspect, criteria in run.results["aspects"].items():
         yield words(aspect), f"{run.results['kind']}/{aspect}"
         for criterion in criteria:
-            yield f"  {words(criterion)}", f"{run.results['kind']}/{aspect}/{criterion}"
+            mark = f" {PRESENCE}" * (run.gold and criterion in MOVED_BY_PRESENCE)
+            yield f"  {words(criterion)}{mark}", f"{run.results['kind']}/{aspect}/{criterion}"
 
 
 def _number(numbers, key):
@@ -176,6 +206,18 @@ def _difference(numbers, key):
     mark, *values = _change(numbers, key)
     diff, low, high = map(_signed, values)
     return f"{mark}{diff} [{low}, {high}]"
+
+
+def _in_group(run, prefix, group, name):
+    """The difference of a measure in a group of scenes; "–" where there are too few."""
+    key = f"{prefix}/{group}"
+    return _difference(run.numbers, f"{key}/{name}") if run.numbers[f"{key}/scenes"] >= FEWEST else "–"
+
+
+def _gap_closed(run, arm):
+    """The share that an arm closed, and its interval."""
+    share, low, high = (run.numbers[run.key(arm, f"gap_closed{end}")] for end in ("", "_low", "_high"))
+    return f"{percent(share)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _closed(numbers, key):
@@ -203,23 +245,33 @@ def _changes(run):
     if run.gold and clear:
         share = run.numbers["gold/gap_closed"]
         verb = "closed" if share >= 0 else "grew"
-        yield f"The gap from the baseline to true pictures {verb} by {percent(abs(share))}."
+        yield f"The gap from the baseline to true pictures {verb} by {percent(abs(share))}{_given_presence(run)}."
     if run.gold and len(run.arms) > 1:
         shares = {arm: run.numbers[run.key(arm, "gap_closed")] for arm in run.arms}
         best = max(shares, key=shares.get)
         yield f"Of all {len(shares)} arms {best} closed most of it: {percent(shares[best])}."
 
 
+def _given_presence(run):
+    """What is left of the gain where nobody's presence changed."""
+    key = run.key(run.arms[0], f"{GIVEN_PRESENCE}/")
+    if run.numbers.get(f"{key}scenes", 0) < FEWEST:
+        return ""
+    return f", and by {percent(run.numbers[f'{key}gap_closed'])} where both show everybody"
+
+
 def _caveats(run):
-    if run.screen and (informed := upper_bound(run.config, run.screen)):
-        yield f"Take this for an upper bound: trained on {informed}."
+    if run.screen and (informed := privileged(run.config, run.screen)):
+        yield f"The feedback was privileged: trained on {informed}."
     if not run.gold:
         trained_on = run.screen and run.same_reward(run.config[run.screen]["source"], run.judge)
         same = ", and the very reward that was trained on" if trained_on else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
     if run.config[run.judge].get("source", ""):
         yield "The scenes are those of the preferences that were trained on: how others are drawn is not shown."
-    if len(run.results["scenes"]) < FEW_SCENES:
+    if run.rising:
+        yield "Both errors rose in training, the preferred pictures' too: the generator was pushed away from both."
+    if len(run.results["scenes"]) < FEWEST:
         yield f"So few scenes ({len(run.results['scenes'])}) say little."
 
 

@@ -24,6 +24,7 @@ RULES = {
     "best_worst": "the best and the worst of a prompt",
     "rejection": "the chosen one is above every threshold",
     "cap": "the largest gaps of a prompt",
+    "lot": "by lot, as many as another entry has",
 }
 NOTICES = {
     "unknown_words": "Words unknown to the tokeniser, without meaning to the generator",
@@ -39,7 +40,7 @@ def write(workdir: str | Path) -> None:
     """Write `report.html` of a finished run, and print tables and verdict. Raises InputError for damaged records."""
     run = Run(Path(workdir))
     tables, verdict = findings.tables(run), findings.verdict(run)
-    printed = [*tables[-1:], *findings.comparisons(run)]
+    printed = [*tables[-1:], *findings.comparisons(run), *findings.by_group(run)]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -11,6 +11,7 @@ from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.report.run import Run
+from narrative_jax.statistics.comparison import aspects_of
 
 PORTRAIT_SIDE, PICTURE_SIDE = 160, 256  # pixels that are kept of larger ones
 SHOWN_PORTRAIT, SHOWN_PICTURE = 96, 120  # pixels on the page, about
@@ -55,10 +56,8 @@ def groups(run: Run) -> Iterator[tuple[str, list[Row]]]:
 
 def mean_scores(run: Run, arm: str) -> np.ndarray:
     """The mean over aspects f64[scenes]; those of a reward, on scales of their own, in deviations of the baseline."""
-    values = {name: np.asarray(run.results["arms"][name]) for name in ("baseline", arm)}
-    ends = np.cumsum([max(1, len(criteria)) for criteria in run.results["aspects"].values()])[:-1]
     baseline, own = (
-        np.stack([part.mean(1) for part in np.split(values[name], ends, axis=1)], 1) for name in ("baseline", arm)
+        aspects_of(np.asarray(run.results["arms"][name]), run.results["aspects"]) for name in ("baseline", arm)
     )
     if not run.gold:
         own = (own - baseline.mean(0)) / np.maximum(baseline.std(0), 1e-6)

@@ -5,8 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
+from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import CONFIG, read_manifest, was_trained
+from narrative_jax.statistics.comparison import GIVEN_PRESENCE
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,12 @@ class Run:
         """What the evaluate entry left: values of each arm by scene; empty without one."""
         if self.judge is None:
             return {"scenes": [], "aspects": {}, "kind": "gold", "arms": {}}
-        return read_json(self.workdir / self.judge / "results.json")
+        path = self.workdir / self.judge / "results.json"
+        results = read_json(path)
+        if results["kind"] == "gold" and results.get("world") != WORLD_VERSION:
+            given, rule = f"{path} of world {results.get('world')}", f"the judge is now that of world {WORLD_VERSION}"
+            raise InputError(given, rule, f"judge anew with --redo={self.judge}")
+        return results
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -47,6 +55,17 @@ class Run:
     def gold(self) -> bool:
         """Whether the oracle judged, as it does Storybook's scenes."""
         return self.results["kind"] == "gold"
+
+    @property
+    def groups(self) -> list[str]:
+        """The kinds of scenes that arms are compared in, besides all together."""
+        return [GIVEN_PRESENCE, *self.results["groups"]] if self.gold and self.judge else []
+
+    @property
+    def rising(self) -> bool:
+        """Whether the shown training ended with both errors above the reference's, the chosen pictures' too."""
+        numbers = self.manifests[self.trained]["summary"] if self.trained else {}
+        return all(numbers.get(name, 0) > 0 for name in ("chosen_error_rise", "rejected_error_rise"))
 
     @property
     def arms(self) -> list[str]:
@@ -89,6 +108,13 @@ class Run:
         """The reward that the pairs were made with."""
         return self.reward_of(self.config[self.screen]["source"]) if self.screen else None
 
+    @property
+    def calibrated_on(self) -> str:
+        """Which pictures the scores that pairs were made with are measured by."""
+        scored = self.config[self.screen]["source"]
+        name = self.config[scored].get("calibration")
+        return f"the pictures of {self.config[name]['source']}" if name else "the screened pictures themselves"
+
     def reward_of(self, entry: str) -> str:
         """The reward of an entry; one that another entry trained is called by that one."""
         chosen = self.config[entry]
@@ -109,10 +135,14 @@ class Run:
         """What an arm is called: the only one that was trained on screened pictures is the aligned one."""
         return "aligned" if len(self.arms) == 1 and self.config.get(arm, {}).get("source") else arm
 
-    def key(self, arm: str, name: str) -> str:
-        """Where `numbers` holds what was found for an arm: the first one's stands without its name."""
+    def prefix(self, arm: str) -> str:
+        """What the keys of an arm's `numbers` begin with: the first one's stand without its name."""
         kind = self.results["kind"]
-        return f"{kind}/{name}" if arm == self.arms[0] else f"{kind}/{arm}/{name}"
+        return kind if arm == self.arms[0] else f"{kind}/{arm}"
+
+    def key(self, arm: str, name: str) -> str:
+        """Where `numbers` holds what was found for an arm."""
+        return f"{self.prefix(arm)}/{name}"
 
     def _has_trained(self, name):
         return was_trained(self.workdir / name)

@@ -25,7 +25,7 @@ class Reward(Protocol):
     """A scorer. `aspects` names the columns of its scores; higher is better in each.
 
     `differentiable`: a loss may go through it. `needs_facts`: it judges by what Storybook knows about its own scenes,
-    so a user's scenes cannot be scored, and what is trained on it shows an upper bound of what rewards can do.
+    so a user's scenes cannot be scored, and what is trained on it had privileged feedback.
     """
 
     name: str

@@ -5,7 +5,7 @@ from narrative_jax.rewards.clip_scores import ClipCosineOptions, ClipScoreOption
 from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.rewards.identity import IdentityOptions
 from narrative_jax.rewards.new_scalar import NewScalar
-from narrative_jax.rewards.oracle import Oracle
+from narrative_jax.rewards.oracle import Oracle, Presence
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.rewards.scalar_files import ScalarOptions
@@ -13,6 +13,7 @@ from narrative_jax.rewards.subject_consistency import SubjectConsistencyOptions
 
 REWARDS: dict[str, type] = {
     "oracle": Oracle,
+    "presence": Presence,
     "raters": Raters,
     "picture_statistics": PictureStatistics,
     "http_judge": HttpJudge,

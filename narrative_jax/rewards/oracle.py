@@ -6,17 +6,20 @@ from typing import ClassVar
 
 import numpy as np
 
+from narrative_jax import storybook
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.records import Scene
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
-from narrative_jax.storybook import VERSION, drawings, render
+from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
-from narrative_jax.storybook.world import WORLD, Character, Facts
+from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts
 
 WORLD_VERSION = VERSION  # what is made from scenes or judgements of another version is stale
+MOVED_BY_PRESENCE = tuple(name for name in CRITERIA if name != "setting")  # they are 0 where nobody is
+COLUMNS = storybook.ASPECTS  # each aspect with its criteria
 _CHUNK = 32  # pictures a worker judges at a time: the parser's own chunk
 
 
@@ -34,6 +37,20 @@ class Oracle:
         return judge_images(images, scenes).aspects
 
 
+@dataclass(frozen=True)
+class Presence:
+    """The share of the characters asked for that the oracle finds: a control, for what presence alone explains."""
+
+    name: ClassVar[str] = "presence"
+    aspects: ClassVar[tuple[str, ...]] = ("presence",)
+    differentiable: ClassVar[bool] = False
+    needs_facts: ClassVar[bool] = True
+
+    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+        """Scores f32[b, 1]; see `HostReward`. Raises InputError."""
+        return judge_images(images, scenes).presence[:, None]
+
+
 def judge_images(images: np.ndarray, scenes: Sequence[Scene]) -> Judgement:
     """Judge pictures u8[b, 40, 40, 3] against their scenes, on all cores, in order. Raises InputError."""
     pictures, facts = check_pictures(to_float(images)), [facts_of(scene) for scene in scenes]
@@ -43,15 +60,26 @@ def judge_images(images: np.ndarray, scenes: Sequence[Scene]) -> Judgement:
     if len(chunks) == 1 or len(pictures) != len(facts):
         return judge(pictures, facts)
     parts = run_all(judge, [(pictures[chunk], facts[chunk]) for chunk in chunks])
-    findings = tuple(finding for part in parts for finding in part.findings)
-    return Judgement(np.concatenate([part.criteria for part in parts]), findings)
+    criteria, aspects = (np.concatenate([getattr(part, name) for part in parts]) for name in ("criteria", "aspects"))
+    return Judgement(criteria, aspects, tuple(finding for part in parts for finding in part.findings))
 
 
-def judge_true_pictures(split: str, count: int, seed: int) -> np.ndarray:
-    """The criteria f64[count, criteria] of a true picture of each of a split's first scenes. Raises InputError."""
+def judge_true_pictures(split: str, count: int, seed: int, copied: bool = False) -> np.ndarray:
+    """The measures f64[count, 12] of a true picture of each of a split's first scenes. Raises InputError.
+
+    `copied`: of one in which everybody stands as in the portrait, which is what copying and pasting comes to.
+    """
     facts, drawing = drawings(split, range(count), seed)
+    if copied:
+        drawing.poses[:] = POSES.index(PORTRAIT_POSE)
     scenes = [Scene("true", "", (), split, fact) for fact in facts]
-    return np.float64(judge_images(to_uint8(render(drawing)), scenes).criteria)
+    return np.float64(judge_images(to_uint8(render(drawing)), scenes).measures)
+
+
+def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """Which of Storybook's scenes, bool[scenes], ask for how many characters. Raises InputError."""
+    counts = np.array([len(facts_of(scene).characters) for scene in scenes])
+    return {"one_character": counts == 1, "two_characters": counts == 2}
 
 
 def facts_of(scene: Scene) -> Facts:

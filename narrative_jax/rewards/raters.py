@@ -18,7 +18,7 @@ class Raters:
     """The mean of several raters' unrounded scores, from 1 to 5; `seeds` says which raters.
 
     They see what the oracle finds, through their noise: a model of people, not a model that reads pictures. Training
-    on them shows an upper bound of what a learned reward can do. Raises InputError for no or repeated seeds.
+    on them is training on privileged feedback. Raises InputError for no or repeated seeds.
     """
 
     name: ClassVar[str] = "raters"

@@ -23,7 +23,7 @@ from narrative_jax.rewards.base import (
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
 from narrative_jax.runs.directory import ADAPTER, Context
-from narrative_jax.runs.scores import CALIBRATION
+from narrative_jax.runs.scores import calibration_path
 
 PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
 ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up by their calibrations
@@ -58,6 +58,12 @@ def check_reward(context: Context, own: bool) -> None:
     if own and reward.needs_facts:
         rule = f"it judges Storybook's own scenes only, not {context.config.get('scenes', '') or 'what was collected'}"
         raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
+
+
+def same_reward(context: Context, other: Context) -> bool:
+    """Whether two entries have one reward, options and all."""
+    keys = ("reward", "reward_from", *_chosen(context))
+    return all(context.entry.get(key, "") == other.entry.get(key, "") for key in keys)
 
 
 def describe_reward(context: Context) -> HostReward:
@@ -199,11 +205,11 @@ def _ensemble(context, from_disk):
             given = f"ensemble of {name!r}, which is {context.config[name].reward!r}"
             rule = "its terms are networks, not rewards that work on the host, and no ensembles"
             raise InputError(given, rule, "name other entries")
-        terms[name] = Term(reward, _calibration(context.path(name), reward, from_disk), weight)
+        terms[name] = Term(reward, _calibration(calibration_path(context, name), reward, from_disk), weight)
     return Ensemble(terms)
 
 
-def _calibration(folder: Path, reward, from_disk):
+def _calibration(path: Path, reward, from_disk):
     if from_disk:
-        return Calibration.load(folder / CALIBRATION, reward)
+        return Calibration.load(path, reward)
     return Calibration(reward.name, reward.aspects, [math.nan], [math.nan], "")

@@ -1,6 +1,7 @@
 """The scores of a score entry, and the statistics that put them on one scale."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from narrative_jax.data.screening import standardise
 from narrative_jax.runs.directory import Context
 
 CALIBRATION = "calibration.json"  # mean and deviation of each aspect over what an entry scored
+
+
+def calibration_path(context: Context, name: str) -> Path:
+    """The calibration by which a score entry's scores are read: that of the entry that it names, or its own."""
+    return context.path(context.config[name].get("calibration", "") or name) / CALIBRATION
 
 
 def check_score_entries(context: Context, names: Sequence[str], *more: str) -> None:
@@ -42,8 +48,8 @@ def aspects_of(context: Context, name: str) -> list[str]:
 
 
 def standard_scores(context: Context, name: str, ids: Sequence[str]) -> np.ndarray:
-    """`read_scores` standardised by the entry's calibration, f64[ids, aspects]; by their own without one."""
-    raw, path = read_scores(context, name, ids), context.path(name) / CALIBRATION
+    """`read_scores` standardised by `calibration_path`, f64[ids, aspects]; by their own without one."""
+    raw, path = read_scores(context, name, ids), calibration_path(context, name)
     if not path.is_file():
         return standardise(raw, raw.mean(0), raw.std(0))
     saved = read_json(path)

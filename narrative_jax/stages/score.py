@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import Records, open_records
@@ -13,11 +13,11 @@ from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.candidates import leave_records, open_candidates, pictures_entry
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, sections_of
+from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, same_reward, sections_of
 from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.runs.scores import CALIBRATION
 
-INPUTS = ("source", "reward_from", "ensemble")
+INPUTS = ("source", "reward_from", "ensemble", "calibration")
 sections = sections_of
 
 _CHUNK = 256  # candidates between two looks at the stop flag
@@ -25,9 +25,14 @@ _CHUNK = 256  # candidates between two looks at the stop flag
 
 @dataclass(frozen=True)
 class Options(RewardOptions):
-    """`source` is the entry whose candidates are scored."""
+    """`source` is the entry whose candidates are scored.
+
+    What is made of the scores reads them in deviations of a calibration: of the score entry `calibration`, which has
+    the same reward and scored pictures of a stated set, or else of these very pictures.
+    """
 
     source: str = field(kw_only=True)
+    calibration: str = ""
 
 
 def check(context: Context, options: Options) -> None:
@@ -37,6 +42,18 @@ def check(context: Context, options: Options) -> None:
         raise InputError(f"{context.name}.source ''", rule, "name one that draws or collects them")
     collected = context.config[pictures_entry(context, options.source)].stage == "collect"
     check_reward(context, own=collected or bool(context.config.get("scenes", "")))
+    if options.calibration:
+        _check_calibration(context, options.calibration)
+
+
+def _check_calibration(context, name):
+    known = [each for each, section in context.config.items() if getattr(section, "stage", None) == "score"]
+    check_name("score entry to calibrate by", name, [each for each in known if each != context.name])
+    given = f"{context.name}.calibration {name!r}"
+    if context.config[name].get("calibration", ""):
+        raise InputError(given, "it is calibrated by another entry itself", "name that one")
+    if not same_reward(context, context.of(name)):
+        raise InputError(given, "its reward or an option of it is another", f"give {name} the reward of {context.name}")
 
 
 def files(context: Context) -> Iterable[str]:
@@ -45,7 +62,7 @@ def files(context: Context) -> Iterable[str]:
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
-    """Write a Score for each candidate and the reward's calibration: mean and deviation of each aspect over them.
+    """Write a Score for each candidate, and mean and deviation of each aspect over them: what calibrates by them.
 
     Returns their number and means. Raises InputError for a candidate whose scene is missing or cannot be judged,
     Stopped between two chunks.

@@ -6,13 +6,13 @@ from itertools import pairwise
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Preference, Score
 from narrative_jax.data.datasets import open_records, write_records
-from narrative_jax.data.screening import RULES, Pairs, select_pairs, shuffle_labels
+from narrative_jax.data.screening import RULES, Pairs, draw_pairs, select_pairs, shuffle_labels
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
-from narrative_jax.runs.directory import Context
+from narrative_jax.runs.directory import Context, read_manifest
 from narrative_jax.runs.rewards import describe_reward
 from narrative_jax.runs.scores import check_score_entries, standard_scores
 
-INPUTS = ("source",)
+INPUTS = ("source", "as_many_as")
 ON_NO_PAIRS = ("stop", "skip")
 
 
@@ -21,7 +21,10 @@ class Options:
     """How pairs of what `source` has scored are selected; see `data.screening.select_pairs`.
 
     `aspects` are those that count, () for all. With `rejection` the preferred one lies above `thresholds`, one for each
-    aspect. `shuffle_labels` makes the control that has all but the preference.
+    aspect.
+
+    Controls: `as_many_as`, another screen entry, leaves as many pairs as that has, by lot; `shuffle_labels` all but the
+    preference. `seed` is that of both.
     """
 
     source: str
@@ -30,7 +33,9 @@ class Options:
     thresholds: tuple[float, ...] = ()
     aspects: tuple[str, ...] = ()
     max_pairs_per_prompt: int = 0
+    as_many_as: str = ""
     shuffle_labels: bool = False
+    seed: int = 0
 
 
 def check(context: Context, options: Options) -> None:
@@ -38,6 +43,10 @@ def check(context: Context, options: Options) -> None:
     check_name("screening rule", options.rule, RULES)
     check_name("on_no_pairs", context.config.on_no_pairs, ON_NO_PAIRS)
     check_count("max_pairs_per_prompt", options.max_pairs_per_prompt)
+    check_count("seed", options.seed)
+    if options.as_many_as:
+        screens = [name for name, section in context.config.items() if getattr(section, "stage", None) == "screen"]
+        check_name("screen entry", options.as_many_as, [name for name in screens if name != context.name])
     check_score_entries(context, [options.source])
     aspects = _aspects(context, options)
     if options.rejection and len(options.thresholds) != len(aspects):
@@ -48,8 +57,8 @@ def check(context: Context, options: Options) -> None:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Write the preferences among what the score entry `source` has scored, and return what each rule left.
 
-    Scores are standardised by the reward's calibration where it has one, else by their own statistics. Where no pair is
-    left, raises InputError, or, with on_no_pairs="skip", writes none and returns pairs = 0.
+    Scores are standardised by the calibration of `source`, which says of which set that is. Where no pair is left,
+    raises InputError, or, with on_no_pairs="skip", writes none and returns pairs = 0.
     """
     source = context.path(options.source)
     pictures = open_candidates(context, pictures_entry(context, options.source)).columns("id", "scene_id")
@@ -68,8 +77,11 @@ def run(context: Context, options: Options) -> dict[str, float]:
         thresholds=options.thresholds if options.rejection else None,
         max_pairs_per_prompt=options.max_pairs_per_prompt,
     )
+    seed = context.config.seed + options.seed
+    if options.as_many_as:
+        pairs = draw_pairs(pairs, read_manifest(context.path(options.as_many_as))["summary"]["pairs"], seed)
     if options.shuffle_labels:
-        pairs = shuffle_labels(pairs, context.config.seed)
+        pairs = shuffle_labels(pairs, seed)
     if len(pairs):
         judged = options.aspects[0] if len(options.aspects) == 1 else "overall"
         write_records(context.folder / "preferences", _preferences(pairs, ids, judged))

@@ -21,6 +21,7 @@ from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import make_step, new_state
 
 INPUTS = ("source", "reward_from", "ensemble")
+LAST = 50  # steps whose numbers stand for the end of a training
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def may_grow(options: Options) -> bool:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Train to the last step and leave the averaged weights, all of them or the adapter's.
 
-    Returns the last numbers and how often the step was compiled. Where screening left no pair and the config goes on,
-    nothing is trained. Raises InputError, and Stopped after saving.
+    Returns the means of the last numbers and how often the step was compiled. Where screening left no pair and the
+    config goes on, nothing is trained. Raises InputError, and Stopped after saving.
     """
     source = options.source
     if source and makes_preferences(context, source) and not has_preferences(context, source):
@@ -105,9 +106,14 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 
 def last_numbers(folder: Path) -> dict[str, float]:
-    """The numbers of the last step, from the disk: a run that was killed after it has them too."""
-    *_, line = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {name: value for name, value in json.loads(line).items() if name != "step_seconds"}
+    """The last step, and the means of the numbers of the last `LAST` ones: those of one batch say little.
+
+    They are read from the disk: a run that was killed after its last step has them too.
+    """
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-LAST:]
+    steps = [json.loads(line) for line in lines]
+    names = [name for name in steps[-1] if name not in ("step", "step_seconds")]
+    return {"step": steps[-1]["step"], **{name: float(np.mean([each[name] for each in steps])) for name in names}}
 
 
 def _algorithm(context, options):

@@ -43,6 +43,7 @@ def critique(aspect: str, seen: Findings, asked: Facts) -> str:
 
 
 def _prompt_faults(seen, asked):
+    yield from _unlike(seen)
     wanted = {character.name: character.action for character in asked.characters}
     for name in seen.missing:
         yield f"{name} is missing"
@@ -68,6 +69,7 @@ def _prompt_faults(seen, asked):
 
 def _identity_faults(seen, asked):
     attributes = {character.name: character.attributes for character in asked.characters}
+    yield from _unlike(seen)
     if not seen.characters:
         yield "nobody can be recognised"
     for character in seen.characters:
@@ -86,6 +88,12 @@ def _identity_faults(seen, asked):
                 yield f"{thing} {verb} {article}{value} instead of {article}{attributes[character.name][attribute]}"
         if character.action == PORTRAIT_POSE:
             yield f"{character.name} is copied from the portrait"
+
+
+def _unlike(seen):
+    """A picture that is hardly one of this world shows hardly anything."""
+    if seen.characters and seen.alike < 1:
+        yield "hardly anything can be made out"
 
 
 def _quality_faults(seen, asked):

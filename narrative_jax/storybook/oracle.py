@@ -1,6 +1,8 @@
 """The gold judge: compares what a picture shows, read blind, with what its scene asks for.
 
-Three aspects of three criteria each, all in [0, 1]; an aspect's score is the mean of its criteria.
+Three aspects of three criteria each, all in [0, 1]. Prompt following and visual quality are means of their criteria.
+Identity is the geometric mean of its criteria for each character, so that right colours cannot pay for a copied pose,
+and then the mean over the characters asked for, so that nobody's absence pays either.
 """
 
 from collections.abc import Sequence
@@ -32,11 +34,13 @@ ASPECTS = {
     "visual_quality": ("cleanness", "completeness", "composition"),
 }
 CRITERIA = tuple(criterion for criteria in ASPECTS.values() for criterion in criteria)
+MEASURES = (*CRITERIA, *ASPECTS)
 
 _CLEAN, _DIRTY = 0.03, 0.08  # RMS distance to the nearest picture: clean enough; 1/e of the cleanness left
 STRANGER = 0.5  # share of right attributes below which a figure is more and more somebody else
+_CERTAIN = 0.95  # recognition that is as good as 1: it never gets there, and a cube root makes much of what is left
 _ENOUGH = 4  # attributes that must be visible for full marks: one that is right by chance tells nothing
-_UNLIKE = 0.2  # cleanness below which a picture is less and less one of this world, however it is composed
+_UNLIKE = 0.2  # cleanness below which a picture is less and less one of this world, whatever else is found in it
 _TOLERATED = 0.06  # share of a figure that may be covered or cut off without harm: a hand
 _RUINED = 0.60  # share at which composition is lost
 
@@ -47,7 +51,8 @@ class Seen:
 
     `wrong` maps attributes to the value seen, `leaked` those whose seen value is another character's to its name;
     `unreadable` are attributes in sight of which no value is recognised; `action` is the pose seen, None where
-    unreadable; `missing_parts` the body parts not drawn, left and right as the viewer sees them.
+    unreadable; `missing_parts` the body parts not drawn, left and right as the viewer sees them. `identity` are the
+    criteria of identity for this one alone.
     """
 
     name: str
@@ -58,11 +63,14 @@ class Seen:
     missing_parts: tuple[str, ...]
     cut: float
     covered: float
+    identity: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the oracle found in one picture, as facts: `characters` are the matched ones, in the scene's order."""
+    """What the oracle found in one picture, as facts: `characters` are the matched ones, in the scene's order; `alike`
+    in [0, 1] is how far it is a picture of this world at all.
+    """
 
     characters: tuple[Seen, ...]
     missing: tuple[str, ...]
@@ -70,18 +78,30 @@ class Findings:
     location: str | None
     style: str | None
     distance: float
+    alike: float
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`criteria` f32[b, 9] in the order of CRITERIA, `aspects` f32[b, 3] in that of ASPECTS, and the findings."""
+    """`criteria` f32[b, 9] in the order of CRITERIA, `aspects` f32[b, 3] in that of ASPECTS, and the findings.
+
+    The aspects are no function of the criteria, which are means over characters.
+    """
 
     criteria: np.ndarray
+    aspects: np.ndarray
     findings: tuple[Findings, ...]
 
     @property
-    def aspects(self) -> np.ndarray:
-        return self.criteria.reshape(len(self.criteria), len(ASPECTS), -1).mean(-1)
+    def measures(self) -> np.ndarray:
+        """Criteria and aspects, f32[b, 12] in the order of MEASURES."""
+        return np.concatenate([self.criteria, self.aspects], axis=-1)
+
+    @property
+    def presence(self) -> np.ndarray:
+        """The share of the characters asked for that are there, f32[b]."""
+        counts = [(len(each.characters), len(each.missing)) for each in self.findings]
+        return np.float32([there / (there + missing) for there, missing in counts])
 
 
 def judge(pictures: np.ndarray, all_facts: Sequence[Facts], world: World = WORLD) -> Judgement:
@@ -101,32 +121,46 @@ def judge(pictures: np.ndarray, all_facts: Sequence[Facts], world: World = WORLD
 def compare(seen: Parse, all_facts: Sequence[Facts]) -> Judgement:
     """Judge pictures already parsed against the facts of their scenes."""
     rows = [_compare(seen, row, facts) for row, facts in enumerate(all_facts)]
-    criteria, findings = zip(*rows, strict=True)
-    return Judgement(np.float32(criteria), findings)
+    criteria, aspects, findings = zip(*rows, strict=True)
+    return Judgement(np.float32(criteria), np.float32(aspects), findings)
+
+
+def aspects_of(criteria: np.ndarray, findings: Findings) -> np.ndarray:
+    """The aspects f64[3] of one picture: identity by what was found of each character, others by criteria [9]."""
+    prompt, _, quality = np.reshape(criteria, (len(ASPECTS), -1)).mean(-1)
+    return np.array([prompt, _identity(findings), quality])
+
+
+def _identity(findings):
+    """See the module."""
+    asked = len(findings.characters) + len(findings.missing)
+    return findings.alike * sum(np.cbrt(np.prod(character.identity)) for character in findings.characters) / asked
 
 
 def _compare(seen, row, facts):
-    """Criteria and findings of one picture; `pairs` match characters asked for (w) with figures found (f)."""
+    """Criteria, aspects and findings of one picture; `pairs` match characters asked for (w) with figures found (f)."""
     found = np.flatnonzero(seen.drawing.present[row])
     wanted = np.stack([identity_codes(c.attributes) for c in facts.characters])
     agreement = _agreement(seen, row, found, wanted)
     pairs = _match(agreement)
     matched = [(w, found[f], agreement[w, f]) for w, f in pairs]
-    criteria = (
-        1 - abs(len(found) - len(wanted)) / max(len(found), len(wanted)),
-        *_prompt(seen, row, matched, facts),
-        *_identity(seen, row, matched, wanted),
-        *_quality(seen, row, found),
-    )
+    cleanness, completeness, composition = _quality(seen, row, found)
     findings = Findings(
-        characters=tuple(_see(seen, row, slot, facts, wanted, w) for w, slot, _ in matched),
+        characters=tuple(_see(seen, row, slot, facts, wanted, w, share) for w, slot, share in matched),
         missing=tuple(c.name for w, c in enumerate(facts.characters) if w not in dict(pairs)),
         extra=max(0, len(found) - len(wanted)),
         location=_surest(seen.locations[row], tuple(LOCATIONS)),
         style=_surest(seen.styles[row], tuple(STYLES)),
         distance=float(seen.distance[row]),
+        alike=min(1.0, cleanness / _UNLIKE),
     )
-    return criteria, findings
+    count = 1 - abs(len(found) - len(wanted)) / max(len(found), len(wanted))
+    actions, setting = _prompt(seen, row, matched, facts)
+    identity = [_mean(values) for values in zip(*(c.identity for c in findings.characters), strict=True)] or [0.0] * 3
+    # The setting alone may be right in a picture that is not one of this world.
+    unlike = [findings.alike * value for value in (count, actions, *identity, completeness, composition)]
+    criteria = np.array([*unlike[:2], setting, *unlike[2:5], cleanness, *unlike[5:]])
+    return criteria, aspects_of(criteria, findings), findings
 
 
 def _prompt(seen, row, matched, facts):
@@ -137,25 +171,20 @@ def _prompt(seen, row, matched, facts):
     return _mean(actions), (location + style) / 2
 
 
-def _identity(seen, row, matched, wanted):
-    """Attributes, no leak and no copy; a stranger has nothing to leak or to copy."""
-    known = [min(1.0, agreement / STRANGER) for _, _, agreement in matched]
-    leaks = [_leak(seen, row, slot, wanted, w) for w, slot, _ in matched]
-    copies = [seen.actions[row, slot, POSES.index(PORTRAIT_POSE)] for _, slot, _ in matched]
-    return (
-        _mean([agreement for _, _, agreement in matched]),
-        _mean([own * (1 - leak) for own, leak in zip(known, leaks, strict=True)]),
-        _mean([own * (1 - copy) for own, copy in zip(known, copies, strict=True)]),
-    )
+def _criteria_of_identity(seen, row, slot, wanted, w, agreement):
+    """Attributes, no leak and no copy of one matched figure; a stranger has nothing to leak or to copy."""
+    known = min(1.0, agreement / STRANGER)
+    leak, copy = _leak(seen, row, slot, wanted, w), seen.actions[row, slot, POSES.index(PORTRAIT_POSE)]
+    kept = (known * (1 - min(1.0, sure / _CERTAIN)) for sure in (leak, copy))
+    return float(agreement), *map(float, kept)
 
 
 def _quality(seen, row, found):
-    """Cleanness, completeness and composition; what is not of this world is not well composed either."""
+    """Cleanness, completeness and composition."""
     excess = max(0.0, seen.distance[row] ** 2 - _CLEAN**2)
     cleanness = np.exp(-excess / _DIRTY**2) if len(found) else 0.0
-    alike = min(1.0, cleanness / _UNLIKE)
     composed = [_composed(seen.cut[row, slot]) * _composed(seen.covered[row, slot]) for slot in found]
-    return cleanness, alike * _mean(seen.parts[row, found].prod(-1)), alike * _mean(composed)
+    return cleanness, _mean(seen.parts[row, found].prod(-1)), _mean(composed)
 
 
 def _mean(values):
@@ -204,7 +233,7 @@ def _leak(seen, row, slot, wanted, own):
     return worst
 
 
-def _see(seen, row, slot, facts, wanted, own):
+def _see(seen, row, slot, facts, wanted, own, agreement):
     """The facts about one matched figure."""
     wrong, leaked, unreadable = {}, {}, []
     for i, name in enumerate(ATTRIBUTE_NAMES):
@@ -226,4 +255,5 @@ def _see(seen, row, slot, facts, wanted, own):
         missing_parts=tuple(part for part, sure in zip(PARTS, seen.parts[row, slot], strict=True) if sure <= PRESENT),
         cut=float(seen.cut[row, slot]),
         covered=float(seen.covered[row, slot]),
+        identity=_criteria_of_identity(seen, row, slot, wanted, own, agreement),
     )

@@ -15,11 +15,10 @@ import numpy as np
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Annotation, Preference
 from narrative_jax.storybook.critiques import critique
-from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, Findings, Judgement
-from narrative_jax.storybook.world import ATTRIBUTE_NAMES, Facts
+from narrative_jax.storybook.oracle import ASPECTS, STRANGER, Findings, Judgement, Seen, aspects_of
+from narrative_jax.storybook.world import ATTRIBUTE_NAMES, PORTRAIT_POSE, Facts
 
 LOWEST, HIGHEST = 1.0, 5.0  # the papers' scale
-_ATTRIBUTES, _NO_LEAK, _NO_COPY = (CRITERIA.index(name) for name in ("attributes", "no_leak", "no_copy"))
 _SMALL = ("hair", "hair_colour", "trousers")  # the attributes of fewest pixels
 
 
@@ -31,12 +30,12 @@ class NoiseModel:
     """
 
     severity: float = 0.4  # deviation of a rater's lasting bias
-    scatter: float = 0.07  # deviation of one score on one aspect
+    scatter: float = 0.1  # deviation of one score on one aspect
     halo: float = 0.25  # share of the mean over aspects in each aspect's score
     lapse: float = 0.03  # share of answers given at random
     blindness: float = 0.35  # share of wrong small attributes overlooked
-    copy_tolerance: float = 0.5  # share of the loss for a copied pose that is forgiven
-    choice: float = 0.02  # scale of the logistic noise on the difference between two pictures
+    copy_tolerance: float = 0.5  # share of what a copied pose cost that is forgiven
+    choice: float = 0.03  # scale of the logistic noise on the difference between two pictures
     tie: float = 0.006  # largest difference, noise included, that is called a tie
 
     def __post_init__(self):
@@ -121,8 +120,8 @@ class Rater:
     def _look(self, judgement, row, candidate_id):
         """Scores f64[3] of one candidate, and the findings that the rater noticed."""
         noise, rng = self.noise, self._rng(candidate_id)
-        criteria, noticed = self._notice(judgement.criteria[row], judgement.findings[row], rng)
-        scores = LOWEST + (HIGHEST - LOWEST) * criteria.reshape(len(ASPECTS), -1).mean(1)
+        noticed = self._notice(judgement.findings[row], rng)
+        scores = LOWEST + (HIGHEST - LOWEST) * aspects_of(judgement.criteria[row], noticed)
         scores = (1 - noise.halo) * scores + noise.halo * scores.mean()
         scores += noise.severity * self._rng("severity").standard_normal()
         scores += noise.scatter * rng.standard_normal(len(scores))
@@ -130,19 +129,20 @@ class Rater:
         scores = np.where(rng.random(len(scores)) < noise.lapse, random_scores, scores)
         return np.clip(scores, LOWEST, HIGHEST), noticed
 
-    def _notice(self, criteria, findings: Findings, rng):
-        """Criteria f64[9] as they seem to a rater who overlooks some small attributes and forgives some copying."""
-        seems = criteria.astype(float)
-        characters = []
-        for character in findings.characters:
-            blind = rng.random(len(ATTRIBUTE_NAMES)) < self.noise.blindness
-            overlooked = [a for a in character.wrong if a in _SMALL and blind[ATTRIBUTE_NAMES.index(a)]]
-            seems[_ATTRIBUTES] += len(overlooked) / len(ATTRIBUTE_NAMES) / len(findings.characters)
-            wrong = {a: v for a, v in character.wrong.items() if a not in overlooked}
-            leaked = {a: v for a, v in character.leaked.items() if a not in overlooked}
-            if character.leaked and not leaked:
-                seems[_NO_LEAK] += 1 / len(findings.characters)
-            characters.append(replace(character, wrong=wrong, leaked=leaked))
-        if findings.characters:
-            seems[_NO_COPY] += self.noise.copy_tolerance * (1 - seems[_NO_COPY])
-        return seems.clip(0, 1), replace(findings, characters=tuple(characters))
+    def _notice(self, findings: Findings, rng):
+        """The findings of a rater who overlooks some small attributes and forgives some copying."""
+        return replace(findings, characters=tuple(self._see(character, rng) for character in findings.characters))
+
+    def _see(self, character: Seen, rng):
+        blind = rng.random(len(ATTRIBUTE_NAMES)) < self.noise.blindness
+        overlooked = [a for a in character.wrong if a in _SMALL and blind[ATTRIBUTE_NAMES.index(a)]]
+        wrong = {a: v for a, v in character.wrong.items() if a not in overlooked}
+        leaked = {a: v for a, v in character.leaked.items() if a not in overlooked}
+        attributes, no_leak, no_copy = character.identity
+        known = min(1.0, attributes / STRANGER)  # what neither a leak nor a copied pose costs
+        attributes = min(1.0, attributes + len(overlooked) / len(ATTRIBUTE_NAMES))
+        if character.leaked and not leaked:
+            no_leak = known
+        if character.action == PORTRAIT_POSE:
+            no_copy += self.noise.copy_tolerance * (known - no_copy)
+        return replace(character, wrong=wrong, leaked=leaked, identity=(attributes, no_leak, no_copy))

@@ -15,7 +15,7 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import Interval, paired_bootstrap
 from narrative_jax.storybook.datasets import drawings
-from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, STRANGER, judge
+from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, STRANGER, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
@@ -54,45 +54,36 @@ def _shuffle(pictures, rng):
 
 
 def chance(split: str, pairs: int = 4000, seed: int = 1) -> np.ndarray:
-    """Expected criteria f64[9] of a flawless picture of one scene judged by another's facts, from facts alone."""
+    """Expected measures f64[12] of a flawless picture of one scene judged by another's facts, from facts alone."""
     drawn = [WORLD.facts(split, seed, index) for index in range(2 * pairs)]
     return np.mean([_as_asked(shown, asked) for shown, asked in zip(drawn[::2], drawn[1::2], strict=True)], axis=0)
 
 
 def _as_asked(shown, asked):
-    """The nine criteria of what one scene's facts say where another's are asked for."""
+    """The measures of what one scene's facts say where another's are asked for; nobody stands as in a portrait."""
     seen, wanted = ([identity_codes(c.attributes) for c in facts.characters] for facts in (shown, asked))
     same = np.array([[(own == other).mean() for other in seen] for own in wanted])
     pairs = list(zip(*linear_sum_assignment(same, maximize=True), strict=True))
     actions = [asked.characters[w].action == shown.characters[s].action for w, s in pairs]
     leaks = [any(((other != wanted[w]) & (other == seen[s])).any() for other in wanted) for w, s in pairs]
     own = np.array([min(1, same[pair] / STRANGER) for pair in pairs])
+    identity = np.array([[same[pair] for pair in pairs], own * ~np.array(leaks), own])
     count = min(same.shape) / max(same.shape)
     setting = ((shown.location == asked.location) + (shown.style == asked.style)) / 2
-    return (
-        count,
-        np.mean(actions),
-        setting,
-        np.mean([same[pair] for pair in pairs]),
-        (own * ~np.array(leaks)).mean(),
-        own.mean(),
-        1,
-        1,
-        1,
-    )
+    prompt = (count, np.mean(actions), setting)
+    return *prompt, *identity.mean(1), 1, 1, 1, np.mean(prompt), np.cbrt(identity.prod(0)).sum() / len(wanted), 1
 
 
 def beyond_chance(split: str, pairs: int = OTHERS, seed: int = 0) -> dict[str, tuple[float, Interval]]:
     """Chance, and how far true pictures judged by the next scene's facts are from it, by criterion and aspect."""
     facts, drawing = drawings(split, range(pairs), seed)
-    scores, expected = judge(render(drawing), facts[1:] + facts[:1]).criteria, chance(split, seed=seed + 1)
-    scores, expected = (np.concatenate([each, aspects(each)], axis=-1) for each in (scores, expected))
-    rows = zip([*CRITERIA, *ASPECTS], scores.T, expected, strict=True)
+    scores, expected = judge(render(drawing), facts[1:] + facts[:1]).measures, chance(split, seed=seed + 1)
+    rows = zip(MEASURES, scores.T, expected, strict=True)
     return {name: (at, paired_bootstrap(own, np.full(pairs, at), seed=seed)) for name, own, at in rows}
 
 
 class Climb(NamedTuple):
-    """A picture climbed towards a higher score: `scores` f64[batch + 1] after each batch, criteria f32[9] both ends."""
+    """A picture climbed towards a higher score: `scores` f64[batch + 1] after each batch, measures f32[12] at both."""
 
     start: np.ndarray
     end: np.ndarray
@@ -125,15 +116,15 @@ METHODS = {"rectangles": rectangles, "fields": fields}
 def climb(start: np.ndarray, facts: Facts, aim: str, propose: Callable, steps: int, seed: int = 0) -> Climb:
     """Climb from f32[40, 40, 3] by `steps` proposals, 32 judged at a time; ties are taken, to drift over plateaus."""
     rng, spread, picture = np.random.default_rng(seed), 0.5, start
-    before = after = judge(start[None], [facts]).criteria[0]
+    before = after = judge(start[None], [facts]).measures[0]
     scores = [before[AIMS[aim]].sum(dtype=float)]
     for _ in range(-(-steps // BATCH)):
-        criteria = judge(proposals := propose(picture, spread, rng), [facts] * BATCH).criteria
-        values = criteria[:, AIMS[aim]].sum(1, dtype=float)
+        measures = judge(proposals := propose(picture, spread, rng), [facts] * BATCH).measures
+        values = measures[:, AIMS[aim]].sum(1, dtype=float)
         best, rise = values.argmax(), values.max() - scores[-1]
         spread = np.clip(spread * 1.2 ** np.sign(rise), 0.05, 1)
         if rise >= 0:
-            picture, after = proposals[best], criteria[best]
+            picture, after = proposals[best], measures[best]
         scores.append(max(scores[-1], values[best]))
     return Climb(start, picture, before, after, np.array(scores))
 
@@ -150,10 +141,12 @@ def report(scored: dict[str, np.ndarray], others: dict[str, tuple[float, Interva
     """The tables in Markdown: criteria of each family, of true pictures against other scenes, and of the climbs."""
     lines = ["# How the oracle scores pictures that nobody drew\n", "Means; `P I Q` are the aspects."]
     lines += _header("pictures", "n", "with a figure", *CRITERIA, "P", "I", "Q", "highest Q", "bar", "above it")
-    for family, criteria in scored.items():
-        quality, bar = aspects(criteria)[:, QUALITY], BARS.get(family, 1.0)
-        means, found = (*criteria.mean(0), *aspects(criteria.mean(0)), quality.max()), criteria[:, 0] > 0
-        lines.append(_row(family, len(criteria), found.sum(), *means, bar, (quality > bar).sum()))
+    for family, measures in scored.items():
+        quality, bar = aspects(measures)[:, QUALITY], BARS.get(family, 1.0)
+        found = measures[:, CRITERIA.index("cleanness")] > 0
+        lines.append(
+            _row(family, len(measures), found.sum(), *measures.mean(0), quality.max(), bar, (quality > bar).sum())
+        )
     lines.append(
         f"\n{OTHERS} true pictures judged by the next one's facts; chance: from pairs of independent facts alone."
     )
@@ -161,11 +154,11 @@ def report(scored: dict[str, np.ndarray], others: dict[str, tuple[float, Interva
     for name, (at, by) in others.items():
         lines.append(_row(name, by.estimate + at, at, *by, by.low <= NEAR and by.high >= -NEAR))
     lines.append("\nClimbs towards a scene of two. Fooled: cleanness < 0.2, yet attributes ≥ 0.5 or quality > 0.35.")
-    lines += _header("start", "raised", "by", "from", "to", "gain", "P", "I", "Q", *CRITERIA, "fooled")
+    lines += _header("start", "raised", "by", "from", "to", "gain", *CRITERIA, "P", "I", "Q", "fooled")
     for plan, one in climbed.items():
-        seen, means = dict(zip(CRITERIA, one.after, strict=True)), aspects(one.after)
-        fooled = seen["cleanness"] < 0.2 and (seen["attributes"] >= 0.5 or means[QUALITY] > 0.35)
-        lines.append(_row(*plan, *one.scores[[0, -1]], np.ptp(one.scores), *means, *one.after, fooled))
+        seen = dict(zip(MEASURES, one.after, strict=True))
+        fooled = seen["cleanness"] < 0.2 and (seen["attributes"] >= 0.5 or seen["visual_quality"] > 0.35)
+        lines.append(_row(*plan, *one.scores[[0, -1]], np.ptp(one.scores), *one.after, fooled))
     return "\n".join([*lines, "", ""])
 
 
@@ -178,7 +171,7 @@ def _row(*cells):
 
 
 def plot(families: dict[str, tuple], climbed: dict[tuple[str, str, str], Climb], target: tuple) -> Figure:
-    """Above, one of each family (picture, criteria); below, starts and ends of climbs beside the true target."""
+    """Above, one of each family (picture, measures); below, starts and ends of climbs beside the true target."""
     figure = Figure(figsize=(15, 13), dpi=100, layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 3))
     top.suptitle("Pictures that nobody drew: of each kind, the one of the highest quality", fontsize=15)
@@ -189,9 +182,9 @@ def plot(families: dict[str, tuple], climbed: dict[tuple[str, str, str], Climb],
         if (aim, method) == (next(iter(AIMS)), next(iter(METHODS))):
             cells += [("the scene\nas drawn", target), (f"start:\n{start}", (one.start, one.before))]
         cells.append((f"{aim}\nby {method}", (one.end, one.after)))
-    for axes, (title, (picture, criteria)) in zip(panels, cells, strict=True):
+    for axes, (title, (picture, measures)) in zip(panels, cells, strict=True):
         axes.imshow(np.clip(picture / 2 + 0.5, 0, 1), interpolation="nearest")
-        axes.set(xticks=[], yticks=[], title=title, xlabel="P {:.2f}  I {:.2f}  Q {:.2f}".format(*aspects(criteria)))
+        axes.set(xticks=[], yticks=[], title=title, xlabel="P {:.2f}  I {:.2f}  Q {:.2f}".format(*aspects(measures)))
     return figure
 
 
@@ -212,14 +205,14 @@ def _write(options):
     began = time.perf_counter()
     facts, drawing = drawings("tune", range(options.scenes), options.seed)
     pictures = families(facts, drawing, options.seed)
-    scored = {name: judge(own, facts).criteria for name, own in pictures.items()}
+    scored = {name: judge(own, facts).measures for name, own in pictures.items()}
     two = (-drawing.present.sum(1)).argsort(kind="stable")[:2]
     climbed = climbs([facts[row] for row in two], drawing[two], options.steps, options.seed)
     page = report(scored, beyond_chance("tune", seed=options.seed), climbed)
     command = f"narrative_jax.study.adversaries --scenes {options.scenes} --steps {options.steps} --seed {options.seed}"
     page += provenance(command, time.perf_counter() - began)
     (options.out / "adversaries.md").write_text(page + "\n![the pictures](adversaries.png)\n")
-    best = ((name, aspects(criteria)[:, QUALITY].argmax()) for name, criteria in scored.items())
+    best = ((name, aspects(measures)[:, QUALITY].argmax()) for name, measures in scored.items())
     examples = {name: (pictures[name][at], scored[name][at]) for name, at in best}
     target = climb(render(drawing[two[:1]])[0], facts[two[0]], "all nine", fields, steps=0)
     plot(examples, climbed, (target.end, target.after)).savefig(options.out / "adversaries.png")

@@ -16,7 +16,7 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.storybook.corruptions import CORRUPTIONS, MAY_MOVE, can_corrupt, corrupt
 from narrative_jax.storybook.datasets import drawings
-from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, judge
+from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import Facts
 from narrative_jax.study.command import check_folder, provenance
@@ -31,7 +31,7 @@ TRUE_BAR = 0.97  # of each aspect's mean over true pictures
 
 @dataclass(frozen=True)
 class Effect:
-    """One corruption: `changes` f64[strength, 9] of the criteria are means over `scenes` pictures."""
+    """One corruption: `changes` f64[strength, 12] of the measures are means over `scenes` pictures."""
 
     scenes: int
     changes: np.ndarray
@@ -39,7 +39,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Effects by corruption at `strengths`; `truth` f64[9] are the criteria's means over the true pictures."""
+    """Effects by corruption at `strengths`; `truth` f64[12] are the measures' means over the true pictures."""
 
     strengths: Sequence[float]
     truth: np.ndarray
@@ -47,15 +47,15 @@ class Matrix:
     pictures_per_second: float
 
 
-def aspects(criteria: np.ndarray) -> np.ndarray:
-    """Means by aspect, f[..., 9] -> f[..., 3]."""
-    return criteria.reshape(*criteria.shape[:-1], len(ASPECTS), -1).mean(-1)
+def aspects(measures: np.ndarray) -> np.ndarray:
+    """The aspects among the measures, f[..., 12] -> f[..., 3]."""
+    return measures[..., len(CRITERIA) :]
 
 
 def measure(facts: Sequence[Facts], drawing: Drawing, strengths: Sequence[float] = STRENGTHS, seed: int = 0) -> Matrix:
     """Judge true and corrupted pictures of the same scenes. Raises InputError."""
     began = time.process_time()
-    truth, effects = judge(render(drawing), facts).criteria.astype(float), {}
+    truth, effects = judge(render(drawing), facts).measures.astype(float), {}
     judged, seconds = len(facts), time.process_time() - began
     for kind in tqdm(CORRUPTIONS, delay=5):
         rows = np.flatnonzero(can_corrupt(drawing, kind))
@@ -64,7 +64,7 @@ def measure(facts: Sequence[Facts], drawing: Drawing, strengths: Sequence[float]
         asked, changes = [facts[row] for row in rows], []
         for strength in strengths:
             pictures, began = corrupt(drawing[rows], kind, strength, seed), time.process_time()
-            changes.append((judge(pictures, asked).criteria - truth[rows]).mean(0))
+            changes.append((judge(pictures, asked).measures - truth[rows]).mean(0))
             judged, seconds = judged + len(rows), seconds + time.process_time() - began
         effects[kind] = Effect(len(rows), np.array(changes))
     return Matrix(tuple(strengths), truth.mean(0), effects, judged / seconds)
@@ -75,24 +75,24 @@ def spill(matrix: Matrix, kind: str) -> np.ndarray:
 
     NaN where nothing may not move, or what may hardly fell.
     """
-    effect, listed = matrix.effects[kind], np.isin(CRITERIA, MAY_MOVE[kind])
-    fall = -effect.changes[:, listed].mean(1)
+    changes, listed = matrix.effects[kind].changes[:, : len(CRITERIA)], np.isin(CRITERIA, MAY_MOVE[kind])
+    fall = -changes[:, listed].mean(1)
     if listed.all():
         return np.full(len(fall), np.nan)
-    return np.where(fall >= NOTABLE, np.abs(effect.changes[:, ~listed]).mean(1) / np.maximum(fall, NOTABLE), np.nan)
+    return np.where(fall >= NOTABLE, np.abs(changes[:, ~listed]).mean(1) / np.maximum(fall, NOTABLE), np.nan)
 
 
 def failures(matrix: Matrix, kind: str) -> list[tuple[float, str]]:
     """(strength, what is wrong) for every check that one corruption fails."""
-    effect, listed, found = matrix.effects[kind], np.isin(CRITERIA, MAY_MOVE[kind]), []
+    effect, listed, found = matrix.effects[kind], np.isin(MEASURES, MAY_MOVE[kind]), []
     steps = np.diff(effect.changes, axis=0, prepend=0.0)
     for row, strength in enumerate(matrix.strengths):
         for i in np.flatnonzero(listed & (steps[row] > NOISE)):
-            found.append((strength, f"{CRITERIA[i]} rises by {steps[row, i]:.3f}"))
+            found.append((strength, f"{MEASURES[i]} rises by {steps[row, i]:.3f}"))
         if spill(matrix, kind)[row] > SPILL:
             found.append((strength, f"spills {spill(matrix, kind)[row]:.1%}"))
     for i in np.flatnonzero(listed & (effect.changes[-1] > -NOISE)):
-        found.append((matrix.strengths[-1], f"{CRITERIA[i]} does not fall"))
+        found.append((matrix.strengths[-1], f"{MEASURES[i]} does not fall"))
     first = list(ASPECTS)[aspects(effect.changes[0]).argmin()]
     if kind in EVERYTHING and first != "visual_quality":
         found.append((matrix.strengths[0], f"{first} falls first"))
@@ -123,9 +123,9 @@ def report(matrix: Matrix, scenes: int) -> str:
         listed, wrong = np.isin(CRITERIA, MAY_MOVE[kind]), failures(matrix, kind)
         for row, strength in enumerate(matrix.strengths):
             name = f"{kind} ({effect.scenes})" if row == 0 else ""
-            change = effect.changes[row]
+            change = effect.changes[row, : len(CRITERIA)]
             cells = [f"**{_signed(c, 3)}**" if own else _signed(c, 3) for c, own in zip(change, listed, strict=True)]
-            means = " ".join(_signed(c, 2) for c in aspects(change))
+            means = " ".join(_signed(c, 2) for c in aspects(effect.changes[row]))
             share = spill(matrix, kind)[row]
             worst = np.where(listed, 0, np.abs(change)).argmax()
             spilt = (
@@ -149,7 +149,7 @@ def plot(matrix: Matrix, drawing: Drawing, seed: int) -> Figure:
     axes = figure.add_axes((0.295, 0.01, 0.70, 0.92), xlim=(-0.5, spread[-1] + 0.5), ylim=(count - 0.5, -0.5))
     colours = matplotlib.colormaps["RdBu"]
     for row, (kind, effect) in enumerate(matrix.effects.items()):
-        for x, name, change in zip(spread, CRITERIA, effect.changes[-1], strict=True):
+        for x, name, change in zip(spread, CRITERIA, effect.changes[-1, : len(CRITERIA)], strict=True):
             own, paint = name in MAY_MOVE[kind], colours((change + 1) / 2)
             axes.add_patch(Rectangle((x - 0.47, row - 0.46), 0.94, 0.92, fc=paint, ec="0.15", lw=2.0 * own))
             ink, weight = "white" if abs(change) > 0.6 else "0.1", "bold" if own else "normal"

@@ -1,0 +1,93 @@
+"""The arms of an evaluation: pictures drawn with each, and what is found in them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.data.screening import standardise
+from narrative_jax.generators.base import Generator
+from narrative_jax.rewards.base import HostReward
+from narrative_jax.rewards.oracle import COLUMNS, judge_images
+from narrative_jax.runs.candidates import draw_arm
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.rewards import open_reward
+from narrative_jax.statistics.comparison import Judged, aspects_of
+
+
+class Arms:
+    """Draws `per_scene` pictures of each scene and has them judged, by the oracle (`gold`) or by the entry's reward.
+
+    Values are means over a scene's pictures. Drawing raises Stopped between two batches.
+    """
+
+    def __init__(self, context: Context, per_scene: int, gold: bool):
+        self.context, self.per_scene, self.gold = context, per_scene, gold
+
+    @cached_property
+    def reward(self) -> HostReward:
+        """The entry's, opened where an arm needs it."""
+        return open_reward(self.context)
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The aspects, each with its criteria."""
+        return COLUMNS if self.gold else {aspect: () for aspect in self.reward.aspects}
+
+    def arm(
+        self,
+        name: str,
+        scenes: Sequence[Scene],
+        generator: Generator,
+        params: Params,
+        per_scene: int | None = None,
+        scale: float | None = None,
+    ) -> Judged:
+        """The arm `name`, drawn as the config says unless `per_scene` or the guidance `scale` says otherwise."""
+        images, ids = self._pictures(name, scenes, generator, params, per_scene or self.per_scene, scale)
+        return self._judged(images, scenes, ids)
+
+    def best_of(
+        self, n: int, scenes: Sequence[Scene], generator: Generator, params: Params, reward: HostReward | None = None
+    ) -> Judged:
+        """Of n pictures a scene the one with the highest mean of the reward's scores, standardised over all.
+
+        The reward is the entry's unless another is given. Of equal ones the first is taken.
+        """
+        images, ids = self._pictures(f"best_of_{n}", scenes, generator, params, n)
+        repeated = [scene for scene in scenes for _ in range(n)]
+        reward = reward or self.reward
+        scores = reward.score_images(images.reshape(-1, *images.shape[2:]), repeated, ids.ravel().tolist())
+        scores = standardise(scores, scores.mean(0), scores.std(0)).mean(1).reshape(len(scenes), n)
+        best = np.arange(len(scenes)), scores.argmax(1)
+        return self._judged(images[best][:, None], scenes, ids[best][:, None])
+
+    def best_scale(
+        self, scales: Sequence[float], scenes: Sequence[Scene], generator: Generator, params: Params
+    ) -> float:
+        """The guidance scale with the highest mean of aspects on these scenes, one picture each."""
+        means = {}
+        for scale in scales:
+            values = self.arm(f"guidance_{scale:g}_tune", scenes, generator, params, 1, scale).values
+            means[scale] = aspects_of(values, self.columns).mean()
+        return float(max(means, key=means.get))
+
+    def _pictures(self, name, scenes, generator, params, per_scene, scale=None):
+        """u8[scenes, per_scene, h, w, 3], drawn unless an earlier run did, and their ids [scenes, per_scene]."""
+        sampling = {} if scale is None else {"guidance_scale": scale}
+        records = draw_arm(self.context, name, generator, params, scenes, per_scene, sampling)
+        images = np.stack([record.image for record in records])
+        ids = np.array([record.id for record in records], object).reshape(len(scenes), per_scene)
+        return images.reshape(*ids.shape, *images.shape[1:]), ids
+
+    def _judged(self, images, scenes, ids):
+        n, per_scene = images.shape[:2]
+        flat, repeated = images.reshape(-1, *images.shape[2:]), [scene for scene in scenes for _ in range(per_scene)]
+        if self.gold:
+            judgement = judge_images(flat, repeated)
+            values, complete = judgement.measures, (judgement.presence == 1).reshape(n, per_scene).all(1)
+        else:
+            values, complete = self.reward.score_images(flat, repeated, ids.ravel().tolist()), None
+        return Judged(np.float64(values).reshape(n, per_scene, -1).mean(1), complete)
