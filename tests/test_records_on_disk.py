@@ -157,6 +157,7 @@ def test_columns_are_of_the_types_of_the_records(tmp_path):
     assert same(list(columns.values()), [[True, False], [0.5, None], ["x", "x"]])
     write_records(tmp_path / "s", [Score("c0", "r", (0.5, 1.0)), Score("c1", "r", ())])
     assert open_records(tmp_path / "s", Score).columns("scores") == {"scores": [(0.5, 1.0), ()]}
+    assert open_records(tmp_path / "c", Candidate).picture_sizes() == [(8, 9)] * 5
     write_records(tmp_path / "a", [Annotation("c0", "x", "", None, "r"), Annotation("c0", "x", "", 2.0, "r")])
     assert open_records(tmp_path / "a", Annotation).columns("score") == {"score": [None, 2.0]}
 

@@ -1,6 +1,6 @@
 """Pictures smaller than a patch of an encoder: refused by name by every score of configs/score.py, not made larger.
 
-They are refused before weights are read, so that the published sizes need none.
+Pictures are refused before weights are read, so that the published sizes need none; photos when scenes are read.
 """
 
 import json
@@ -14,8 +14,14 @@ from safetensors.numpy import save_file
 from small_rewards import PROMPTS, TOKENIZER, pictures, scenes
 
 from narrative_jax import launch
+from narrative_jax.core.config import load
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_uint8
+from narrative_jax.core.options import parse
+from narrative_jax.core.records import Scene, Subject
 from narrative_jax.models.preprocessing import longest_side_pad
+from narrative_jax.rewards.base import OnHost
+from narrative_jax.rewards.catalogue import REWARDS
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.subjects import least_size
 
@@ -80,12 +86,24 @@ def test_pictures(score, entry, flags, least, size):
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (13, 40)])
 @pytest.mark.parametrize("entry", ["identity", "subject"])
-def test_subject_images(score, entry, size):
-    line = score(entry, (40, 40), size)
+def test_subject_images(entry, size, tmp_path):
+    """By the rewards of the published sizes, of which no weights are read."""
+    name, weights = ENTRIES[entry], tmp_path / "none.safetensors"
+    weights.touch()
+    section = {**load(f"{CONFIG}:all")[entry][name].to_dict(), "weights": str(weights)}
+    reward = parse(REWARDS[name], section, name).build()
+    photo = to_uint8(pictures(1, *size))
+    asked = [Scene("speck", PROMPTS[0], (Subject("dog", "dog", photo),), "user")]
     said = (
         f"scene 'speck': images of 'dog' of {size[0]} × {size[1]} pixels: they hold a patch of the encoder's, 14 × 14"
     )
-    assert line == f"{said}; give larger ones"
+    with pytest.raises(InputError, match=f"{said}; give larger ones"):
+        reward.encode(asked)
+
+
+def test_the_first_small_picture_of_many_is_found_before_any_is_scored(score, monkeypatch):
+    monkeypatch.setattr(OnHost, "score_images", lambda *arguments: pytest.fail("it is scored"))
+    assert score("clip", (40, 13), (40, 40)).startswith("candidate 'speck' of 40 × 13 pixels: ")
 
 
 def test_a_side_off_the_patch_is_refused_before_anything_runs(score):

@@ -5,6 +5,7 @@ A directory holds one kind of record in ArrayRecord shards and describes itself:
 kind stand in it. A directory appears whole or not at all.
 """
 
+import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from narrative_jax.data.kinds import KINDS
 
 SPLIT = "records"  # the only split of every directory; what a scene is for stands in the scene
 RECORDS_PER_SHARD = 1024
+_PNG_SIZE = slice(16, 24)  # bytes of a PNG that say its width and height
 WRITE_AGAIN = "remove the folder of the entry that wrote it and run that again"
 
 
@@ -99,6 +101,15 @@ class Records(Sequence):
                 for name, decode in decoders.items():
                     columns[name].append(decode(values[name]))
         return columns
+
+    def picture_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each record's picture, from the head of its PNG. Raises InputError as `columns`."""
+        sizes = []
+        for index in range(len(self)):
+            with _damaged(self.folder, f"record {index}"):
+                width, height = struct.unpack(">II", self.source[index]["image"][_PNG_SIZE])
+                sizes.append((height, width))
+        return sizes
 
     def rows_by(self, name: str) -> dict[str, int]:
         """The row of each record by its value of a field, as `columns` reads it.

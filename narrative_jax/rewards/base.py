@@ -167,15 +167,16 @@ class OnHost:
         Raises InputError as the reward's `encode` does, and for pictures smaller than its `least_size`: what an encoder
         would see of them is made up by enlarging.
         """
-        self._check(images.shape[1:3], candidate_ids)
+        self.check_size(candidate_ids[0] if candidate_ids else "", *images.shape[1:3])
         size = self.batch_size
         starts = range(0, len(images), size)
         return np.concatenate([self._batch(images[i : i + size], scenes[i : i + size]) for i in starts])
 
-    def _check(self, size, candidate_ids):
-        (height, width), (least_height, least_width) = size, self.reward.least_size
+    def check_size(self, candidate_id: str, height: int, width: int) -> None:
+        """Raise InputError for a picture smaller than the reward's `least_size`."""
+        least_height, least_width = self.reward.least_size
         if height < least_height or width < least_width:
-            given = f"candidate {candidate_ids[0]!r} of {height} × {width} pixels"
+            given = f"candidate {candidate_id!r} of {height} × {width} pixels"
             least = f"{least_height} × {least_width} and more"
             rule = f"{self.name} judges pictures of {least}, where its encoder finds whole patches"
             raise InputError(given, rule, "give it larger, or leave it out")

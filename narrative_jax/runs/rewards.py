@@ -10,6 +10,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.core.types import Params
+from narrative_jax.data.datasets import Records
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
 from narrative_jax.rewards.base import (
     ASPECTS,
@@ -71,13 +72,17 @@ def describe_reward(context: Context) -> HostReward:
     return _on_host(context, _named(context, from_disk=False))
 
 
-def open_reward(context: Context, loaded: bool = True) -> HostReward:
+def open_reward(context: Context, candidates: Records | None = None) -> HostReward:
     """The reward of the context's entry, its weights read and spread over the mesh. Raises InputError.
 
-    Not `loaded`, they are read with the first pictures, once these are found fit.
+    Where the `candidates` that it shall judge are given, none of their pictures may be too small for it: that is told
+    before weights are read.
     """
     reward = _on_host(context, _named(context, from_disk=True))
-    if loaded and isinstance(reward, OnHost):
+    if isinstance(reward, OnHost):
+        if candidates is not None:
+            for name, size in zip(candidates.columns("id")["id"], candidates.picture_sizes(), strict=True):
+                reward.check_size(name, *size)
         reward.load()
     return reward
 

@@ -69,7 +69,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     """
     calibration = context.folder / CALIBRATION
     if not calibration.exists():
-        reward, candidates = open_reward(context, loaded=False), open_candidates(context, options.source)
+        candidates = open_candidates(context, options.source)
+        reward = open_reward(context, candidates)
         scenes, row_of = open_scenes(candidates)
 
         def score(rows):
