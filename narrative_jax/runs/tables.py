@@ -15,7 +15,7 @@ from narrative_jax.rewards.catalogue import REWARDS, TRAINABLE_REWARDS
 class Tables:
     """Plain dictionaries, by name: presets of generators, the options of rewards, algorithms, trainees and stages.
 
-    The last two are above this floor: the pipeline fills them in where they are left empty.
+    The last two are above this floor: `pipeline.default_tables` has them.
     """
 
     presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)

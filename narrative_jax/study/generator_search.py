@@ -23,11 +23,11 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.files import read_json, write_bytes
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
-from narrative_jax.runs.tables import Tables
-from narrative_jax.storybook import MEASURES
+from narrative_jax.storybook.oracle import MEASURES
 from narrative_jax.study.command import check_folder, provenance
 
-CONFIG, MEASURED_STEPS = "configs/pretrain.py", 12
+CONFIG = "configs/pretrain.py"
+SCENES, MEASURED_STEPS = 256, 12  # that a variant is judged on; that tell how long one takes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ VARIANTS = {
 def train(name: str, minutes: float, workdir: Path) -> dict[str, float]:
     """Train and judge a variant for so long; returns its steps, seconds and what was found."""
     variant, folder = VARIANTS[name], workdir / name.replace(" ", "_").replace(",", "")
-    tables = Tables(presets={"storybook": variant.preset})
+    tables = replace(pipeline.default_tables(), presets={load(CONFIG).generator.preset: variant.preset})
     seconds = _step_seconds(variant, folder / "measured", tables)
     config = _config(variant, max(MEASURED_STEPS, round(60 * minutes / seconds)))
     pipeline.run(config, folder / "run", tables=tables)
@@ -83,6 +83,7 @@ def _config(variant, steps):
     config.generator.text = ""
     config.pretrain.update(total_steps=steps, save_every=10**6, sample_every=0, **variant.training)
     config.pretrain.optimizer.warmup_steps = min(200, steps // 5)
+    config.evaluate.scenes = SCENES
     return config
 
 
