@@ -142,7 +142,7 @@ def _add_controls(config):
         one_beta = {**adpo["hyper"], "beta": 550.0, "eta": 0.0}  # about the mean of ADPO's β(a)
         kinds = {
             "adpo": {},
-            # A picture costs a third of a pair, which has two and passes the reference too.
+            # A pair costs 8/3 of a picture: two with their gradients, and two through the reference without.
             "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 800},
             "shuffled": {"source": f"shuffled_labels_{seed}"},
             "presence": {"source": "by_presence"},

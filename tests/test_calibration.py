@@ -77,6 +77,15 @@ def test_the_reward_is_one(variant, key, text):
     assert completed.reference.scene_seed != completed.generate.scene_seed
 
 
+def test_scenes_of_ones_own_are_calibrated_by_themselves():
+    """There is no second set of them; the config that is written down says so."""
+    own = load(str(CONFIG))
+    own.scenes = "mine.jsonl"
+    completed = pipeline.completed(own)
+    assert completed.stages == ("generate", "score", "screen", "align", "evaluate")
+    assert completed.score.calibration == "" and own.score.calibration == "calibrate"
+
+
 def test_a_threshold_means_the_same_whatever_is_screened(tmp_path, tiny_weights):
     """Other candidates, other pairs: the gap of a pair that is in both is the same."""
     changed = load(f"{CONFIG}:tiny")

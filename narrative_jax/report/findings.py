@@ -16,7 +16,7 @@ WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
 PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 MEAN = "mean_of_aspects"
-PRESENCE = "°"  # marks criteria that are 0 where nobody is
+NOBODY_IS_0 = "°"  # marks criteria that are 0 where nobody is
 RATERS = "raters, who see the oracle's findings"
 # Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
 INFORMED = {
@@ -62,7 +62,7 @@ def tables(run: Run) -> list[Table]:
     note += f" {PAIRED}"
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."
-        note += f" {PRESENCE}: 0 where nobody is in the picture, so that it moves with presence alone."
+        note += f" {NOBODY_IS_0}: 0 where nobody is in the picture, so that it moves with presence alone."
     return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
 
 
@@ -184,7 +184,7 @@ def _measures(run) -> Iterator[tuple[str, str]]:
     for aspect, criteria in run.results["aspects"].items():
         yield words(aspect), f"{run.results['kind']}/{aspect}"
         for criterion in criteria:
-            mark = f" {PRESENCE}" * (run.gold and criterion in MOVED_BY_PRESENCE)
+            mark = f" {NOBODY_IS_0}" * (run.gold and criterion in MOVED_BY_PRESENCE)
             yield f"  {words(criterion)}{mark}", f"{run.results['kind']}/{aspect}/{criterion}"
 
 

@@ -11,7 +11,7 @@ from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.report.run import Run
-from narrative_jax.statistics.comparison import aspects_of
+from narrative_jax.statistics.comparison import aspect_values
 
 PORTRAIT_SIDE, PICTURE_SIDE = 160, 256  # pixels that are kept of larger ones
 SHOWN_PORTRAIT, SHOWN_PICTURE = 96, 120  # pixels on the page, about
@@ -57,7 +57,7 @@ def groups(run: Run) -> Iterator[tuple[str, list[Row]]]:
 def mean_scores(run: Run, arm: str) -> np.ndarray:
     """The mean over aspects f64[scenes]; those of a reward, on scales of their own, in deviations of the baseline."""
     baseline, own = (
-        aspects_of(np.asarray(run.results["arms"][name]), run.results["aspects"]) for name in ("baseline", arm)
+        aspect_values(np.asarray(run.results["arms"][name]), run.results["aspects"]) for name in ("baseline", arm)
     )
     if not run.gold:
         own = (own - baseline.mean(0)) / np.maximum(baseline.std(0), 1e-6)

@@ -14,7 +14,7 @@ from narrative_jax.rewards.oracle import COLUMNS, judge_images
 from narrative_jax.runs.candidates import draw_arm
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import open_reward
-from narrative_jax.statistics.comparison import Judged, aspects_of
+from narrative_jax.statistics.comparison import Judged, aspect_values
 
 
 class Arms:
@@ -71,7 +71,7 @@ class Arms:
         means = {}
         for scale in scales:
             values = self.arm(f"guidance_{scale:g}_tune", scenes, generator, params, 1, scale).values
-            means[scale] = aspects_of(values, self.columns).mean()
+            means[scale] = aspect_values(values, self.columns).mean()
         return float(max(means, key=means.get))
 
     def _pictures(self, name, scenes, generator, params, per_scene, scale=None):

@@ -60,7 +60,7 @@ def between(
             continue
         one, other = (arms[arm] for arm in pair)
         for key, rows in _parts(f"{kind}/{'_over_'.join(pair)}", groups, one, other, numbers):
-            after, before = (aspects_of(each.values[rows], columns) for each in (one, other))
+            after, before = (aspect_values(each.values[rows], columns) for each in (one, other))
             for place, name in enumerate(columns):
                 numbers |= _difference(f"{key}/{name}", after[:, place], before[:, place])
             if kind == "gold":  # a reward's aspects have scales of their own
@@ -89,7 +89,7 @@ def _changes(prefix, before, after, ceiling, columns):
         if ceiling is not None:
             numbers[f"{key}/ceiling"] = ceiling[:, column].mean()
     if ceiling is not None:
-        before, after, ceiling = (aspects_of(each, columns) for each in (before, after, ceiling))
+        before, after, ceiling = (aspect_values(each, columns) for each in (before, after, ceiling))
         numbers |= _difference(f"{prefix}/mean_of_aspects", after.mean(1), before.mean(1))
         closed = _closed(before, after, ceiling)
         keys = ("gap_closed", "gap_closed_low", "gap_closed_high")
@@ -113,7 +113,7 @@ def _difference(key, after, before):
     return {f"{key}/diff": found.estimate, f"{key}/diff_low": found.low, f"{key}/diff_high": found.high}
 
 
-def aspects_of(values: np.ndarray, columns: Mapping[str, Sequence[str]]) -> np.ndarray:
+def aspect_values(values: np.ndarray, columns: Mapping[str, Sequence[str]]) -> np.ndarray:
     """The aspects among the measures, f64[scenes, aspects]: they stand behind all criteria."""
     return values[:, sum(map(len, columns.values())) :]
 

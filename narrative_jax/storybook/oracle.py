@@ -125,7 +125,7 @@ def compare(seen: Parse, all_facts: Sequence[Facts]) -> Judgement:
     return Judgement(np.float32(criteria), np.float32(aspects), findings)
 
 
-def aspects_of(criteria: np.ndarray, findings: Findings) -> np.ndarray:
+def judged_aspects(criteria: np.ndarray, findings: Findings) -> np.ndarray:
     """The aspects f64[3] of one picture: identity by what was found of each character, others by criteria [9]."""
     prompt, _, quality = np.reshape(criteria, (len(ASPECTS), -1)).mean(-1)
     return np.array([prompt, _identity(findings), quality])
@@ -160,7 +160,7 @@ def _compare(seen, row, facts):
     # The setting alone may be right in a picture that is not one of this world.
     unlike = [findings.alike * value for value in (count, actions, *identity, completeness, composition)]
     criteria = np.array([*unlike[:2], setting, *unlike[2:5], cleanness, *unlike[5:]])
-    return criteria, aspects_of(criteria, findings), findings
+    return criteria, judged_aspects(criteria, findings), findings
 
 
 def _prompt(seen, row, matched, facts):

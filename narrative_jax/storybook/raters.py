@@ -15,7 +15,7 @@ import numpy as np
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Annotation, Preference
 from narrative_jax.storybook.critiques import critique
-from narrative_jax.storybook.oracle import ASPECTS, STRANGER, Findings, Judgement, Seen, aspects_of
+from narrative_jax.storybook.oracle import ASPECTS, STRANGER, Findings, Judgement, Seen, judged_aspects
 from narrative_jax.storybook.world import ATTRIBUTE_NAMES, PORTRAIT_POSE, Facts
 
 LOWEST, HIGHEST = 1.0, 5.0  # the papers' scale
@@ -121,7 +121,7 @@ class Rater:
         """Scores f64[3] of one candidate, and the findings that the rater noticed."""
         noise, rng = self.noise, self._rng(candidate_id)
         noticed = self._notice(judgement.findings[row], rng)
-        scores = LOWEST + (HIGHEST - LOWEST) * aspects_of(judgement.criteria[row], noticed)
+        scores = LOWEST + (HIGHEST - LOWEST) * judged_aspects(judgement.criteria[row], noticed)
         scores = (1 - noise.halo) * scores + noise.halo * scores.mean()
         scores += noise.severity * self._rng("severity").standard_normal()
         scores += noise.scatter * rng.standard_normal(len(scores))

@@ -100,7 +100,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """A row for each variant."""
     shown = ("prompt_following", "identity_consistency", "visual_quality", "actions", "no_copy")
     groups = ("complete/one_character", "complete/two_characters", "alone")
-    header = ["variant", "steps", "s a step", "ms a picture", "P", "I", "Q", "actions", "no copy"]
+    header = ["variant", "steps", "s a step", "ms a picture, drawn and judged", "P", "I", "Q", "actions", "no copy"]
     lines = [[*header, "all of one", "all of two", "nobody besides"], ["---"] * (len(header) + 3)]
     for name, values in found.items():
         cells = [f"{values[key]:.3f}" for key in (*shown, *groups)]
