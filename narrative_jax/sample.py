@@ -52,7 +52,7 @@ class Painter:
         """Pictures u8[count, h, w, 3] of a prompt that names the characters in the order of their portraits.
 
         A portrait is a picture file or u8[h, w, 3], of any size. The same seed gives the same noise with every
-        generator. `sampling` sets num_steps, guidance_scale or sampler. Raises InputError.
+        generator. `sampling` sets num_steps, guidance_scale, subject_guidance_scale or sampler. Raises InputError.
         """
         return self.draw_scene(own_scene(prompt, portraits), count, seed, **sampling)
 
@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=4, help="how many pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--guidance-scale", type=float, help="1.0 is off; by default as in the run")
+    parser.add_argument("--subject-guidance-scale", type=float, help="of the subjects; 1.0 is off, by default as there")
     parser.add_argument("--num-steps", type=int, help="sampler steps; by default as in the run")
     parser.add_argument("--out", default="samples.png", help="the PNG to write")
     return run(_draw, parser, argv)
@@ -122,8 +123,8 @@ def _draw(options):
         raise InputError(f"--out={options.out}", "it is a PNG file", "give a name that ends in .png")
     check_writable(Path(options.out).parent)
     scene = _storybook_scene(options) if options.storybook else own_scene(options.prompt, options.subject)
-    given = {"num_steps": options.num_steps, "guidance_scale": options.guidance_scale}
-    sampling = {key: value for key, value in given.items() if value is not None}
+    names = ("num_steps", "guidance_scale", "subject_guidance_scale")
+    sampling = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     entries, rows = options.entry or [""], []
     for entry in entries:
         painter = load(options.run, entry)

@@ -52,7 +52,6 @@ class Linear:
         return {name: ("embed", "mlp") for name in self.weights}
 
     def drop(self, conditioning, *, text=None, subjects=None):
-        assert subjects is None
         return jnp.where(text[:, None], 0.0, conditioning)
 
     def prepare(self, params, conditioning):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gradients_on_meshes import CASES, MESHES
-from linear_training import make_batch, make_trainee
+from linear_training import Linear, make_batch, make_trainee
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
 from narrative_jax.algorithms.contrastive import Contrastive
@@ -131,6 +131,25 @@ def test_sft_by_hand():
     assert float(loss.weight) == 8
     assert float(loss.sum) == pytest.approx(expected.sum(), rel=1e-6)
     assert float(loss.metrics["error"]) == float(loss.sum)
+
+
+def test_what_guidance_compares_with_is_dropped():
+    """Text alone from the one share, subjects only where the text goes too."""
+    batch = {"latents": np.zeros((2000, 3, 16), np.float32), "conditioning": np.zeros((2000, 1))}
+    batch["index"] = np.arange(2000)
+    found = []
+
+    class Seen(Linear):
+        def drop(self, conditioning, *, text=None, subjects=None):
+            return (1.0 * text + 2.0 * subjects)[:, None]
+
+        def denoise(self, params, noisy, t, conditioning, prepared):
+            found.append(np.asarray(conditioning[:, 0]))
+            return noisy
+
+    SFT(text_dropout=0.3, subject_dropout=0.2).loss(Models(Role(Seen(), {})), batch, jax.random.key(0))
+    shares = {kind: (found[0] == kind).mean() for kind in (0, 1, 2, 3)}
+    assert shares[2] == 0 and shares[1] == pytest.approx(0.3, abs=0.03) and shares[3] == pytest.approx(0.2, abs=0.03)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -294,6 +313,8 @@ def test_an_untrained_reward_is_right_about_nothing():
         (lambda: DPO(eta=1.0, k=1.0, b=1.0), "it must be positive"),
         (lambda: DPO(preserve=1.5), "preserve 1.5"),
         (lambda: SFT(text_dropout=-0.1), "text_dropout -0.1"),
+        (lambda: SFT(subject_dropout=1.5), "subject_dropout 1.5"),
+        (lambda: SFT(text_dropout=0.6, subject_dropout=0.6), "text_dropout \\+ subject_dropout 1.2"),
     ],
 )
 def test_wrong_hyper_parameters(make, message):

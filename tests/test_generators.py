@@ -215,6 +215,35 @@ def test_guidance(drawer, tiny_generator, mesh):
     assert np.abs(textless.astype(int) - plain).max() > 20 and np.abs(guided(2.0) - plain).max() > 20
 
 
+def test_guidance_on_subjects(drawer, tiny_generator, mesh):
+    """Off the subjects' scale at 1.0; where both scales are equal, one comparison with neither does for both."""
+    generator, params = tiny_generator
+    able = replace(generator, config=replace(generator.config, subject_guidance=True))
+
+    def guided(text, subjects):
+        sampling = replace(SAMPLING, guidance_scale=text, subject_guidance_scale=subjects)
+        return draw(Drawer(able, sampling, mesh), params, JOBS[:3]).astype(int)
+
+    def without(**left_out):
+        return draw(drawer, params, [(replace(each, **left_out), seed) for each, seed in JOBS[:3]]).astype(int)
+
+    textless, nothing = without(prompt=""), without(prompt="", subjects=())
+    assert np.abs(guided(0.0, 0.0) - nothing).max() <= 1
+    assert np.abs(guided(0.0, float(np.nextafter(np.float32(1), 2))) - textless).max() <= 1
+    assert np.abs(guided(2.0, 2.0) - guided(2.0, float(np.nextafter(np.float32(2), 3)))).max() <= 1
+    assert np.abs(guided(2.0, 2.0) - guided(2.0, 1.0)).max() > 5
+
+
+@pytest.mark.parametrize("text, subjects, predictions", [(1, 1, 1), (2, 1, 2), (2, 2, 2), (1, 2, 3), (2, 3, 3)])
+def test_predictions_a_step(text, subjects, predictions):
+    assert 1 + len(Sampling(guidance_scale=text, subject_guidance_scale=subjects).branches) == predictions
+
+
+def test_guidance_on_subjects_must_have_been_trained(tiny_generator, mesh):
+    with pytest.raises(InputError, match=r"subject_guidance_scale 2: .*not trained on scenes without.*set it to 1.0"):
+        Drawer(tiny_generator[0], replace(SAMPLING, subject_guidance_scale=2.0), mesh)
+
+
 def test_heun(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
     heun = draw(Drawer(generator, replace(SAMPLING, sampler="heun"), mesh), params, JOBS[:3])
@@ -271,6 +300,7 @@ def test_a_batch_for_so_many_on_one_device(tiny_generator, mesh, count, expected
         ({"guidance_scale": float("nan")}, "guidance_scale nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale inf"),
         ({"guidance_scale": "2"}, "guidance_scale '2'"),
+        ({"subject_guidance_scale": -1}, "subject_guidance_scale -1"),
     ],
 )
 def test_wrong_sampling(wrong, message):

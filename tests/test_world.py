@@ -1,11 +1,13 @@
 import re
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.storybook import world
-from narrative_jax.storybook.world import ATTRIBUTES, SPLITS, WORLD, Character, Facts, World, caption
+from narrative_jax.storybook.world import ATTRIBUTES, SPLITS, WORLD, Character, Facts, World, caption, is_unseen
 
 
 def sample(split="train", count=200, in_world=WORLD):
@@ -24,6 +26,31 @@ def test_scenes_repeat_and_vary():
     assert {f.location for f in facts} == set(world.LOCATIONS)
     assert {f.style for f in facts} == set(world.STYLES)
     assert {c.action for f in facts for c in f.characters} == set(world.ACTIONS)
+
+
+def test_a_tenth_of_the_combinations_is_held_out_of_training():
+    """14 of 144, evenly: no two share more than a word, and each word has its part."""
+    held_out = [
+        (action, place, style)
+        for action in world.ACTIONS
+        for place in world.LOCATIONS
+        for style in world.STYLES
+        if is_unseen(Facts((Character("Mara", {}, action),), place, style))
+    ]
+    assert len(held_out) == 14
+    for left, right in combinations(held_out, 2):
+        assert sum(a == b for a, b in zip(left, right, strict=True)) <= 1
+    for words, kinds in zip(zip(*held_out, strict=True), (world.ACTIONS, world.LOCATIONS, world.STYLES), strict=True):
+        assert set(words) == set(kinds)
+    assert not any(map(is_unseen, sample(count=2000)))
+
+
+@pytest.mark.parametrize("split", ["tune", "test"])
+def test_every_second_scene_is_unseen(split):
+    assert list(map(is_unseen, sample(split))) == [False, True] * 100
+    two = [facts for facts in sample(split) if is_unseen(facts) and len(facts.characters) == 2]
+    alone = [[is_unseen(replace(facts, characters=(each,))) for each in facts.characters] for facts in two]
+    assert [True, False] in alone and [False, True] in alone, "one character's combination is enough"
 
 
 def test_splits_share_no_identity_and_no_scene():

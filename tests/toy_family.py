@@ -84,6 +84,7 @@ class ToyOptions:
 class ToyPreset:
     Options: ClassVar[type] = ToyOptions
     max_subjects: ClassVar[int] = 2
+    subject_guidance: ClassVar[bool] = False
     image_size: ClassVar[int] = 40
 
     def abstract(self):

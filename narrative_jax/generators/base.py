@@ -32,7 +32,8 @@ class Generator(Protocol):
     adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use.
 
     A family's conditioning is a pytree of its own with leading axis b, into which nobody else looks. `prediction_type`
-    is what the denoiser predicts, `latent_shape` the shape of one picture's latents.
+    is what the denoiser predicts, `latent_shape` the shape of one picture's latents; `subject_guidance` says whether it
+    was trained on scenes without their subjects too.
     """
 
     network: Network
@@ -44,6 +45,7 @@ class Generator(Protocol):
     latent_shape: tuple[int, ...]
     timestep_distribution: TimestepDistribution
     max_subjects: int
+    subject_guidance: bool = False
 
     def sampler_times(self, num_steps: int) -> jax.Array:
         """The sampler's decreasing times f32[num_steps + 1], from 1 to 0; evenly spaced unless a family says more."""
@@ -99,6 +101,7 @@ class Preset(Protocol):
 
     Options: type
     max_subjects: int
+    subject_guidance: bool  # see `Generator`
     image_size: int  # pixels of the shorter side of its pictures
 
     def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:

@@ -36,7 +36,8 @@ class FlowConfig:
     """Sizes and conventions of one flow generator; sizes in pixels, `patch` in latent cells.
 
     Subject branch i stands `subject_offsets[i]` (rows, columns) of tokens away from the picture; there are as many
-    slots as offsets. `distilled_guidance` is the value for networks that embed their guidance.
+    slots as offsets. `distilled_guidance` is the value for networks that embed their guidance; `subject_guidance` says
+    whether it was trained on scenes without their subjects too.
     """
 
     transformer: FlowTransformerConfig
@@ -49,6 +50,7 @@ class FlowConfig:
     timestep_distribution: LogitNormal
     sampler_shift: float = 1.0
     distilled_guidance: float = 1.0
+    subject_guidance: bool = False
 
     @property
     def max_subjects(self) -> int:
@@ -98,6 +100,10 @@ class FlowGenerator(Generator):
     @property
     def max_subjects(self) -> int:
         return self.config.max_subjects
+
+    @property
+    def subject_guidance(self) -> bool:
+        return self.config.subject_guidance
 
     @property
     def latent_shape(self) -> tuple[int, int]:

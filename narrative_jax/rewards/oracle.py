@@ -15,7 +15,7 @@ from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
-from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts
+from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, is_unseen
 
 WORLD_VERSION = VERSION  # what is made from scenes or judgements of another version is stale
 MOVED_BY_PRESENCE = tuple(name for name in CRITERIA if name != "setting")  # they are 0 where nobody is
@@ -77,9 +77,13 @@ def judge_true_pictures(split: str, count: int, seed: int, copied: bool = False)
 
 
 def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
-    """Which of Storybook's scenes, bool[scenes], ask for how many characters. Raises InputError."""
-    counts = np.array([len(facts_of(scene).characters) for scene in scenes])
-    return {"one_character": counts == 1, "two_characters": counts == 2}
+    """Which of Storybook's scenes, bool[scenes], ask for how many characters, and for what no training set has.
+
+    Raises InputError.
+    """
+    facts = [facts_of(scene) for scene in scenes]
+    counts, unseen = np.array([len(each.characters) for each in facts]), np.array([is_unseen(each) for each in facts])
+    return {"one_character": counts == 1, "two_characters": counts == 2, "seen": ~unseen, "unseen": unseen}
 
 
 def facts_of(scene: Scene) -> Facts:

@@ -38,9 +38,13 @@ def sampling_of(context: Context, **changes: Any) -> Sampling:
 
 
 def check_generator(context: Context) -> None:
-    """Raise InputError for an unknown preset or option, a mesh that the devices cannot form, a batch off the mesh."""
+    """Raise InputError for an unknown preset or option, a mesh that the devices cannot form, a batch off the mesh, and
+    guidance that the generator was not trained for.
+    """
     generator_options(context)
-    check_batch("sampling.batch_size", sampling_of(context).batch_size, make_mesh(context.config.mesh))
+    sampling = sampling_of(context)
+    sampling.check(preset_of(context).subject_guidance)
+    check_batch("sampling.batch_size", sampling.batch_size, make_mesh(context.config.mesh))
 
 
 def base_generator(context: Context) -> tuple[Generator, Params]:

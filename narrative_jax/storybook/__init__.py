@@ -6,7 +6,7 @@ from narrative_jax.storybook.raters import NoiseModel, Rater
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import WORLD, Character, Facts, World
 
-VERSION = 2  # of the world, its judge and its raters: raise it with whatever changes what they draw or find
+VERSION = 3  # of the world, its judge and its raters: raise it with whatever changes what they draw or find
 
 __all__ = [
     "ASPECTS",

@@ -136,7 +136,7 @@ def _hatching() -> np.ndarray:
 _GAINS_OFFSETS = {
     "gouache": (1.0, 0.0),
     "pastel": (0.55, 0.42),
-    "moonlight": ((0.50, 0.56, 0.66), (0.02, 0.04, 0.16)),
+    "moonlight": ((0.70, 0.74, 0.82), (0.02, 0.04, 0.14)),
     "crayon": (0.82, 0.09 + _hatching()),
 }
 
