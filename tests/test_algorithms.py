@@ -20,6 +20,7 @@ from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.errors import InputError
 from narrative_jax.losses.preference import adaptive_beta
+from narrative_jax.models.layers import unit
 from narrative_jax.trainees.reward import RewardTrainee
 from narrative_jax.training.step import gradients
 
@@ -255,6 +256,37 @@ def test_contrastive_accuracy():
     assert float(loss.sum) == pytest.approx(-np.log(np.diag(rows)).sum(), rel=1e-6)
 
 
+def test_adversarial_pairs_are_found_less():
+    """Each pixel moves by `ascent` at most and stays in the range; the loss rises by more than for random moves."""
+    rng = np.random.default_rng(0)
+    weights, seen = np.float32(rng.normal(size=(12, 4))), []
+
+    class Towers:
+        logit_scale = jnp.float32(2.0)
+
+        def __call__(self, first, pictures):
+            seen.append(pictures)
+            return (unit(each.reshape(len(each), -1) @ weights) for each in (first, pictures))
+
+    class Model:
+        network = type("Network", (), {"bind": staticmethod(lambda params: Towers())})
+
+    first, second = np.float32(rng.uniform(-1, 1, (2, 16, 2, 2, 3)))
+    batch = {"first": first, "second": second, "index": jnp.arange(16)}
+
+    def loss(ascent, pictures=second):
+        algorithm, models = Contrastive(ascent=ascent), Models(Role(Model, None))
+        return float(algorithm.loss(models, {**batch, "second": pictures}, jax.random.key(0)).sum)
+
+    plain, worse = loss(0.0), loss(0.1)
+    moved = np.asarray(seen[-1])
+    assert np.abs(moved - second).max() <= 0.1 + 1e-6 and np.abs(moved).max() <= 1
+    assert worse == pytest.approx(loss(0.0, moved))
+    by_chance = [loss(0.0, np.clip(second + 0.1 * rng.choice([-1, 1], second.shape), -1, 1)) for _ in range(20)]
+    assert worse > plain and worse > np.max(by_chance)
+    assert len({loss(0.1) for _ in range(2)}) == 1
+
+
 class LinearReward:
     """The scene's number times the picture's brightness, seen through `weight`."""
 
@@ -313,6 +345,8 @@ def test_an_untrained_reward_is_right_about_nothing():
         (lambda: DPO(eta=1.0, k=1.0, b=1.0), "it must be positive"),
         (lambda: DPO(preserve=1.5), "preserve 1.5"),
         (lambda: SFT(text_dropout=-0.1), "text_dropout -0.1"),
+        (lambda: Contrastive(ascent=-0.1), "ascent -0.1"),
+        (lambda: Contrastive(ascent=float("inf")), "ascent inf"),
         (lambda: SFT(subject_dropout=1.5), "subject_dropout 1.5"),
         (lambda: SFT(text_dropout=0.6, subject_dropout=0.6), "text_dropout \\+ subject_dropout 1.2"),
     ],

@@ -16,14 +16,17 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.memory import MEGABYTE, Memory
+from narrative_jax.core.records import Candidate
+from narrative_jax.data.datasets import write_records
 from narrative_jax.runs.directory import WEIGHTS
 from narrative_jax.stages import retrieve
 from narrative_jax.statistics import wilson
-from narrative_jax.storybook.datasets import TrainingSet
+from narrative_jax.storybook.datasets import TrainingSet, scenes
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.world import identity_codes
 from narrative_jax.trainees import matches
 from narrative_jax.trainees.base import TrainingSetOptions
+from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 from narrative_jax.trainees.encoder import EncoderOptions, EncoderTrainee
 from narrative_jax.trainees.matches import Matches
 from narrative_jax.trainees.new_encoders import NEW_ENCODERS
@@ -192,6 +195,47 @@ def test_saved_and_loaded_an_encoder_is_the_same(trainees, name, tmp_path, rando
         kept = encoder.weights["logit_scale"] if weight == "logit_scale" and encoder.prefix else value
         np.testing.assert_allclose(loaded[weight], kept, rtol=2**-8)
     assert (folder / "tokenizer.json").exists() == (folder / "text_encoder.safetensors").exists() == (name == "clip")
+
+
+# Drawn pictures
+
+
+def test_every_fourth_example_is_a_drawn_one(tmp_path):
+    """Of scenes with one subject, who is looked for in all of the picture."""
+    own = scenes("train", range(8), seed=5)
+    alone = [scene for scene in own if len(scene.subjects) == 1]
+    assert 0 < len(alone) < len(own)
+    folder = tmp_path / "drawn"
+    write_records(folder / "scenes", own)
+    images = np.random.default_rng(0).integers(0, 256, (len(own), 2, SIZE, SIZE, 3), np.uint8)
+    candidates = [
+        Candidate(f"{scene.id}/{place}", scene.id, images[row, place], 0, "baseline")
+        for row, scene in enumerate(own)
+        for place in range(2)
+    ]
+    write_records(folder / "candidates", candidates)
+    context = one_entry.entry({"drawn": {"stage": "generate"}}, "drawn", tmp_path)
+    drawn, rendered = DrawnExamples(context, "drawn"), TrainingSet("raw", 24)
+    assert len(drawn) == 2 * len(alone)
+    together = WithDrawn(rendered, drawn)
+    assert len(together) == 24
+    indices = [5, 8, 0, 3, 20, 5]
+    of_one = [each for each in candidates if each.scene_id in {scene.id for scene in alone}]
+    for index, example, places in zip(indices, together.batch(indices), together.whereabouts(indices), strict=True):
+        if index % 4:
+            assert example.scene.id == rendered[index].scene.id and places == rendered.whereabouts([index])[0]
+            np.testing.assert_array_equal(example.target, rendered[index].target)
+            continue
+        expected = of_one[index // 4 % len(drawn)]
+        assert example.scene.id == expected.scene_id and places == (0.5,)
+        np.testing.assert_array_equal(example.target, expected.image)
+
+
+def test_an_entry_that_draws_nothing_gives_no_pictures():
+    config = ConfigDict(load(f"{CONFIG}:tiny"))
+    config.clip.drawn = "dinov2"
+    with pytest.raises(InputError, match="drawn 'dinov2': it draws no pictures; name an entry that generates"):
+        one_entry.check(config, "clip")
 
 
 # Retrieval

@@ -13,6 +13,7 @@ from narrative_jax.storybook import sets
 from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.oracle import CRITERIA
 from narrative_jax.storybook.render import Drawing, render
+from narrative_jax.storybook.wear import blurred, noisy
 from narrative_jax.storybook.world import (
     ACTIONS,
     ATTRIBUTE_NAMES,
@@ -57,9 +58,8 @@ def corrupt(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> np.n
     """
     pictures = render(damage(drawing, kind, strength, seed))
     if kind == "noise":
-        noise = _rng(kind, seed).standard_normal(pictures.shape, np.float32)
-        return np.clip(pictures + strength * _NOISE * noise, -1, 1)
-    return _blur(pictures, strength * _BLUR) if kind == "blur" else pictures
+        return noisy(pictures, strength * _NOISE, _rng(kind, seed))
+    return blurred(pictures, strength * _BLUR) if kind == "blur" else pictures
 
 
 def damage(drawing: Drawing, kind: str, strength: float, seed: int = 0) -> Drawing:
@@ -136,15 +136,3 @@ def _damage(drawing, kind, row, slot, other, pick):
         drawing.styles[row] = pick(i for i in range(len(STYLES)) if i != drawing.styles[row])
     elif kind == "lose a limb":
         drawing.parts[row, slot, pick(_LIMBS)] = False
-
-
-def _blur(pictures, deviation):
-    """Gaussian blur with edges extended; `deviation` in pixels."""
-    if deviation == 0:
-        return pictures
-    at = np.arange(sets.SIZE)
-    reach = np.arange(-3 * int(np.ceil(deviation)), 3 * int(np.ceil(deviation)) + 1)
-    weights = np.exp(-(reach**2) / (2 * deviation**2))
-    mix = np.zeros((sets.SIZE, sets.SIZE), np.float32)
-    np.add.at(mix, (at[:, None], np.clip(at[:, None] + reach, 0, sets.SIZE - 1)), weights / weights.sum())
-    return np.einsum("ij,bjkc,lk->bilc", mix, pictures, mix, optimize=True)

@@ -12,6 +12,7 @@ from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
 from narrative_jax.storybook.render import Drawing, render, render_portraits, stage
 from narrative_jax.storybook.sets import SIZE
+from narrative_jax.storybook.wear import blurred, noisy
 from narrative_jax.storybook.world import (
     NUM_VALUES,
     PORTRAIT_POSE,
@@ -31,7 +32,9 @@ TEST_SCENES = 256  # `scenes("test", range(TEST_SCENES))` is the fixed test set
 BUSY_PORTRAITS = 0.5  # of the portraits stand before a busy background
 WRONG_IDENTITY = 0.2  # of the raw targets show another subject, or an attribute leaked from the other one
 POSED = 0.4  # of the raw targets stand as in the portrait, whatever the caption says
-KINDS = ("raw", "refined", "true")
+WORN = 0.5  # of the worn targets are noisy or blurred
+MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
+KINDS = ("raw", "refined", "true", "worn")
 
 
 def scenes(
@@ -66,7 +69,8 @@ def _scene(split, seed, index, busy_portraits, world):
 class TrainingSet:
     """Examples of a split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
 
-    "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures.
+    "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures. "worn" is raw,
+    and half of its pictures are noisy or blurred besides.
 
     Example i depends on (kind, split, seed, i) only. Raises InputError.
     """
@@ -89,10 +93,14 @@ class TrainingSet:
         indices = [self._check(index) for index in indices]
         asked = scenes(self.split, indices, self.seed, 0.0 if self.kind == "refined" else BUSY_PORTRAITS, self.world)
         _, drawing = drawings(self.split, indices, self.seed, self.world)
-        if self.kind == "raw":
+        if self.kind in ("raw", "worn"):
             for row, index in enumerate(indices):
                 _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
-        targets = np.round((render(drawing) + 1) * 127.5).astype(np.uint8)
+        pictures = render(drawing)
+        if self.kind == "worn":
+            for row, index in enumerate(indices):
+                pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
+        targets = np.round((pictures + 1) * 127.5).astype(np.uint8)
         return [Example(scene, target) for scene, target in zip(asked, targets, strict=True)]
 
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
@@ -109,6 +117,16 @@ class TrainingSet:
         if not -self.size <= index < self.size:
             raise IndexError(f"example {index} of a set of {self.size}")
         return int(index) % self.size
+
+
+def _worn(picture, rng):
+    """One picture with the noise or the blur that falls on it."""
+    if rng.random() >= WORN:
+        return picture
+    strength = rng.random()
+    if rng.random() < 0.5:
+        return noisy(picture[None], strength * MOST_NOISE, rng)[0]
+    return blurred(picture[None], strength * MOST_BLUR)[0]
 
 
 def _spoil(drawing, row, rng, split):

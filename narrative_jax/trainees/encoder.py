@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
+from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 from narrative_jax.trainees.new_encoders import NEW_ENCODERS, NewEncoder, new_encoder
 
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
@@ -18,10 +19,14 @@ _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """Which `encoder`, "clip", "dinov2" or "iresnet", and what it is trained on."""
+    """Which `encoder`, "clip", "dinov2" or "iresnet", and what it is trained on.
+
+    With `drawn`, an entry, every fourth example is one of the pictures that it drew instead.
+    """
 
     encoder: str
     training_set: TrainingSetOptions
+    drawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class EncoderTrainee:
         check_kind(cls, context, algorithm)
         check_name("encoder", options.encoder, NEW_ENCODERS)
         check_source(context, options.training_set)
+        if options.drawn and context.config[options.drawn].stage != "generate":
+            raise InputError(f"drawn {options.drawn!r}", "it draws no pictures", "name an entry that generates")
 
     @classmethod
     def files(cls, context: Context) -> list:
@@ -86,13 +93,15 @@ class EncoderTrainee:
 
     def batches(self, algorithm: Algorithm) -> Batches:
         """See `base.Trainee`."""
-        training_set, matches = self.options.training_set.open(), self.encoder.matches
+        examples, matches = self.options.training_set.open(), self.encoder.matches
+        if self.options.drawn:
+            examples = WithDrawn(examples, DrawnExamples(self.context, self.options.drawn))
 
         def make_batch(indices):
-            ids, (first, second) = matches.of(training_set, indices)
+            ids, (first, second) = matches.of(examples, indices)
             return ids, {"first": first, "second": second}
 
-        return Batches(len(training_set) * matches.per_example, make_batch)
+        return Batches(len(examples) * matches.per_example, make_batch)
 
     def sample(self, step: int, params: Params) -> None:
         """See `base.Trainee`: there is nothing to look at."""

@@ -1,0 +1,70 @@
+"""What a generator drew, as examples to learn from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.records import Example, Scene
+from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.candidates import open_candidates
+from narrative_jax.runs.directory import Context
+
+_EVERY = 4  # every fourth example is a drawn one
+
+
+class DrawnExamples:
+    """The pictures that an entry drew of scenes with one subject: of others nobody knows who stands where.
+
+    As `storybook.datasets.TrainingSet`, with random access. Raises InputError where there is no such picture.
+    """
+
+    def __init__(self, context: Context, entry: str):
+        self.scenes, self.candidates = (
+            open_records(context.path(entry) / "scenes", Scene),
+            open_candidates(context, entry),
+        )
+        self.row_of = {scene.id: row for row, scene in enumerate(self.scenes) if len(scene.subjects) == 1}
+        scene_ids = self.candidates.columns("scene_id")["scene_id"]
+        self.rows = [(row, self.row_of[id]) for row, id in enumerate(scene_ids) if id in self.row_of]
+        if not self.rows:
+            rule = "pictures of scenes with one subject are learned from"
+            raise InputError(f"drawn {entry!r}", f"{rule}, and it drew none", "draw more scenes")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> list[Example]:
+        """Several examples; the targets are what was drawn."""
+        rows = [self.rows[index] for index in indices]
+        return [Example(self.scenes[scene], self.candidates[candidate].image) for candidate, scene in rows]
+
+    def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
+        """See `TrainingSet`: the only one is looked for in the whole picture."""
+        return [(0.5,) for _ in indices]
+
+
+class WithDrawn:
+    """The examples of a training set, but for every fourth, which is a drawn one."""
+
+    def __init__(self, examples: Any, drawn: DrawnExamples):
+        self.examples, self.drawn = examples, drawn
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: Sequence[int]) -> list[Example]:
+        """Several examples."""
+        return self._of_both(indices, lambda examples, part: examples.batch(part))
+
+    def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
+        """See `TrainingSet`."""
+        return self._of_both(indices, lambda examples, part: examples.whereabouts(part))
+
+    def _of_both(self, indices, read):
+        """What `read` gives for each index, each of both sets asked once."""
+        own, drawn = ([i for i in indices if bool(i % _EVERY) == which] for which in (True, False))
+        found = dict(zip(own, read(self.examples, own), strict=True)) if own else {}
+        if drawn:
+            places = [index // _EVERY % len(self.drawn) for index in drawn]
+            found |= zip(drawn, read(self.drawn, places), strict=True)
+        return [found[index] for index in indices]
