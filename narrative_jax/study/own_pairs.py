@@ -22,13 +22,11 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import read_json, write_bytes
 from narrative_jax.core.images import png
-from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.sources import storybook_scenes
-from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.runs.tables import Tables
 from narrative_jax.study.command import check_folder, provenance
+from narrative_jax.study.drawn import draw_embedded
 
 CONFIG, SCENE_SEED = "configs/dpo.py", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
@@ -61,15 +59,12 @@ def _clearest(count):
     """(scene, its pictures, their scores) of those scenes, `count` of `SCENES_PER_PAIR` times as many, whose best and
     worst picture are furthest apart: who picks pairs by hand picks clear ones.
     """
-    preset = Tables().presets["storybook"]
-    generator, params = preset.load(preset.Options(), seed=0)
-    drawer = Drawer(generator, Sampling(), make_mesh({"data": 1, "fsdp": -1}))
     scenes = storybook_scenes("train", SCENES_PER_PAIR * count, SCENE_SEED)
-    jobs = [(scene, candidate_seed(0, scene.id, place)) for scene in scenes for place in range(CANDIDATES)]
-    images = np.concatenate(list(drawer.draw(drawer.place(params), jobs)))
-    scores = judge_images(images, [scene for scene, _ in jobs]).aspects.mean(1).reshape(len(scenes), CANDIDATES)
+    images = draw_embedded(scenes, CANDIDATES)
+    asked = [scene for scene in scenes for _ in range(CANDIDATES)]
+    scores = judge_images(np.concatenate(images), asked).aspects.mean(1).reshape(len(scenes), CANDIDATES)
     widest = np.sort(np.argsort(-np.ptp(scores, 1), kind="stable")[:count])
-    return [(scenes[row], images.reshape(*scores.shape, *images.shape[1:])[row], scores[row]) for row in widest]
+    return [(scenes[row], images[row], scores[row]) for row in widest]
 
 
 def align(preferences: Path, workdir: Path, steps: int, scenes: int) -> dict[str, float]:

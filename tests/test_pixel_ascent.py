@@ -1,0 +1,81 @@
+"""Rewards driven by their gradient, and gold beside them."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from narrative_jax.core.images import to_float
+from narrative_jax.models.shipped import EMBEDDED
+from narrative_jax.rewards.oracle import judge_images
+from narrative_jax.storybook import drawings, render
+from narrative_jax.storybook.datasets import scenes
+from narrative_jax.study import pixel_ascent
+from narrative_jax.study.pixel_ascent import STEPS, STRIDE, ascend, main, rewards, table
+
+ENCODERS = EMBEDDED / "encoders"
+
+
+class Red:
+    """How red a picture is."""
+
+    params: ClassVar[dict] = {"weight": jnp.float32(2)}
+
+    def encode(self, scenes):
+        return np.zeros((len(scenes), 1), np.float32)
+
+    def score(self, params, images, context):
+        return params["weight"] * images[..., :1].mean((1, 2)) + context
+
+
+@pytest.fixture(scope="module")
+def true():
+    _, drawing = drawings("tune", range(6))
+    return np.uint8((render(drawing) + 1) * 127.5), scenes("tune", range(6))
+
+
+def test_each_step_is_as_long_and_goes_uphill(true):
+    images, asked = true
+    grey = np.full_like(images, 127)
+    found = ascend(Red(), grey, asked)
+    assert list(found) == [0, *STEPS]
+    for number, (pictures, scores) in found.items():
+        moved = to_float(pictures) - to_float(grey)
+        np.testing.assert_allclose(moved[..., 0], min(number * STRIDE * 3**0.5, 1 - to_float(grey).max()), atol=0.01)
+        assert np.abs(moved[..., 1:]).max() == 0, "what the reward does not see stays"
+        np.testing.assert_allclose(scores, 2 * to_float(pictures)[..., 0].mean((1, 2)), atol=0.02)
+
+
+def test_the_table_says_what_gold_gains(true, monkeypatch):
+    images, asked = true
+    rows = table({"red": Red()}, images, asked).splitlines()
+    assert len(rows) == 2 + len(STEPS) and len({row.count("|") for row in rows}) == 1
+    last = rows[-1].split(" | ")
+    before, after = (judge_images(each, asked).aspects for each in (images, ascend(Red(), images, asked)[STEPS[-1]][0]))
+    assert last[1] == str(STEPS[-1])
+    assert last[5:8] == [f"{value:+.3f}" for value in (after - before).mean(0)]
+    assert float(last[4]) > 0 and last[3].count("→") == 1
+
+
+def test_rewards_are_made_of_the_files_of_a_folder(true):
+    images, asked = true
+    made = rewards(ENCODERS)
+    assert len(made) == 4 and all(each.differentiable for each in made.values())
+    scores = made["identity, IResNet"]
+    assert scores.score(scores.params, to_float(images), scores.encode(asked)).shape == (6, 1)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pixel_ascent, "STEPS", (1,))
+    out = tmp_path / "page.md"
+    assert main(["--scenes=4", f"--out={out}"]) == 0
+    page = out.read_text()
+    assert page.count("\n| ") == 5 and "By the encoders that ship" in page and page in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong, said", [("--scenes=1", "scenes 1"), ("--encoders=nowhere", "no such folder")])
+def test_bad_options(wrong, said, capsys):
+    assert main([wrong]) == 2
+    assert said in capsys.readouterr().err
