@@ -218,11 +218,10 @@ def test_guidance(drawer, tiny_generator, mesh):
 def test_guidance_on_subjects(drawer, tiny_generator, mesh):
     """Off the subjects' scale at 1.0; where both scales are equal, one comparison with neither does for both."""
     generator, params = tiny_generator
-    able = replace(generator, config=replace(generator.config, subject_guidance=True))
 
     def guided(text, subjects):
         sampling = replace(SAMPLING, guidance_scale=text, subject_guidance_scale=subjects)
-        return draw(Drawer(able, sampling, mesh), params, JOBS[:3]).astype(int)
+        return draw(Drawer(generator, sampling, mesh), params, JOBS[:3]).astype(int)
 
     def without(**left_out):
         return draw(drawer, params, [(replace(each, **left_out), seed) for each, seed in JOBS[:3]]).astype(int)
@@ -240,8 +239,9 @@ def test_predictions_a_step(text, subjects, predictions):
 
 
 def test_guidance_on_subjects_must_have_been_trained(tiny_generator, mesh):
+    unable = replace(tiny_generator[0], config=replace(TINY_FLOW, subject_guidance=False))
     with pytest.raises(InputError, match=r"subject_guidance_scale 2: .*not trained on scenes without.*set it to 1.0"):
-        Drawer(tiny_generator[0], replace(SAMPLING, subject_guidance_scale=2.0), mesh)
+        Drawer(unable, replace(SAMPLING, subject_guidance_scale=2.0), mesh)
 
 
 def test_heun(drawer, tiny_generator, mesh):

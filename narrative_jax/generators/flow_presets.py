@@ -83,5 +83,6 @@ STORYBOOK_FLOW = FlowPreset(
 TINY_FLOW = replace(
     STORYBOOK_FLOW,
     transformer=replace(STORYBOOK_FLOW.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
+    subject_guidance=True,
     embedded=False,
 )
