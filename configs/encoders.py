@@ -2,9 +2,10 @@
 
     python -m narrative_jax.launch --config=configs/encoders.py
 
-Three contrastive trainings (see narrative_jax/trainees/encoder.py), then how often each finds the other half of a pair
-among those of tune scenes. What ships in narrative_jax/storybook/weights/encoders is this run's result; `:embedded`
-trains nothing and says how often those find it.
+Three contrastive trainings (see narrative_jax/trainees/encoder.py) on renders, half of them noisy or blurred, and on
+pictures that the embedded generator drew, each pixel moved a little against being found; then how often each finds the
+other half of a pair among those of tune scenes. `:embedded` trains nothing and says how often those that ship, in
+narrative_jax/storybook/weights/encoders, find it.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +19,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
+    config.max_subjects_policy = "stop"
+    config.generator = {"preset": "storybook", "weights": "", "text": ""}
+    config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.report = False
+    config.drawn = {"stage": "generate", "split": "train", "scenes": 4000, "scene_seed": 5, "per_scene": 2}
     shared = {
         "stage": "train",
         "source": "",
@@ -27,9 +32,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "accumulate": 1,
         "trains": "encoder",
         "algorithm": "contrastive",
+        "hyper": {"ascent": 0.06},
         "ema_decay": 0.99,
         "save_every": 100,
-        "training_set": {"kind": "raw", "size": 40_000, "seed": 0},
+        "training_set": {"kind": "worn", "size": 40_000, "seed": 0},
+        "drawn": "drawn",
     }
     adamw = {"learning_rate": 1e-3, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.1}
     muon = {**adamw, "method": "muon", "learning_rate": 3e-3, "weight_decay": 0.01}
@@ -39,11 +46,14 @@ def get_config(variant: str = "") -> ConfigDict:
     trained = ("clip", "dinov2", "iresnet")
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
     config.retrieve = {"stage": "retrieve", "trained": trained, "embedded": (), **pairs}
-    config.stages = (*trained, "retrieve")
+    config.stages = ("drawn", *trained, "retrieve")
     if variant == "embedded":
         config.retrieve.update(trained=(), embedded=trained)
         config.stages = ("retrieve",)
     if variant == "tiny":
+        config.generator.update(preset="tiny", weights="random")
+        config.sampling.update(num_steps=2, batch_size=4)
+        config.drawn.scenes = 6
         config.retrieve.pairs = 8
         for name in trained:
             config[name].update(total_steps=2, batch_size=8, save_every=2)

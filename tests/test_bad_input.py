@@ -63,7 +63,7 @@ def contents(folder):
             "align.algorithm=dop",
             "unknown algorithm 'dop': known are sft, dpo, contrastive, reward_modelling; did you mean 'dpo'?",
         ),
-        ("align.algorithm=sft", "unknown option of align.hyper 'b': known are subject_dropout, text_dropout;"),
+        ("align.algorithm=sft", "unknown option of align.hyper 'b': known are text_dropout, subject_dropout;"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
         ("align.hyper.beta=-1", "beta -1.0: beta is a number > 0; give one"),
         (

@@ -22,12 +22,11 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.files import read_json, write_bytes
-from narrative_jax.core.mesh import make_mesh
-from narrative_jax.data.sources import storybook_scenes
-from narrative_jax.generators.flow_presets import RANDOM, STORYBOOK_FLOW, FlowOptions, FlowPreset
-from narrative_jax.generators.sampling import Drawer, Sampling
+from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
+from narrative_jax.generators.sampling import Sampling
 from narrative_jax.storybook.oracle import MEASURES
 from narrative_jax.study.command import check_folder, provenance
+from narrative_jax.study.drawn import seconds_a_picture
 
 CONFIG = "configs/pretrain.py"
 SCENES, MEASURED_STEPS = 256, 12  # that a variant is judged on; that tell how long one takes
@@ -81,19 +80,6 @@ def train(name: str, minutes: float, workdir: Path) -> dict[str, float]:
     return (
         {"steps": config.pretrain.total_steps, "step": seconds, "picture": drawn, "alone": alone.mean()} | found | means
     )
-
-
-def seconds_a_picture(preset: FlowPreset, sampling: Sampling) -> float:
-    """What drawing takes, of whole batches: the median of five after one that compiles. Raises InputError."""
-    generator, params = preset.load(FlowOptions(RANDOM), 0)
-    drawer = Drawer(generator, sampling, make_mesh({"data": 1, "fsdp": -1}))
-    placed, jobs = drawer.place(params), [(scene, 0) for scene in storybook_scenes("tune", sampling.batch_size)]
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        _ = list(drawer.draw(placed, jobs))
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds[1:])) / sampling.batch_size
 
 
 def _config(variant, steps):
