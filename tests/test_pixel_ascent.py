@@ -72,7 +72,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     out = tmp_path / "page.md"
     assert main(["--scenes=4", f"--out={out}"]) == 0
     page = out.read_text()
-    assert page.count("\n| ") == 5 and "By the encoders that ship" in page and page in capsys.readouterr().out
+    assert page.count("\n| ") == 6 and "By the encoders that ship" in page and page in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong, said", [("--scenes=1", "scenes 1"), ("--encoders=nowhere", "no such folder")])
