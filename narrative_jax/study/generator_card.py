@@ -117,6 +117,7 @@ def _report(options):
     ]
     kinds = [[kind, n, *(f"{each:.3f}" for each in values)] for kind, n, values in by_kind(judged[0], scenes)]
     command = f"narrative_jax.study.generator_card --scenes {options.scenes} --steps {options.steps}"
+    command += f" --guidance {' '.join(options.guidance)}" + f" --weights {options.weights}" * bool(options.weights)
     parts = [
         "# What the embedded generator draws",
         _MEANING.format(scenes=options.scenes, steps=options.steps),

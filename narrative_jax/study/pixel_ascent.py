@@ -131,6 +131,8 @@ def _report(options):
         title = "the encoders that ship" if folder == EMBEDDED / "encoders" else folder.name
         parts += [f"## By {title}", table(rewards(folder), images, scenes)]
     command = f"narrative_jax.study.pixel_ascent --scenes {options.scenes}"
+    if options.encoders != [EMBEDDED / "encoders"]:
+        command += f" --encoders {' '.join(map(str, options.encoders))}"
     page = "\n\n".join([*parts, provenance(command, time.monotonic() - start, ("jax", "flax"))])
     print(page)
     if options.out:

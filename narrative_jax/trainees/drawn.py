@@ -19,10 +19,8 @@ class DrawnExamples:
     """
 
     def __init__(self, context: Context, entry: str):
-        self.scenes, self.candidates = (
-            open_records(context.path(entry) / "scenes", Scene),
-            open_candidates(context, entry),
-        )
+        self.scenes = open_records(context.path(entry) / "scenes", Scene)
+        self.candidates = open_candidates(context, entry)
         self.row_of = {scene.id: row for row, scene in enumerate(self.scenes) if len(scene.subjects) == 1}
         scene_ids = self.candidates.columns("scene_id")["scene_id"]
         self.rows = [(row, self.row_of[id]) for row, id in enumerate(scene_ids) if id in self.row_of]
