@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=4, help="how many pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--guidance-scale", type=float, help="1.0 is off; by default as in the run")
-    parser.add_argument("--subject-guidance-scale", type=float, help="of the subjects; 1.0 is off, by default as there")
+    parser.add_argument("--subject-guidance-scale", type=float, help="of the subjects; 1.0 is off")
     parser.add_argument("--num-steps", type=int, help="sampler steps; by default as in the run")
     parser.add_argument("--out", default="samples.png", help="the PNG to write")
     return run(_draw, parser, argv)

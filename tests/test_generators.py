@@ -16,6 +16,7 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowGenerator
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, TINY_FLOW
 from narrative_jax.generators.presets import PRESETS
+from narrative_jax.generators.rollout import Branch
 from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, drawer_for
 from narrative_jax.models.autoencoder import from_tokens, to_tokens
 from narrative_jax.models.checkpoints import save_weights
@@ -205,7 +206,8 @@ def test_guidance(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
 
     def guided(scale):
-        return draw(Drawer(generator, replace(SAMPLING, guidance_scale=scale), mesh), params, JOBS[:3]).astype(int)
+        sampling = replace(SAMPLING, guidance_scale=scale, subject_guidance_scale=1.0)
+        return draw(Drawer(generator, sampling, mesh), params, JOBS[:3]).astype(int)
 
     plain = draw(drawer, params, JOBS[:3])
     textless = draw(drawer, params, [(replace(each, prompt=""), seed) for each, seed in JOBS[:3]])
@@ -235,12 +237,18 @@ def test_guidance_on_subjects(drawer, tiny_generator, mesh):
 
 @pytest.mark.parametrize("text, subjects, predictions", [(1, 1, 1), (2, 1, 2), (2, 2, 2), (1, 2, 3), (2, 3, 3)])
 def test_predictions_a_step(text, subjects, predictions):
-    assert 1 + len(Sampling(guidance_scale=text, subject_guidance_scale=subjects).branches) == predictions
+    assert 1 + len(Sampling(guidance_scale=text, subject_guidance_scale=subjects).branches(True)) == predictions
+
+
+def test_subjects_are_guided_as_the_text_where_that_was_trained():
+    assert Sampling(guidance_scale=2).branches(True) == [Branch(2, text=True, subjects=True)]
+    assert Sampling(guidance_scale=2).branches(False) == [Branch(2, text=True)]
+    assert Sampling(guidance_scale=1).branches(True) == []
 
 
 def test_guidance_on_subjects_must_have_been_trained(tiny_generator, mesh):
     unable = replace(tiny_generator[0], config=replace(TINY_FLOW, subject_guidance=False))
-    with pytest.raises(InputError, match=r"subject_guidance_scale 2: .*not trained on scenes without.*set it to 1.0"):
+    with pytest.raises(InputError, match=r"subject_guidance_scale 2: .*not trained on scenes without.*leave it out"):
         Drawer(unable, replace(SAMPLING, subject_guidance_scale=2.0), mesh)
 
 

@@ -12,7 +12,7 @@ from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.storybook import drawings, render
 from narrative_jax.storybook.datasets import scenes
 from narrative_jax.study import pixel_ascent
-from narrative_jax.study.pixel_ascent import STEPS, STRIDE, ascend, main, rewards, table
+from narrative_jax.study.pixel_ascent import STEPS, STRIDE, ascend, main, report, rewards
 
 ENCODERS = EMBEDDED / "encoders"
 
@@ -49,7 +49,7 @@ def test_each_step_is_as_long_and_goes_uphill(true):
 
 def test_the_table_says_what_gold_gains(true, monkeypatch):
     images, asked = true
-    rows = table({"red": Red()}, images, asked).splitlines()
+    rows = report({"red": Red()}, images, asked).splitlines()
     assert len(rows) == 2 + len(STEPS) and len({row.count("|") for row in rows}) == 1
     last = rows[-1].split(" | ")
     before, after = (judge_images(each, asked).aspects for each in (images, ascend(Red(), images, asked)[STEPS[-1]][0]))

@@ -24,14 +24,15 @@ from narrative_jax.generators.rollout import Branch, rollout
 class Sampling:
     """How pictures are drawn; the defaults are the embedded generator's best.
 
-    `guidance_scale` is of the text, `subject_guidance_scale` of the subjects (Brooks et al. 2023, eq. 3), 1.0 is off.
-    Equal ones need two predictions a step, different ones three.
+    `guidance_scale` is of the text, `subject_guidance_scale` of the subjects (Brooks et al. 2023, eq. 3), 1.0 is off;
+    None is the text's for a generator that was trained for it, off for others. Equal ones need two predictions a step,
+    different ones three.
     """
 
     num_steps: int = 8
     sampler: str = "euler"
     guidance_scale: float = 2.5
-    subject_guidance_scale: float = 1.0
+    subject_guidance_scale: float | None = None
     batch_size: int = 64
 
     def __post_init__(self):
@@ -40,22 +41,25 @@ class Sampling:
         check_count("batch_size", self.batch_size, minimum=1)
         for name in ("guidance_scale", "subject_guidance_scale"):
             scale = getattr(self, name)
+            if scale is None and name == "subject_guidance_scale":
+                continue
             if not isinstance(scale, Real) or not 0 <= scale < math.inf:
                 raise InputError(f"{name} {scale!r}", "it is a number ≥ 0", "1.0 is off")
 
-    @property
-    def branches(self) -> list[Branch]:
-        """What guidance compares with, see `rollout.guided_velocity`."""
+    def branches(self, subject_guidance: bool) -> list[Branch]:
+        """What guidance compares with, see `rollout.guided_velocity`; the generator was trained for it or not."""
         text, subjects = self.guidance_scale, self.subject_guidance_scale
+        if subjects is None:
+            subjects = text if subject_guidance else 1
         if text == subjects:
             return [Branch(text, text=True, subjects=True)] if text != 1 else []
         return [Branch(text, text=True)] + ([Branch(subjects, text=True, subjects=True)] if subjects != 1 else [])
 
     def check(self, subject_guidance: bool) -> None:
         """Raise InputError for guidance on subjects with a generator that never saw scenes without them."""
-        if self.subject_guidance_scale != 1 and not subject_guidance:
+        if self.subject_guidance_scale not in (None, 1) and not subject_guidance:
             rule = "this generator was not trained on scenes without their subjects"
-            raise InputError(f"subject_guidance_scale {self.subject_guidance_scale:g}", rule, "set it to 1.0")
+            raise InputError(f"subject_guidance_scale {self.subject_guidance_scale:g}", rule, "leave it out")
 
 
 def candidate_seed(seed: int, scene_id: str, place: int) -> int:
@@ -106,11 +110,11 @@ def drawer_for(generator: Generator, sampling: Sampling, count: int, mesh: Mesh)
 
 
 def _drawing(generator: Generator, sampling: Sampling) -> Callable:
-    times = generator.sampler_times(sampling.num_steps)
+    times, branches = generator.sampler_times(sampling.num_steps), sampling.branches(generator.subject_guidance)
 
     def run(params, seeds, conditioning):
         noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), generator.latent_shape))(seeds)
-        latents = rollout(generator, params, conditioning, noise, times, sampling.branches, sampling.sampler)
+        latents = rollout(generator, params, conditioning, noise, times, branches, sampling.sampler)
         return generator.decode(params, latents)
 
     return run

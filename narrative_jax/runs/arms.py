@@ -13,7 +13,6 @@ from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.oracle import COLUMNS, judge_images
 from narrative_jax.runs.candidates import draw_arm
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import sampling_of
 from narrative_jax.runs.rewards import open_reward
 from narrative_jax.statistics.comparison import Judged, aspect_values
 
@@ -77,17 +76,11 @@ class Arms:
 
     def _pictures(self, name, scenes, generator, params, per_scene, scale=None):
         """u8[scenes, per_scene, h, w, 3], drawn unless an earlier run did, and their ids [scenes, per_scene]."""
-        sampling = {} if scale is None else dict.fromkeys(self._guided, scale)
+        sampling = {} if scale is None else {"guidance_scale": scale}
         records = draw_arm(self.context, name, generator, params, scenes, per_scene, sampling)
         images = np.stack([record.image for record in records])
         ids = np.array([record.id for record in records], object).reshape(len(scenes), per_scene)
         return images.reshape(*ids.shape, *images.shape[1:]), ids
-
-    @cached_property
-    def _guided(self):
-        """What an arm's guidance scale stands for: the text's, and the subjects' where they are guided too."""
-        off = sampling_of(self.context).subject_guidance_scale == 1
-        return ["guidance_scale"] if off else ["guidance_scale", "subject_guidance_scale"]
 
     def _judged(self, images, scenes, ids):
         n, per_scene = images.shape[:2]

@@ -15,15 +15,15 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
 from narrative_jax.statistics import Interval, paired_bootstrap
 from narrative_jax.storybook.datasets import drawings
-from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, STRANGER, judge
+from narrative_jax.storybook.oracle import CRITERIA, MEASURES, STRANGER, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
-from narrative_jax.study.command import check_folder, provenance
+from narrative_jax.study.command import check_folder, provenance, table
 from narrative_jax.study.corruption_matrix import aspects
 
 BARS = {"grey": 0.15, "mean picture": 0.15, "gaussian noise": 0.15, "uniform noise": 0.15, "half-blend": 0.35}
-QUALITY = list(ASPECTS).index("visual_quality")
+QUALITY = MEASURES.index("visual_quality")
 OTHERS = 512  # true pictures judged against another scene
 NEAR = 0.005  # an interval is near chance if it comes this close: true pictures miss a perfect score by less
 BATCH = 32  # proposals judged together, of which a climb takes the best
@@ -140,34 +140,28 @@ def climbs(facts: Sequence[Facts], drawing: Drawing, steps: int, seed: int = 0) 
 def report(scored: dict[str, np.ndarray], others: dict[str, tuple[float, Interval]], climbed: dict) -> str:
     """The tables in Markdown: criteria of each family, of true pictures against other scenes, and of the climbs."""
     lines = ["# How the oracle scores pictures that nobody drew\n", "Means; `P I Q` are the aspects."]
-    lines += _header("pictures", "n", "with a figure", *CRITERIA, "P", "I", "Q", "highest Q", "bar", "above it")
+    rows = []
     for family, measures in scored.items():
-        quality, bar = aspects(measures)[:, QUALITY], BARS.get(family, 1.0)
+        quality, bar = measures[:, QUALITY], BARS.get(family, 1.0)
         found = measures[:, CRITERIA.index("cleanness")] > 0
-        lines.append(
-            _row(family, len(measures), found.sum(), *measures.mean(0), quality.max(), bar, (quality > bar).sum())
-        )
+        rows.append([family, len(measures), found.sum(), *measures.mean(0), quality.max(), bar, (quality > bar).sum()])
+    names = ("pictures", "n", "with a figure", *CRITERIA, "P", "I", "Q", "highest Q", "bar", "above it")
+    lines += ["", table(names, rows)]
     lines.append(
         f"\n{OTHERS} true pictures judged by the next one's facts; chance: from pairs of independent facts alone."
     )
-    lines += _header("", "mean", "chance", "difference", "95 % from", "to", f"comes within {NEAR} of 0")
-    for name, (at, by) in others.items():
-        lines.append(_row(name, by.estimate + at, at, *by, by.low <= NEAR and by.high >= -NEAR))
+    names = ("", "mean", "chance", "difference", "95 % from", "to", f"comes within {NEAR} of 0")
+    rows = [[name, by.estimate + at, at, *by, by.low <= NEAR and by.high >= -NEAR] for name, (at, by) in others.items()]
+    lines += ["", table(names, rows)]
     lines.append("\nClimbs towards a scene of two. Fooled: cleanness < 0.2, yet attributes ≥ 0.5 or quality > 0.35.")
-    lines += _header("start", "raised", "by", "from", "to", "gain", *CRITERIA, "P", "I", "Q", "fooled")
+    rows = []
     for plan, one in climbed.items():
         seen = dict(zip(MEASURES, one.after, strict=True))
         fooled = seen["cleanness"] < 0.2 and (seen["attributes"] >= 0.5 or seen["visual_quality"] > 0.35)
-        lines.append(_row(*plan, *one.scores[[0, -1]], np.ptp(one.scores), *one.after, fooled))
+        rows.append([*plan, *one.scores[[0, -1]], np.ptp(one.scores), *one.after, fooled])
+    names = ("start", "raised", "by", "from", "to", "gain", *CRITERIA, "P", "I", "Q", "fooled")
+    lines += ["", table(names, rows)]
     return "\n".join([*lines, "", ""])
-
-
-def _header(*names):
-    return "", _row(*names), _row(*["---"] * len(names))
-
-
-def _row(*cells):
-    return f"| {' | '.join(f'{cell:.3f}' if isinstance(cell, float | np.floating) else str(cell) for cell in cells)} |"
 
 
 def plot(families: dict[str, tuple], climbed: dict[tuple[str, str, str], Climb], target: tuple) -> Figure:
@@ -212,7 +206,7 @@ def _write(options):
     command = f"narrative_jax.study.adversaries --scenes {options.scenes} --steps {options.steps} --seed {options.seed}"
     page += provenance(command, time.perf_counter() - began)
     (options.out / "adversaries.md").write_text(page + "\n![the pictures](adversaries.png)\n")
-    best = ((name, aspects(measures)[:, QUALITY].argmax()) for name, measures in scored.items())
+    best = ((name, measures[:, QUALITY].argmax()) for name, measures in scored.items())
     examples = {name: (pictures[name][at], scored[name][at]) for name, at in best}
     target = climb(render(drawing[two[:1]])[0], facts[two[0]], "all nine", fields, steps=0)
     plot(examples, climbed, (target.end, target.after)).savefig(options.out / "adversaries.png")

@@ -24,7 +24,7 @@ from narrative_jax.storybook.parse import Parse, parse
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import ATTRIBUTES
 from narrative_jax.study.classifier import read, train
-from narrative_jax.study.command import check_folder, provenance
+from narrative_jax.study.command import check_folder, provenance, table
 
 HEADER = """# Attributes by an independent classifier
 
@@ -107,12 +107,11 @@ def report(comparisons: dict[tuple[str, float], Comparison]) -> str:
     """Tables by condition and by attribute, and examples of what only the oracle gets wrong."""
     readings = np.concatenate([c.readings for c in comparisons.values()])
     everything = Comparison(readings, sum(c.counts for c in comparisons.values()))
-    rows = [NAMES + tuple(SHARES), ["---"] * (len(NAMES) + len(SHARES))]
+    rows = []
     for (kind, strength), (some, counts) in [*comparisons.items(), (("**all**", ""), everything)]:
-        rows.append([kind, strength, *counts[:3], len(some), counts[3], *shares(some)])
-    rows += [[], ["attribute", *SHARES], ["---"] * 4]
-    rows += [[name, *shares(readings[readings[:, 1] == i])] for i, name in enumerate(ATTRIBUTES)]
-    lines = [f"| {' | '.join(map(str, row))} |" if row else "" for row in rows]
+        rows.append([kind, str(strength), *counts[:3], len(some), counts[3], *shares(some)])
+    attributes = [[name, *shares(readings[readings[:, 1] == i])] for i, name in enumerate(ATTRIBUTES)]
+    lines = [table([*NAMES, *SHARES], rows), "", table(["attribute", *SHARES], attributes)]
     lines += ["", "What the oracle gets wrong and the classifier right, and the first three of each kind:", ""]
     for (kind, strength), (some, _) in comparisons.items():
         wrong = some[(some[:, 3] != some[:, 4]) & (some[:, 2] == some[:, 4])]

@@ -19,7 +19,7 @@ from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import Facts
-from narrative_jax.study.command import check_folder, provenance
+from narrative_jax.study.command import check_folder, provenance, table
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 EVERYTHING = tuple(kind for kind in CORRUPTIONS if MAY_MOVE[kind] == CRITERIA)
@@ -116,9 +116,8 @@ def report(matrix: Matrix, scenes: int) -> str:
         f"is ≤ {SPILL:.0%} wherever that fall is ≥ {NOTABLE}; *most* is the criterion that spills most, in the mean;",
         f"- {' and '.join(EVERYTHING)} lower all nine, and at the smallest strength quality the most of the aspects.",
         "",
-        f"| corruption (scenes) | strength | {' | '.join(CRITERIA)} | P I Q | spill | most | check |",
-        "| --- " * (len(CRITERIA) + 6) + "|",
     ]
+    header, rows = ["corruption (scenes)", "strength", *CRITERIA, "P I Q", "spill", "most", "check"], []
     for kind, effect in matrix.effects.items():
         listed, wrong = np.isin(CRITERIA, MAY_MOVE[kind]), failures(matrix, kind)
         for row, strength in enumerate(matrix.strengths):
@@ -132,9 +131,14 @@ def report(matrix: Matrix, scenes: int) -> str:
                 ("–", "–") if np.isnan(share) else (f"{share:.1%}", f"{CRITERIA[worst]} {_signed(change[worst], 3)}")
             )
             verdict = "; ".join(text for at, text in wrong if at == strength)
-            cells = [name, f"{strength:g}", *cells, means, *spilt, f"**FAIL**: {verdict}" if verdict else "pass"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Judged {matrix.pictures_per_second:.0f} pictures per second of processor time (one core).", ""]
+            passed = f"**FAIL**: {verdict}" if verdict else "pass"
+            rows.append([name, f"{strength:g}", *cells, means, *spilt, passed])
+    lines += [
+        table(header, rows),
+        "",
+        f"Judged {matrix.pictures_per_second:.0f} pictures per second of processor time (one core).",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from narrative_jax.statistics import (
     wilson,
     win_rate,
 )
+from narrative_jax.study.command import table
 
 # One simulated study: draws data, returns the interval and the truth that it should hold.
 Study = Callable[[np.random.Generator], tuple[Interval, float]]
@@ -129,9 +130,7 @@ def _print_table(options):
     rows = [(*name, coverage(study, num_studies)) for name, study in tqdm(STUDIES.items(), delay=5)]
     error = 100 * np.sqrt(0.95 * 0.05 / num_studies)
     print(f"{num_studies} simulated studies a row; standard error near 95 %: {error:.1f} points. (…): not chosen.\n")
-    print("| interval | setting | coverage % |\n| --- | --- | --- |")
-    for interval, setting, share in rows:
-        print(f"| {interval} | {setting} | {100 * share:.1f} |")
+    print(table(["interval", "setting", "coverage %"], [[*name, f"{100 * share:.1f}"] for *name, share in rows]))
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.rewards.oracle import judge_images, kinds_of_scenes
 from narrative_jax.storybook.oracle import CRITERIA, Findings, Judgement
-from narrative_jax.study.command import check_folder, provenance
-from narrative_jax.study.drawn import draw_embedded
+from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.drawn import draw, embedded_generator
 
 ACTIONS = CRITERIA.index("actions")
 _COPIED = 0.5  # of the criterion of one character, below which its pose is the portrait's
@@ -75,11 +75,6 @@ def by_kind(judgement: Judgement, scenes: Sequence[Scene]) -> Iterator[tuple[str
             yield kind, int(rows.sum()), [_share(judgement, rows, _exactly), *judgement.aspects[rows].mean(0)]
 
 
-def _table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def _scales(text):
     """The guidance scales of the text and of the subjects."""
     try:
@@ -92,7 +87,7 @@ def _scales(text):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
     parser, usual = Parser(description=__doc__), Sampling()
-    default = f"{usual.guidance_scale:g},{usual.subject_guidance_scale:g}"
+    default = f"{usual.guidance_scale:g},{usual.guidance_scale:g}"
     parser.add_argument("--guidance", nargs="+", default=[default], metavar="TEXT,SUBJECTS", help=f"default {default}")
     parser.add_argument(
         "--steps", type=int, default=usual.num_steps, help=f"of the sampler (default {usual.num_steps})"
@@ -108,22 +103,20 @@ def _report(options):
     samplings = [replace(Sampling(), num_steps=options.steps, **_scales(pair)) for pair in options.guidance]
     if options.out:
         check_folder(options.out.parent)
-    start, scenes, judged = time.monotonic(), storybook_scenes("tune", options.scenes), []
-    for sampling in samplings:
-        judged.append(judge_images(draw_embedded(scenes, 1, sampling, options.weights)[:, 0], scenes))
+    start, scenes = time.monotonic(), storybook_scenes("tune", options.scenes)
+    generator, params = embedded_generator(options.weights)
+    judged = [judge_images(draw(generator, params, scenes, 1, sampling)[:, 0], scenes) for sampling in samplings]
     found = [figures(judgement, scenes) for judgement in judged]
-    rows = [
-        [pair, *(f"{value:.3f}" for value in row.values())] for pair, row in zip(options.guidance, found, strict=True)
-    ]
-    kinds = [[kind, n, *(f"{each:.3f}" for each in values)] for kind, n, values in by_kind(judged[0], scenes)]
+    rows = [[pair, *row.values()] for pair, row in zip(options.guidance, found, strict=True)]
+    kinds = [[kind, n, *values] for kind, n, values in by_kind(judged[0], scenes)]
     command = f"narrative_jax.study.generator_card --scenes {options.scenes} --steps {options.steps}"
     command += f" --guidance {' '.join(options.guidance)}" + f" --weights {options.weights}" * bool(options.weights)
     parts = [
         "# What the embedded generator draws",
         _MEANING.format(scenes=options.scenes, steps=options.steps),
-        _table(["guidance of text, subjects", *found[0]], rows),
+        table(["guidance of text, subjects", *found[0]], rows),
         f"Kinds of scenes, with guidance {rows[0][0]}:",
-        _table(["kind", "scenes", "exactly those asked for", "P", "I", "Q"], kinds),
+        table(["kind", "scenes", "exactly those asked for", "P", "I", "Q"], kinds),
         provenance(command, time.monotonic() - start, ("jax", "flax")),
     ]
     page = "\n\n".join(parts)

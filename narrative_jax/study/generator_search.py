@@ -21,12 +21,14 @@ from narrative_jax import pipeline
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_name
-from narrative_jax.core.files import read_json, write_bytes
+from narrative_jax.core.files import write_bytes
+from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
-from narrative_jax.generators.sampling import Sampling
-from narrative_jax.storybook.oracle import MEASURES
-from narrative_jax.study.command import check_folder, provenance
-from narrative_jax.study.drawn import seconds_a_picture
+from narrative_jax.rewards.oracle import judge_images
+from narrative_jax.runs.trained import open_generator
+from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.drawn import draw, seconds_a_picture
+from narrative_jax.study.generator_card import figures
 
 CONFIG = "configs/pretrain.py"
 SCENES, MEASURED_STEPS = 256, 12  # that a variant is judged on; that tell how long one takes
@@ -70,48 +72,26 @@ def train(name: str, minutes: float, workdir: Path) -> dict[str, float]:
     seconds = _step_seconds(variant, folder / "measured", tables)
     config = _config(variant, max(MEASURED_STEPS, round(60 * minutes / seconds)))
     pipeline.run(config, folder / "run", tables=tables)
-    results = read_json(folder / "run" / "evaluate" / "results.json")
-    rows, complete = np.array(results["arms"]["pretrain"]), np.array(results["complete"]["pretrain"])
-    alone = complete & (rows[:, MEASURES.index("count")] == 1)
-    groups = {group: np.array(inside) for group, inside in results["groups"].items()}
-    drawn = seconds_a_picture(variant.preset, Sampling(**config.sampling))
-    found = {f"complete/{group}": complete[inside].mean() for group, inside in groups.items()}
-    means = dict(zip(MEASURES, rows.mean(0), strict=True))
-    return (
-        {"steps": config.pretrain.total_steps, "step": seconds, "picture": drawn, "alone": alone.mean()} | found | means
-    )
+    generator, params, sampling = open_generator(folder / "run", "pretrain", tables)
+    scenes, picture = storybook_scenes("tune", SCENES), seconds_a_picture(variant.preset, sampling)
+    judgement = judge_images(draw(generator, params, scenes, 1, sampling)[:, 0], scenes)
+    taken = {"steps": config.pretrain.total_steps, "s a step": seconds, "s a picture": picture}
+    return taken | figures(judgement, scenes)
 
 
 def _config(variant, steps):
     config = load(CONFIG)
-    config.stages = ("pretrain", "evaluate")
-    config.generator.text = ""
+    config.stages, config.generator.text = ("pretrain",), ""
     config.pretrain.update(total_steps=steps, save_every=10**6, sample_every=0, **variant.training)
     config.pretrain.optimizer.warmup_steps = min(200, steps // 5)
-    config.evaluate.scenes = SCENES
     return config
 
 
 def _step_seconds(variant, folder, tables):
     """The median over a few steps."""
-    config = _config(variant, MEASURED_STEPS)
-    config.stages = ("pretrain",)
-    pipeline.run(config, folder, tables=tables)
+    pipeline.run(_config(variant, MEASURED_STEPS), folder, tables=tables)
     lines = (folder / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return float(np.median([json.loads(line)["step_seconds"] for line in lines[2:]]))
-
-
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """A row for each variant."""
-    shown = ("prompt_following", "identity_consistency", "visual_quality", "actions", "no_copy")
-    groups = ("complete/one_character", "complete/two_characters", "alone")
-    header = ["variant", "steps", "s a step", "ms to draw a picture", "P", "I", "Q", "actions", "no copy"]
-    lines = [[*header, "all of one", "all of two", "nobody besides"], ["---"] * (len(header) + 3)]
-    for name, values in found.items():
-        cells = [f"{values[key]:.3f}" for key in (*shown, *groups)]
-        numbers = [f"{values['steps']:.0f}", f"{values['step']:.2f}", f"{1000 * values['picture']:.0f}"]
-        lines.append([name, *numbers, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +113,8 @@ def _report(options):
     found = {name: train(name, options.minutes, options.workdir) for name in options.variants}
     title = f"# Variants of the generator\n\nEach trained for {options.minutes:g} minutes; 256 tune scenes.\n"
     command = f"narrative_jax.study.generator_search --minutes {options.minutes:g}"
-    page = "\n".join([title, table(found), "", provenance(command, time.monotonic() - start, ("jax", "flax"))])
+    header, rows = ["variant", *next(iter(found.values()))], [[name, *row.values()] for name, row in found.items()]
+    page = "\n".join([title, table(header, rows), "", provenance(command, time.monotonic() - start, ("jax", "flax"))])
     print(page)
     if options.out:
         write_bytes(options.out, page.encode())

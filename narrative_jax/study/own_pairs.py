@@ -25,8 +25,8 @@ from narrative_jax.core.images import png
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.study.command import check_folder, provenance
-from narrative_jax.study.drawn import draw_embedded
+from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.drawn import draw, embedded_generator
 
 CONFIG, SCENE_SEED = "configs/dpo.py", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
@@ -60,7 +60,7 @@ def _clearest(count):
     worst picture are furthest apart: who picks pairs by hand picks clear ones.
     """
     scenes = storybook_scenes("train", SCENES_PER_PAIR * count, SCENE_SEED)
-    images = draw_embedded(scenes, CANDIDATES)
+    images = draw(*embedded_generator(), scenes, CANDIDATES)
     asked = [scene for scene in scenes for _ in range(CANDIDATES)]
     scores = judge_images(np.concatenate(images), asked).aspects.mean(1).reshape(len(scenes), CANDIDATES)
     widest = np.sort(np.argsort(-np.ptp(scores, 1), kind="stable")[:count])
@@ -99,9 +99,9 @@ def report(count: int, steps: int, scenes: int) -> str:
                 f"{numbers[f'{key}/diff']:+.3f} [{numbers[f'{key}/diff_low']:+.3f}, {numbers[f'{key}/diff_high']:+.3f}]"
                 for key in keys
             ]
-            rows.append(f"| {name} | {' | '.join(cells)} |")
+            rows.append([name, *cells])
         same = same_adapters(Path(temporary) / "folder", Path(temporary) / "JSONL")
-    header = " | ".join(aspect.replace("_", " ") for aspect in ASPECTS)
+    header = ["pairs as", *(aspect.replace("_", " ") for aspect in ASPECTS)]
     return "\n".join(
         [
             "# DPO on one's own pairs",
@@ -110,9 +110,7 @@ def report(count: int, steps: int, scenes: int) -> str:
             f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `{CONFIG}`, {steps} steps. Gold on "
             f"{scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals.",
             "",
-            f"| pairs as | {header} |",
-            f"| --- |{' ---: |' * len(ASPECTS)}",
-            *rows,
+            table(header, rows),
             "",
             f"The adapters of folder and JSONL file, without subjects, are {'bit-equal' if same else 'NOT equal'}.",
             "",

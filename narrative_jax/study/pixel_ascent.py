@@ -30,8 +30,8 @@ from narrative_jax.rewards.clip_scores import ClipCosineOptions
 from narrative_jax.rewards.identity import IdentityOptions
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.statistics import paired_bootstrap
-from narrative_jax.study.command import check_folder, provenance
-from narrative_jax.study.drawn import draw_embedded
+from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.drawn import draw, embedded_generator
 
 STEPS = (5, 20, 60)  # after which gold looks
 STRIDE = 0.01  # root mean square over a picture of each step, of a range of 2
@@ -74,7 +74,7 @@ def ascend(reward: PureReward, images: np.ndarray, scenes: Sequence[Scene]) -> d
     return found
 
 
-def table(rewards: dict[str, PureReward], images: np.ndarray, scenes: Sequence[Scene]) -> str:
+def report(rewards: dict[str, PureReward], images: np.ndarray, scenes: Sequence[Scene]) -> str:
     """A row for each reward and number of steps, in Markdown."""
     head = [
         "reward",
@@ -88,7 +88,7 @@ def table(rewards: dict[str, PureReward], images: np.ndarray, scenes: Sequence[S
         "mean of aspects",
         "per deviation",
     ]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for name, reward in tqdm(rewards.items(), desc="rewards"):
         found = ascend(reward, images, scenes)
         start, before = found[0]
@@ -103,8 +103,8 @@ def table(rewards: dict[str, PureReward], images: np.ndarray, scenes: Sequence[S
             mean = f"{by.estimate:+.3f} [{by.low:+.3f}, {by.high:+.3f}]"
             driven = f"{before.mean():.3f} → {after.mean():.3f}"
             cells = [name, number, f"{moved:.3f}", driven, f"{rise:.1f}", *aspects, mean, f"{by.estimate / rise:+.4f}"]
-            lines.append(list(map(str, cells)))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            rows.append(cells)
+    return table(head, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,11 +125,11 @@ def _report(options):
         check_folder(options.out.parent)
     start = time.monotonic()
     scenes = storybook_scenes("tune", options.scenes)
-    images = draw_embedded(scenes, 1)[:, 0]
+    images = draw(*embedded_generator(), scenes, 1)[:, 0]
     parts = ["# Rewards under pixel ascent", _MEANING.format(scenes=options.scenes, stride=STRIDE)]
     for folder in options.encoders:
         title = "the encoders that ship" if folder == EMBEDDED / "encoders" else folder.name
-        parts += [f"## By {title}", table(rewards(folder), images, scenes)]
+        parts += [f"## By {title}", report(rewards(folder), images, scenes)]
     command = f"narrative_jax.study.pixel_ascent --scenes {options.scenes}"
     if options.encoders != [EMBEDDED / "encoders"]:
         command += f" --encoders {' '.join(map(str, options.encoders))}"

@@ -16,6 +16,7 @@ from narrative_jax.storybook.corruptions import CORRUPTIONS, GRADED, corrupt
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import Rater
+from narrative_jax.study.command import table
 
 CANDIDATES = 4
 RATERS = 10  # two panels of five
@@ -89,11 +90,9 @@ def _print_table(options):
     check_count("seed", options.seed)
     judgement, ids = candidates(options.scenes, options.seed)
     columns = ("overall", *ASPECTS)
-    table = [agreement(judgement, ids, aspect) for aspect in columns]
-    print(f"| share of {len(ids) // CANDIDATES * 6} pairs, % | " + " | ".join(columns).replace("_", " ") + " |")
-    print("| --- " * (1 + len(columns)) + "|")
-    for figure in table[0]:
-        print(f"| {figure} | " + " | ".join(f"{100 * figures[figure]:.1f}" for figures in table) + " |")
+    found = [agreement(judgement, ids, aspect) for aspect in columns]
+    header = [f"share of {len(ids) // CANDIDATES * 6} pairs, %", *(column.replace("_", " ") for column in columns)]
+    print(table(header, [[figure, *(f"{100 * each[figure]:.1f}" for each in found)] for figure in found[0]]))
 
 
 if __name__ == "__main__":
