@@ -27,7 +27,8 @@ from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.core.types import Params
-from narrative_jax.data.sources import read_photo, storybook_scenes
+from narrative_jax.data.photos import read_photo
+from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
 from narrative_jax.runs.tables import Tables

@@ -86,13 +86,15 @@ def test_storybooks_scenes(tiny_generator):
     scenes = storybook_scenes("tune", 8)
     mask = generator.encode(params, scenes).subject_mask
     np.testing.assert_array_equal(mask.sum(1), [len(s.subjects) for s in scenes])
-    assert generator.not_read(scenes) == {"unknown_words": [], "truncated_prompts": []}
+    assert generator.not_read(scenes) == {"unknown_words": [], "truncated_prompts": [], "further_photos": []}
 
 
 def test_what_is_not_read(tiny_generator):
     long = replace(ONE, prompt=" ".join(["waves"] * 30))
-    found = tiny_generator[0].not_read([ONE, replace(ONE, prompt="Uma yodels."), long])
-    assert found == {"unknown_words": ["yodels"], "truncated_prompts": [long.prompt]}
+    album = replace(ONE, subjects=[replace(ONE.subjects[0], name="Uma", images=np.repeat(ONE.subjects[0].images, 3, 0))])
+    found = tiny_generator[0].not_read([ONE, replace(ONE, prompt="Uma yodels."), long, album])
+    further = ["Uma (2)"]
+    assert found == {"unknown_words": ["yodels"], "truncated_prompts": [long.prompt], "further_photos": further}
 
 
 def test_too_many_subjects(tiny_generator):

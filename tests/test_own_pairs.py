@@ -9,8 +9,8 @@ from PIL import Image
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Preference
 from narrative_jax.data.own_pairs import find_pairs
-from narrative_jax.data.reading import picture_size
-from narrative_jax.data.sources import read_photo, read_scenes
+from narrative_jax.data.photos import picture_size, read_photo
+from narrative_jax.data.sources import read_scenes
 
 
 def draw(folder, *names):
@@ -86,7 +86,8 @@ def test_pairs_are_sorted_by_stem_and_not_by_file(tmp_path):
 
 def test_what_is_left_out_is_named(own):
     draw(own, "dog_w.png", "eel_l.png", "fox_e1.png", "gnu_e2.png", "hen.png", "_w.png", "cat_e1.png", "cat_W.png")
-    draw(own, ".hidden_w.png", "._cat_w.png", ".hidden.png", "owl_w.webp", "owl_l.webp")
+    draw(own, ".hidden_w.png", "._cat_w.png", ".hidden.png", "owl_w.webp")
+    (own / "yak_l.jxl").write_text("another kind")
     (own / "sub_w.png").mkdir()
     say(own, notes="no prompt", elk_l="no picture")
     found = find_pairs(own)
@@ -101,8 +102,8 @@ def test_what_is_left_out_is_named(own):
         "fox_e1.png: there is no fox_e2",
         "gnu_e2.png: there is no gnu_e1",
         f"hen.png: {endings}",
-        "owl_l.webp: a picture here is one of .png, .jpg, .jpeg",
-        "owl_w.webp: a picture here is one of .png, .jpg, .jpeg",
+        "owl_w.webp: there is no owl_l",
+        "yak_l.jxl: a picture is one of .png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp",
     ]
 
 
@@ -123,7 +124,7 @@ def refused(path, message):
         (lambda own: (own / "cat.txt").unlink(), r"cat_w.png: its prompt is missing: there is no cat.txt; write it"),
         (lambda own: say(own, cat=" \n"), r"own/cat.txt: a prompt is a text, not empty; write what"),
         (lambda own: say(own, ape=""), r"own/ape.txt: a prompt is a text, not empty"),
-        (lambda own: (own / "cat.txt").write_bytes(b"\xff"), r"own/cat.txt: it cannot be read \(.*; write .* UTF-8"),
+        (lambda own: (own / "cat.txt").write_bytes(b"\xff"), r"own/cat.txt: it cannot be read \(.*; save it in UTF-8"),
         (lambda own: (own / "cat_w.png").write_text("x"), r"own/cat_w.png: it is no readable picture"),
         (
             lambda own: (own / "cat_l.JPG").write_bytes((own / "cat_w.png").read_bytes()),
@@ -224,7 +225,7 @@ def test_only_line_feeds_end_a_line(folder, end):
         (line(subject=[]), r"unknown field in .*jsonl:2 'subject': .*did you mean 'subjects'"),
         (line(id="7"), r"unknown field in .*jsonl:2 'id': known are prompt, chosen, rejected, subjects, tie, gap;"),
         (line(prompt=""), r"jsonl:2: prompt '': prompt is a text, not empty"),
-        (line(prompt=" "), r"jsonl:2: prompt ' ': a prompt is a text, not empty"),
+        (line(prompt=" "), r"jsonl:2: prompt ' ': prompt is a text, not empty"),
         (line(prompt=["a cat"]), r"jsonl:2: prompt \['a cat'\]: prompt is a text"),
         (line(chosen=3), r"jsonl:2: chosen 3: chosen is a text"),
         (line(chosen="3.png"), r"jsonl:2: chosen '3.png': there is no /.*3.png; correct the path"),
@@ -288,12 +289,22 @@ def cut(path):
         read_photo(path)
 
 
-def test_pictures_are_not_decoded(tmp_path):
-    for name in ("a_w.png", "a_l.jpg"):
+def test_damaged_pictures_stop_or_are_left_out(tmp_path):
+    for name in ("a_w.png", "a_l.jpg", "b_w.png", "b_l.png"):
         Image.effect_noise((99, 66), 50).save(tmp_path / name)
+    say(tmp_path, a="noise", b="more")
+    for name, left in (("a_w.png", 1), ("a_l.jpg", 2)):
         cut(tmp_path / name)
-    say(tmp_path, a="noise")
-    assert [picture_size(file) for _, _, file in find_pairs(tmp_path).pictures] == [(66, 99)] * 2
+        assert picture_size(tmp_path / name) == (66, 99), "its beginning is whole"
+        with pytest.raises(InputError, match=r"a_[wl]\.(png|jpg): it is no readable picture"):
+            find_pairs(tmp_path)
+        found = find_pairs(tmp_path, "drop")
+        assert [scene.id for scene in found.scenes] == ["b"] and len(found.left_out) == left
+    cut(tmp_path / "b_w.png")
+    with pytest.raises(InputError, match=r"all its pairs are damaged, e.g. .*b_w.png"):
+        find_pairs(tmp_path, "drop")
+    with pytest.raises(InputError, match="unknown damaged_policy 'skip'"):
+        find_pairs(tmp_path, "skip")
 
 
 @pytest.mark.parametrize("orientation", [None, 1, 3, 4, 5, 6, 8])

@@ -130,7 +130,7 @@ def test_no_pair_left_and_a_scene_too_many(own, tmp_path, capsys):
         ("score.reward=raters", "reward 'raters': it judges Storybook's own scenes only, not"),
         ("evaluate.reward=oracle", "reward 'oracle': it judges Storybook's own scenes only, not"),
         ("max_subjects_policy=dorp", "unknown max_subjects_policy 'dorp': known are stop, drop; did you mean 'drop'?"),
-        ("scenes=nowhere.jsonl", "nowhere.jsonl: it cannot be read ([Errno 2] No such file or directory"),
+        ("scenes=nowhere.jsonl", "nowhere.jsonl: it cannot be read (No such file or directory"),
         ("scenes=one.jsonl", "1 scene of one.jsonl: 2 or more are needed; give more"),
         ("evaluate.scenes=1", "1 scene of scenes.jsonl: 2 or more are needed; give more"),
         ("scenes=broken.jsonl", "broken.jsonl:2: image 'text.jpg': it is no readable picture"),

@@ -1,28 +1,19 @@
 """Where scenes come from: the embedded world, or a file of one's own."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Preference, Scene
-from narrative_jax.data.reading import (
-    PICTURES,
-    field,
-    flag,
-    json_lines,
-    landmarks_of,
-    open_picture,
-    prompt_beside,
-    recognise,
-    subjects_of,
-    upright_photo,
-)
+from narrative_jax.core.text import composed
+from narrative_jax.data.photos import SUFFIXES, find_file, pictures_in, sieve
+from narrative_jax.data.reading import field, flag, identity, json_lines, landmarks_of, prompt_beside, subjects_of
 from narrative_jax.storybook import datasets
 
 SUBJECT_POLICIES = ("stop", "drop")
+_SCENE = ("id", "prompt", "subjects")
 NAMED_IDS = 5  # how many scene ids a message names
 
 
@@ -42,32 +33,28 @@ def read_scenes(path: str | Path) -> list[Scene]:
 
     A line is {"id", "prompt", "subjects": [{"class_word", "images": [paths, from the file's folder], "name"?,
     "landmarks"?: [five points of the face in each image]}]}. A point is [x, y] in shares of width and height, upright.
-    Photos are JPEG, PNG, ... of any size, turned upright, on white where transparent. Raises InputError with file and
-    line for whatever is missing, misspelt, no picture, or there twice.
+    Photos are PNG, JPEG, WebP, TIFF or BMP of any size, turned upright, on white where transparent; each is looked at
+    whole, and read when it is needed. Raises InputError with file and line for whatever is missing, misspelt, no
+    picture, or there twice.
     """
-    return _read_lines(Path(path), upright_photo)
+    return [scene for scene, _ in _read_lines(Path(path))]
 
 
-def count_scenes(path: str | Path, max_subjects: int, policy: str) -> int:
-    """How many scenes `read_scenes` and `limit_subjects` will give, fast: photos are recognised but not decoded.
+def find_pictures(path: str | Path, damaged_policy: str = "stop") -> tuple[list[tuple[Scene, Path]], list[str]]:
+    """Finished pictures with the scenes that they should show, of a folder or of a JSONL file, and what is left out.
 
-    Raises InputError as these do.
+    In a folder each picture stands beside a text file of its name, which holds the prompt; what else is there is left
+    out, a phrase for each, and hidden files are passed over. A line of a file is that of `read_scenes` with the path of
+    a "picture", and subjects only where there are some; "landmarks" of the picture's faces may be there, a list of five
+    points for each, [] for a picture without faces. A damaged picture raises InputError under the policy "stop", and is
+    left out under "drop". Also raises it for whatever is missing, misspelt, or there twice.
     """
-    return len(limit_subjects(_read_lines(Path(path), recognise), max_subjects, policy)[0])
-
-
-def find_pictures(path: str | Path) -> list[tuple[Scene, Path]]:
-    """Finished pictures and the scenes that they should show, of a folder or of a JSONL file.
-
-    In a folder each PNG or JPEG stands beside a text file of its name, which holds the prompt. A line of a file is that
-    of `read_scenes` with the path of a "picture", and subjects only where there are some; "landmarks" of the picture's
-    faces may be there, a list of five points for each, [] for a picture without faces. Raises InputError for whatever
-    is missing, misspelt, no picture, or there twice; the pictures themselves are recognised but not decoded.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _pictures_in(path)
-    return _read_lines(path, upright_photo, finished=True)
+    path, left_out = Path(path), []
+    is_whole = sieve(damaged_policy, left_out)
+    kept = _pictures_in(path, is_whole, left_out) if path.is_dir() else _read_lines(path, is_whole)
+    if not kept:
+        raise InputError(f"{path}", f"all its pictures are damaged, e.g. {left_out[-1]}", "give whole ones")
+    return kept, left_out
 
 
 def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preference]:
@@ -77,10 +64,8 @@ def read_preferences(path: str | Path, scenes: Sequence[Scene]) -> list[Preferen
     InputError with file and line for whatever is missing, unknown or misspelt, and for pictures of unlike scenes.
     """
     found, by_id = [], {scene.id: scene for scene in scenes}
-    for fields, where in json_lines(Path(path)):
-        for name in fields:
-            check_name(f"field in {where}", name, ("chosen", "rejected", "aspect", "tie"))
-        chosen, rejected = (field(fields, name, str, where) for name in ("chosen", "rejected"))
+    for fields, where in json_lines(Path(path), ("chosen", "rejected", "aspect", "tie")):
+        chosen, rejected = (identity(fields, name, where) for name in ("chosen", "rejected"))
         for id in (chosen, rejected):
             if id not in by_id:
                 raise InputError(f"{where}: {id!r}", "there is no picture with this id", "name one that is collected")
@@ -102,38 +87,33 @@ def _alike(one, other):
     return one.prompt == other.prompt and same
 
 
-def _pictures_in(folder):
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+def _pictures_in(folder, is_whole, left_out):
+    files, others = pictures_in(folder)
+    left_out.extend(others)
     if not files:
-        raise InputError(f"{folder}", f"it holds no picture ({', '.join(PICTURES)})", "name a folder with pictures")
+        rule = f"it holds no picture ({', '.join(SUFFIXES)})"
+        raise InputError(f"{folder}", rule, "name a folder with pictures")
     found = {}
     for file in files:
-        prompt = prompt_beside(file, file.stem)
-        if file.stem in found:
-            raise InputError(f"{file}", f"{found[file.stem][1].name} has that name too", "rename one")
-        open_picture(file, f"{file}", recognise)
-        found[file.stem] = Scene(file.stem, prompt, (), "user"), file
-    return list(found.values())
+        name = composed(file.stem)
+        if name in found:
+            raise InputError(f"{file}", f"{found[name][1].name} has that name too", "rename one")
+        found[name] = Scene(name, prompt_beside(file, file.stem), (), "user"), file
+    return [(scene, file) for scene, file in found.values() if is_whole(file, f"{file}")]
 
 
-def read_photo(path: str | Path) -> np.ndarray:
-    """One photo u8[h, w, 3], as `read_scenes` reads it. Raises InputError where it is no picture."""
-    return open_picture(Path(path), f"image {path}", upright_photo)
-
-
-def _read_lines(path, read, finished=False):
-    """The scene of each line; where they are `finished`, with the path of its picture."""
-    # One photo often serves many scenes: it is then read once and its pixels are shared.
-    read = cache(read)
+def _read_lines(path, is_whole=None):
+    """The scene of each line; where pictures are asked for, with the path of its own, if that is whole."""
     scenes, line_of = [], {}
-    for fields, where in json_lines(path):
-        picture = _find_picture(fields, where, path.parent) if finished else None
-        scene = _parse_scene(fields, where, path.parent, read, finished)
+    for fields, where in json_lines(path, (*_SCENE, "picture", "landmarks") if is_whole else _SCENE):
+        scene = _parse_scene(fields, where, path.parent, finished=is_whole is not None)
         if scene.id in line_of:
             raise InputError(f"{where}: id {scene.id!r}", f"line {line_of[scene.id]} has it too", "give it another id")
         line_of[scene.id] = where.rpartition(":")[2]
-        scenes.append((scene, picture) if finished else scene)
-    if not scenes:
+        picture = find_file(path.parent, field(fields, "picture", str, where)) if is_whole else None
+        if picture is None or is_whole(picture, f"{where}: picture {fields['picture']!r}"):
+            scenes.append((scene, picture))
+    if not line_of:
         raise InputError(f"{path}", "it holds no scene", "write one scene a line, as JSON")
     return scenes
 
@@ -155,17 +135,10 @@ def limit_subjects(scenes: Sequence[Scene], max_subjects: int, policy: str) -> t
     return kept, dropped
 
 
-def _parse_scene(fields, where, folder, read, finished):
-    identity = field(fields, "id", str, where)
-    prompt = field(fields, "prompt", str, where)
-    subjects = () if finished and "subjects" not in fields else subjects_of(fields, where, folder, read)
-    return Scene(identity, prompt, subjects, "user", faces=landmarks_of(fields, where) if finished else None)
-
-
-def _find_picture(fields, where, folder):
-    picture = folder / field(fields, "picture", str, where)
-    open_picture(picture, f"{where}: picture {fields['picture']!r}", recognise)
-    return picture
+def _parse_scene(fields, where, folder, finished):
+    id, prompt = identity(fields, "id", where), field(fields, "prompt", str, where)
+    subjects = () if finished and "subjects" not in fields else subjects_of(fields, where, folder)
+    return Scene(id, prompt, subjects, "user", faces=landmarks_of(fields, where) if finished else None)
 
 
 def _some(ids):

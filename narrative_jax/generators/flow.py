@@ -141,7 +141,9 @@ class FlowGenerator(Generator):
 
     def not_read(self, scenes: Sequence[Scene]) -> dict[str, list[str]]:
         """See `base.Generator`."""
-        return self.text.not_read([scene.prompt for scene in scenes])
+        subjects = [subject for scene in scenes for subject in scene.subjects if len(subject.images) > 1]
+        further = [f"{subject.name} ({len(subject.images) - 1})" for subject in subjects]
+        return {**self.text.not_read([scene.prompt for scene in scenes]), "further_photos": further}
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """The middle of a picture of any size, u8[size, size, 3]."""

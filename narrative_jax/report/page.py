@@ -29,6 +29,7 @@ RULES = {
 NOTICES = {
     "unknown_words": "Words unknown to the tokeniser, without meaning to the generator",
     "truncated_prompts": "Prompts too long for the text encoder, which lost their end",
+    "further_photos": "Subjects of which the generator looks at the first photo only (further ones)",
     "left_out": "Pictures left out",
     "dropped_scenes": "Scenes left out, with more subjects than the generator has slots",
 }

@@ -65,7 +65,8 @@ def _subject_colours(subject: Subject):
     Photos of several sizes stand on white, and so do cut-out subjects.
     """
     masked = subject.masks is not None and np.any(subject.masks)
-    colours = subject.images[subject.masks] if masked else subject.images.reshape(-1, 3)
+    images = np.asarray(subject.images)
+        colours = images[subject.masks] if masked else images.reshape(-1, 3)
     inked = colours[(colours < 255).any(1)]
     return inked if len(inked) else colours
 

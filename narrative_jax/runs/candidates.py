@@ -14,7 +14,7 @@ from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records, finished_chunks, open_records, pack_chunks, write_chunk
 from narrative_jax.data.own_pairs import find_pairs
-from narrative_jax.data.reading import picture_size
+from narrative_jax.data.photos import picture_size
 from narrative_jax.data.sources import find_pictures
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Drawer, candidate_seed
@@ -125,11 +125,12 @@ def check_collected(context: Context, name: str, least: int) -> None:
     """
     section = context.config[name]
     own = section.get("pictures", None) is None
-    found = find_pairs(section["preferences"]) if own else None
+    policy = section.get("damaged_policy", "stop")
+    found = find_pairs(section["preferences"], policy) if own else None
     if found and all(preference.tie for preference in found.preferences):
         remedy = "give some that prefer one picture"
         raise InputError(f"the preferences of {name}", "all of them are ties", remedy)
-    files = [file for *_, file in (found.pictures if own else find_pictures(section["pictures"]))]
+    files = [file for *_, file in (found.pictures if own else find_pictures(section["pictures"], policy)[0])]
     for file in files:
         height, width = picture_size(file)
         if min(height, width) < least:

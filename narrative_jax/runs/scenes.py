@@ -7,7 +7,7 @@ from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.memory import content_key
 from narrative_jax.core.records import Scene
 from narrative_jax.data.datasets import Records, open_records
-from narrative_jax.data.sources import SUBJECT_POLICIES, count_scenes, limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.data.sources import SUBJECT_POLICIES, limit_subjects, read_scenes, storybook_scenes
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 
@@ -21,7 +21,7 @@ def check_scenes(context: Context, split: str, count: int, seed: int, minimum: i
         storybook_scenes(split, 1, seed)
         return
     check_count("scenes", count)
-    there = count_scenes(config.scenes, max_subjects, config.max_subjects_policy)
+    there = len(limit_subjects(read_scenes(config.scenes), max_subjects, config.max_subjects_policy)[0])
     if min(there, count or there) < minimum:
         given = f"{min(there, count or there)} scene of {config.scenes}"
         raise InputError(given, f"{minimum} or more are needed", "give more")

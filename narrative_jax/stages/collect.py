@@ -12,7 +12,8 @@ from narrative_jax.core.options import File
 from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import write_records
 from narrative_jax.data.own_pairs import OwnPairs, find_pairs
-from narrative_jax.data.sources import find_pictures, read_photo, read_preferences
+from narrative_jax.data.photos import read_photo
+from narrative_jax.data.sources import find_pictures, read_preferences
 from narrative_jax.runs.candidates import leave_records
 from narrative_jax.runs.directory import Context
 
@@ -22,15 +23,19 @@ _SHOWN = 5  # of what is left out
 
 @dataclass(frozen=True)
 class Options:
-    """See `data.sources.find_pictures` and `read_preferences`; without `pictures`, `data.own_pairs.find_pairs`."""
+    """See `data.sources.find_pictures` and `read_preferences`; without `pictures`, `data.own_pairs.find_pairs`.
+
+    `damaged_policy` is "stop" or, to go on without damaged pictures, "drop".
+    """
 
     pictures: File | None = None
     preferences: File | None = None
+    damaged_policy: str = "stop"
 
 
 def check(context: Context, options: Options) -> None:
     """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
-    given = {key: value for key, value in vars(options).items() if value is not None}
+    given = {key: getattr(options, key) for key in ("pictures", "preferences") if getattr(options, key) is not None}
     for key in [key for key, value in given.items() if not value] or (() if given else ("pictures",)):
         remedy = f"set it in each entry that collects, e.g. --config.{context.name}.{key}=PATH"
         raise InputError(f"{key} ''", "there is no file to take them from", remedy)
@@ -61,8 +66,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 def _find(options) -> OwnPairs:
     if options.pictures is None:
-        return find_pairs(options.preferences)
-    pictures = find_pictures(options.pictures)
+        return find_pairs(options.preferences, options.damaged_policy)
+    pictures, left_out = find_pictures(options.pictures, options.damaged_policy)
     scenes = [scene for scene, _ in pictures]
     preferences = [] if options.preferences is None else read_preferences(options.preferences, scenes)
-    return OwnPairs(scenes, [(scene.id, scene.id, file) for scene, file in pictures], preferences, [])
+    return OwnPairs(scenes, [(scene.id, scene.id, file) for scene, file in pictures], preferences, left_out)
