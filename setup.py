@@ -10,8 +10,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["narrative_jax", "narrative_jax.*"]),
+    packages=[*find_packages(include=["narrative_jax", "narrative_jax.*"]), "narrative_jax.configs"],
+    package_dir={"narrative_jax.configs": "configs"},
     package_data={"narrative_jax": ["storybook/weights/*", "storybook/weights/encoders/*", "templates/*"]},
+    entry_points={"console_scripts": ["narrative_jax = narrative_jax.__main__:main"]},
     install_requires=[
         "array_record>=0.8",
         "einops>=0.8",

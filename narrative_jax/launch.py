@@ -1,8 +1,11 @@
-"""Run a recipe: `python -m narrative_jax.launch --config=configs/adpo.py`.
+"""Runs a recipe, or a config file of one's own.
 
-A config file may know variants (`--config=configs/adpo.py:tiny`), and every value in it can be changed from here
-(`--config.align.batch_size=8 --config.stages='("generate",)'`). The same command goes on where an earlier run
-stopped. Exit codes: 0 done; 2 bad input; 75 stopped by a signal after saving; 1 a defect.
+    python -m narrative_jax.launch --config=adpo
+
+A recipe goes by its name, any other config by its path (`--config=configs/adpo.py`). It may know variants
+(`--config=adpo:tiny`), and every value in it can be changed from here (`--config.align.batch_size=8
+--config.stages='("generate",)'`). The same command goes on where an earlier run stopped. Exit codes: 0 done; 2 bad
+input; 75 stopped by a signal after saving; 141 nobody reads the output any more (`| head`); 1 a defect.
 """
 
 import os
@@ -12,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from narrative_jax.core.command import Parser, exit_code
-from narrative_jax.core.config import load, override
+from narrative_jax.core.config import find, load, override
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.stop import StopFlag
 
 FLAGS = {
-    "--config": "a config file, with a variant of it after a colon",
+    "--config": "a recipe or a config file, with a variant of it after a colon",
     "--workdir": "the run directory; by default runs/ with the name of the config and its variant",
     "--stage": "run this entry of the config only",
     "--redo": "do this entry again, with all that is made from it; several with commas between",
@@ -60,12 +63,12 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
         if argument not in changes:
             check_name("flag", argument.partition("=")[0], [*FLAGS, "--config.KEY"])
     if not options.config:
-        raise InputError("--config", "it names a config file", "give one, e.g. --config=configs/adpo.py")
+        raise InputError("--config", "it names a config file", "give one, e.g. --config=adpo")
     return options, changes
 
 
 def _default_workdir(spec: str) -> Path:
-    path, _, variant = spec.partition(":")
+    path, variant = find(spec)
     return Path("runs") / "-".join(filter(None, (Path(path).stem, variant)))
 
 

@@ -11,6 +11,7 @@ from narrative_jax.core.config import resolved
 from narrative_jax.core.errors import InputError, Stopped, check_name
 from narrative_jax.core.files import write_json
 from narrative_jax.core.hashing import Hashes
+from narrative_jax.core.options import File
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.runs import provenance
 from narrative_jax.runs.directory import (
@@ -72,6 +73,7 @@ def run(
                 shutil.rmtree(workdir / name, ignore_errors=True)
             for name in found.longer:
                 (workdir / name / MANIFEST).unlink(missing_ok=True)
+                _say(f"{name}: goes on with more steps; what is made from it is done again")
             write_json(workdir / CONFIG, resolved(config))
         wait_for_all("workdir")
         for context in contexts:
@@ -100,6 +102,7 @@ def completed(config: ConfigDict) -> ConfigDict:
                 if choices[not own] in section:
                     del section[choices[not own]]
     if own:
+        config.scenes = File(config.scenes)
         _calibrate_by_themselves(config)
     return config
 

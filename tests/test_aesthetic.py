@@ -97,7 +97,7 @@ def test_it_is_trained_on_what_it_looks_at(clip):
 
 
 def test_versions_that_are_none(clip):
-    with pytest.raises(InputError, match=r"unknown version of aesthetic to train 'v3': known are v1, v2, storybook"):
+    with pytest.raises(InputError, match=r"unknown version 'v3': known are v1, v2, storybook"):
         NewAesthetic(clip, "v3")
     with pytest.raises(InputError, match=r"unknown version of aesthetic 'v3': known are v1, v2, storybook"):
         AestheticOptions(clip, clip, "v3").build()

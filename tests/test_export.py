@@ -152,10 +152,7 @@ def test_an_adapter_of_another_base(exported, capsys, tmp_path):
 def test_bad_input(run, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    try:
-        code = export.main([argument.replace("RUN", str(run)) for argument in arguments])
-    except SystemExit as end:  # of argparse
-        code = end.code
+    code = export.main([argument.replace("RUN", str(run)) for argument in arguments])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and err.count("\n") == 1 and message in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

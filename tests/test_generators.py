@@ -91,7 +91,8 @@ def test_storybooks_scenes(tiny_generator):
 
 def test_what_is_not_read(tiny_generator):
     long = replace(ONE, prompt=" ".join(["waves"] * 30))
-    album = replace(ONE, subjects=[replace(ONE.subjects[0], name="Uma", images=np.repeat(ONE.subjects[0].images, 3, 0))])
+    photos = np.repeat(ONE.subjects[0].images, 3, 0)
+    album = replace(ONE, subjects=[replace(ONE.subjects[0], name="Uma", images=photos)])
     found = tiny_generator[0].not_read([ONE, replace(ONE, prompt="Uma yodels."), long, album])
     further = ["Uma (2)"]
     assert found == {"unknown_words": ["yodels"], "truncated_prompts": [long.prompt], "further_photos": further}

@@ -1,21 +1,26 @@
 """The command line: flags, config files, changes to them, and exit codes."""
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import jax
 import pytest
 
 from narrative_jax import launch, pipeline
+from narrative_jax.core.config import find, load
 from narrative_jax.runs.tables import Tables
 
+RECIPES = Path(__file__).parents[1] / "configs"
 CONFIG = """
 from ml_collections import ConfigDict
 from narrative_jax.core.errors import check_name
@@ -151,9 +156,21 @@ def test_bad_changes(folder, capsys, change, message):
         ((), "--config: it names a config file; give one"),
         (
             ("--config=configs/b.py",),
-            "config configs/b.py: no such file; there are configs/a.py; did you mean 'configs/a.",
+            "config configs/b.py: no such file; there are configs/a.py, adpo, dpo, encoders, pretrain, reward, score; "
+            "did you mean 'configs/a.py'?",
         ),
-        (("--config=confgs/a.py",), "config confgs/a.py: no such file; there is no config in confgs; give the path"),
+        (
+            ("--config=confgs/a.py",),
+            "config confgs/a.py: no such file; there are adpo, dpo, encoders, pretrain, reward, score; give the path",
+        ),
+        (("--config=adop:tiny",), "config adop:tiny: no such file; there are adpo, dpo, encoders, pretrain, reward,"),
+        (("--config=elsewhere/adpo.py:tiny",), "config elsewhere/adpo.py:tiny: no such file; there are adpo, dpo, "),
+        (("--config=elsewhere/adpo.py:tiny",), "did you mean 'adpo'?"),
+        (("--config",), "argument --config: expected one argument; see --help"),
+        (
+            ("--config=configs/a.py", os.fsdecode(b"--config.scenes=caf\xe9")),
+            r"argument '--config.scenes=caf\udce9': arguments are UTF-8; write it in UTF-8",
+        ),
         (("--config=configs/a.py:tinny",), "unknown variant 'tinny': known are tiny; did you mean 'tiny'?"),
         (("--config=configs/a.py", "--worcdir=x"), "unknown flag '--worcdir': known are --config, --workdir,"),
         (("configs/a.py",), "unknown flag 'configs/a.py'"),
@@ -209,6 +226,73 @@ def test_what_is_done_is_done_again_where_one_asks_for_it(folder, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("first: done in ") and second.startswith("second: done before (--redo=second does it ag")
     assert json.loads(Path("runs/a/summary.json").read_text())["first/size"] == written()["first"]["size"] == 9
+
+
+def test_a_recipe_goes_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("adpo:tiny") == (str(RECIPES / "adpo.py"), "tiny")
+    for recipe in RECIPES.glob("*.py"):
+        assert load(recipe.stem).to_json() == load(str(recipe)).to_json()
+    (tmp_path / "adpo").write_text("")
+    assert load("adpo:tiny").align.total_steps == 4, "a name is a recipe's, whatever lies here"
+
+
+@pytest.mark.parametrize("path", ["my:configs/a.py", "C:/a.py", "my:configs/a:b.py", "a.py:tiny"])
+def test_a_path_may_have_colons(folder, path):
+    """What follows the last one is the variant, unless the whole is a file."""
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(CONFIG)
+    assert find(path) == (path, "") and find(f"{path}:tiny") == (path, "tiny")
+    assert launch.main([f"--config={path}:tiny"]) == 0
+    assert written(f"runs/{Path(path).stem}-tiny")["first"]["size"] == 2
+
+
+def test_a_tilde_is_the_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    shutil.copytree("configs", "home/configs")
+    for flags in (["--config=~/configs/a.py", "--workdir=~/one"], ["--config", "~/configs/a.py", "--workdir", "~/two"]):
+        assert launch.main([*flags, "--config.limit=~/mine", "--config.scenes=~/a.jsonl"]) == 0
+    for workdir in ("home/one", "home/two"):
+        assert written(workdir)["limit"] == f"{folder}/home/mine" and not Path("~").exists()
+        assert written(workdir)["scenes"] == f"{folder}/home/a.jsonl"
+    text = Path("configs/a.py").read_text().replace('"scenes": ""', '"scenes": "~/a.jsonl"')
+    Path("configs/c.py").write_text(text)
+    assert launch.main(["--config=configs/c.py"]) == 0
+    assert written("runs/c")["scenes"] == f"{folder}/home/a.jsonl"
+
+
+def test_in_a_thread_and_beside_a_running_event_loop(folder):
+    """As a notebook calls it: signals are the main thread's, and the kernel's loop is running."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    codes = []
+    thread = Thread(target=lambda: codes.append(launch.main(["--config=configs/a.py"])))
+    thread.start()
+    thread.join()
+
+    async def cell():
+        codes.append(launch.main(["--config=configs/a.py:tiny"]))
+        codes.append(launch.main(["--confg=configs/a.py"]))
+        codes.append(launch.main(["--help"]))
+
+    asyncio.run(cell())
+    assert codes == [0, 0, 2, 0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.slow
+def test_a_real_run_in_a_thread_and_beside_a_running_event_loop(tmp_path):
+    lines = [
+        "import asyncio, sys, threading",
+        "from narrative_jax import launch",
+        "flags = ['--config=adpo:tiny', '--config.report=false']",
+        "async def cell(): sys.exit(launch.main(flags))",
+        "thread = threading.Thread(target=lambda: launch.main([*flags, '--stage=reference']))",
+        "thread.start(), thread.join()",
+        "asyncio.run(cell())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "reference: done before" in done.stdout and (tmp_path / "runs/adpo-tiny/evaluate/manifest.json").exists()
 
 
 def test_a_defect_is_raised(folder, monkeypatch):

@@ -20,6 +20,7 @@ FLOORS = (
     ("trainees", "runs", "annotators", "report"),
     ("pipeline", "stages"),
     ("launch", "sample", "plan", "export", "study"),
+    ("__main__",),
 )
 # Between neighbours on one floor: what is on the left may import what is on the right.
 NEIGHBOURS = {

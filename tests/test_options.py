@@ -1,12 +1,13 @@
 """Sections as dataclasses: what fits becomes what the fields say, what does not is named where it stands."""
 
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.options import File, files_in, names_of, parse
 
 
@@ -144,7 +145,7 @@ def test_sections_of_a_config(kind):
             "unknown option of align.rate 'warmpu': known are value, warmup, table; did",
         ),
         ("rate", {"warmup": 2}, "align.rate: 'value' is missing, it has no default; set align.rate.value to a number"),
-        ("rate", {"value": 1, "warmup": -1}, "warmup -1: warmup is an integer ≥ 0"),
+        ("rate", {"value": 1, "warmup": -1}, "align.rate.warmup -1: warmup is an integer ≥ 0"),
         (
             "rates",
             [{"value": 1}, {"vale": 1}],
@@ -207,6 +208,37 @@ def test_options_of_others():
 def test_names():
     assert names_of(Rate) == ["value", "warmup", "table"]
     assert "derived" not in names_of(Options) and len(names_of(Options)) == 17
+
+
+def test_what_a_section_itself_refuses_is_named_by_its_whole_key():
+    @dataclass
+    class Strict:
+        rule: str = "a"
+        low: float = 0.0
+        high: float = 1.0
+
+        def __post_init__(self):
+            check_name("rule", self.rule, ("a", "b"))
+            if self.low > self.high:
+                raise InputError(f"low {self.low} and high {self.high}", "low is below high", "raise high")
+            if self.high > 9:
+                raise InputError("rules.high of others", "nothing here", "whatever")
+
+    for section, said in (
+        ({"rule": "c"}, "unknown x.screen.rule 'c': known are a, b"),
+        ({"low": 2}, "x.screen.low 2.0 and high 1.0: low is below high; raise high"),
+        ({"high": 10}, "rules.high of others: nothing here; whatever"),
+    ):
+        with pytest.raises(InputError) as caught:
+            parse(Strict, section, "x.screen")
+        assert str(caught.value).startswith(said)
+
+
+def test_a_tilde_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/mara")
+    found = read(name="~/text", weights="~/w", second={"value": 1, "table": "~"}, by_name={"x": {"value": 1}})
+    assert (found.name, found.weights, found.second.table) == ("~/text", "/home/mara/w", "/home/mara")
+    assert pickle.loads(pickle.dumps(found)) == found
 
 
 def test_files_at_any_depth():

@@ -63,8 +63,12 @@ def _check(context, options):
         raise InputError(f"size {options.size}", "it is even", "add one")
 
 
+def _ended_by(options):
+    return "" if options.decay == "constant" else f"decay {options.decay} is over"
+
+
 def make(run=_count):
-    return SimpleNamespace(Options=Make, run=run, may_grow=lambda options: options.decay == "constant")
+    return SimpleNamespace(Options=Make, run=run, ended_by=_ended_by)
 
 
 STAGES = {"make": make(), "use": SimpleNamespace(Options=Use, run=_count, check=_check, INPUTS=("source",))}
@@ -385,23 +389,25 @@ def test_the_package_itself_may_change(done, monkeypatch):
     assert said in refused(done, **chain())
 
 
-def test_more_steps_go_on_and_make_what_was_made_of_fewer_stale(done):
+def test_more_steps_go_on_and_what_was_made_of_fewer_is_made_again(done, capsys):
     longer = chain(first__total_steps=3)
-    assert refused(done, **longer) == stale("second", "what was made of first", "second, third")
     (done / "first" / "so far").touch()
-    assert run(done, redo="second", **longer) == ["first", "second", "third"]
+    (done / "second" / "of fewer").touch()
+    assert run(done, **longer) == ["first", "second", "third"]
+    assert "first: goes on with more steps; what is made from it is done again\n" in capsys.readouterr().out
     assert (done / "first" / "so far").exists(), "it goes on, nothing of it is removed"
+    assert not (done / "second" / "of fewer").exists()
     assert run(done, **longer) == []
     fewer = stale("first", "first.total_steps (3 there, 2 here)", "first, second, third")
     assert refused(done, **chain()) == fewer
 
 
 def test_more_steps_where_they_cannot_go_on(done):
-    """Their learning rates depend on the number: the stage says so. So it is for a stage that says nothing."""
+    """Their learning rates depend on the number: the stage says so."""
     fixed = chain(first__decay="cosine")
     assert run(done, redo="first", **fixed) == ["first", "second", "third"]
     assert refused(done, **chain(first__decay="cosine", first__total_steps=3)) == stale(
-        "first", "first.total_steps (2 there, 3 here)", "first, second, third"
+        "first", "first.total_steps (2 there, 3 here), decay cosine is over", "first, second, third"
     )
 
 
@@ -416,25 +422,39 @@ def test_more_steps_of_what_nothing_is_made_of(done):
 
 
 @pytest.mark.slow
-def test_a_longer_training_ends_as_if_it_had_been_so_long_from_the_start(adpo_run, tiny_weights, tmp_path):
-    """The real one of configs/adpo.py, whose learning rate is constant: 4 steps and 2 more, against 6."""
-    for name in ("longer", "straight"):
-        shutil.copytree(adpo_run, tmp_path / name)
+def test_a_longer_training_ends_as_if_it_had_been_so_long_from_the_start(adpo_run, tmp_path):
+    """The real one of configs/adpo.py, whose learning rate is constant: 2 steps and 2 more, against 4; judged anew."""
+    longer = shutil.copytree(adpo_run, tmp_path / "longer")
     config = ConfigDict(read_config(adpo_run).to_dict())
+
+    def end(workdir):
+        numbers = read(workdir / "summary.json")
+        numbers = {key: numbers[key] for key in numbers if not key.startswith(("time/", "memory/"))}
+        losses = [json.loads(line)["loss"] for line in (workdir / "align" / "metrics.jsonl").read_text().splitlines()]
+        *about, weights = read_adapter(workdir / "align" / "adapter.safetensors")
+        return about, {key: value.tobytes() for key, value in weights.items()}, losses, numbers
+
+    config.align.total_steps = 2
+    pipeline.run(config, longer, redo="align")
+    assert len(end(longer)[2]) == 2 and end(longer)[1] != end(adpo_run)[1]
+    config.align.total_steps = 4
+    pipeline.run(config, longer)
+    assert end(longer) == end(adpo_run)
+    picture, inputs = longer / "align" / "samples" / "step-000002.png", longer / "align" / "inputs.json"
+    assert picture.stat().st_mtime_ns < inputs.stat().st_mtime_ns, "it went on, not from the start"
+
+
+@pytest.mark.slow
+def test_a_training_whose_learning_rate_has_decayed_takes_no_more_steps(adpo_run, tmp_path):
+    workdir, config = shutil.copytree(adpo_run, tmp_path / "run"), ConfigDict(read_config(adpo_run).to_dict())
+    config.align.optimizer.decay = "cosine"
+    pipeline.run(config, workdir, "align", redo="align")
     config.align.total_steps = 6
-    with pytest.raises(InputError, match=r"'evaluate' of .*: what was made of align; --redo=evaluate does ev"):
-        pipeline.run(config, tmp_path / "longer")
-    pipeline.run(config, tmp_path / "longer", "align", redo="evaluate")
-    pipeline.run(config, tmp_path / "straight", "align", redo="align")
-    ends = [(tmp_path / name / "align") for name in ("longer", "straight")]
-    assert (ends[0] / "samples" / "step-000002.png").stat().st_mtime_ns < (ends[0] / "inputs.json").stat().st_mtime_ns
-    (name, options, base, longer), straight = (read_adapter(end / "adapter.safetensors") for end in ends)
-    assert (name, options, base) == straight[:3] and longer.keys() == straight[3].keys()
-    short = read_adapter(adpo_run / "align" / "adapter.safetensors")[3]
-    assert all((longer[key] == straight[3][key]).all() for key in longer)
-    assert any((longer[key] != short[key]).any() for key in longer)
-    losses = [[json.loads(line)["loss"] for line in (end / "metrics.jsonl").read_text().splitlines()] for end in ends]
-    assert losses[0] == losses[1] and len(losses[0]) == 6
+    said = (
+        r"align.total_steps \(4 there, 6 here\), optimizer.decay 'cosine' ends with the last step, no more can follow; "
+    )
+    with pytest.raises(InputError, match=said + "--redo=align does align again; or choose another --workdir"):
+        pipeline.run(config, workdir)
 
 
 def test_what_has_left_nothing_may_change(tmp_path):

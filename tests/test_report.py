@@ -2,11 +2,13 @@
 
 import json
 import re
+import sys
 from base64 import b64decode
 from contextlib import redirect_stdout
 from html.parser import HTMLParser
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Preference, Scene, Subject
 from narrative_jax.data.datasets import write_records
-from narrative_jax.report import findings
+from narrative_jax.report import findings, page
 from narrative_jax.report.curves import smooth
 from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
@@ -649,3 +651,19 @@ def test_a_run_without_evaluation(tmp_path):
     leave_training(folder / "pretrain", "sft", 3)
     printed, page = written(folder)
     assert "Nothing was evaluated" in printed and page.images("loss over 3 steps") and "Pictures" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("module", "argv", "said"),
+    [
+        ("narrative_jax.launch", ["launch.py", "--config=adpo"], "python -m narrative_jax.launch --config=adpo"),
+        ("narrative_jax.__main__", ["__main__.py", "launch", "--config=adpo"], "narrative_jax launch --config=adpo"),
+        (None, ["/usr/bin/narrative_jax", "launch", "--config=my own.py"], "narrative_jax launch '--config=my own.py'"),
+        ("ipykernel_launcher", ["ipykernel_launcher.py", "-f", "kernel.json"], None),
+        (None, ["", "-c"], None),
+    ],
+)
+def test_the_command_that_is_running(monkeypatch, module, argv, said):
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=module and SimpleNamespace(name=module)))
+    monkeypatch.setattr(sys, "argv", argv)
+    assert page._command() == said

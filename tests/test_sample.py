@@ -145,10 +145,7 @@ def test_a_prompt_too_long_is_reported(adpo_run, folder, capsys):
 def test_bad_input(adpo_run, folder, capsys, arguments, message):
     (folder / "text.png").write_text("no picture")
     before = sorted(folder.iterdir())
-    try:
-        code = sample.main([f"--run={adpo_run}", *arguments])
-    except SystemExit as end:  # of argparse
-        code = end.code
+    code = sample.main([f"--run={adpo_run}", *arguments])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "") and err.count("\n") == 1 and message in err
     assert sorted(folder.iterdir()) == before

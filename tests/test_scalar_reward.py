@@ -329,10 +329,10 @@ def test_unfit_files(files, new, reward, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": "Tny"}, "unknown size of scalar 'Tny'.*did you mean 'Tiny'"),
+        ({"size": "Tny"}, "unknown train.reward.size 'Tny'.*did you mean 'Tiny'"),
         (
             {"size": "storybok", "clip": "", "subject": ""},
-            "unknown size of scalar 'storybok'.*did you mean 'storybook'",
+            "unknown train.reward.size 'storybok'.*did you mean 'storybook'",
         ),
         ({"clip": "no/where"}, "weights 'no/where': there is no such file"),
         ({"subject": ""}, "weights '': there is no such file"),

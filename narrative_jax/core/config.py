@@ -18,10 +18,11 @@ from narrative_jax.core.errors import InputError, suggest
 
 
 def load(spec: str) -> ConfigDict:
-    """The config that `spec`, "FILE.py" or "FILE.py:variant", stands for. Raises InputError."""
-    path, _, variant = spec.partition(":")
-    if not Path(path).is_file():
-        raise _missing(Path(path))
+    """The config that `spec` stands for: "recipe", "recipe:variant", "FILE.py" or "FILE.py:variant". Raises InputError.
+
+    A recipe is one of those that come with the package.
+    """
+    path, variant = find(spec)
     try:
         get_config = runpy.run_path(path).get("get_config")
         config = get_config(variant) if get_config else None
@@ -33,6 +34,16 @@ def load(spec: str) -> ConfigDict:
         rule = "it defines get_config(variant) and returns a ConfigDict from it"
         raise InputError(f"config {path}", rule, "see configs/ for examples")
     return ConfigDict(config)
+
+
+def find(spec: str) -> tuple[str, str]:
+    """The file and the variant that `spec` names, see `load`. Raises InputError where there is no such file."""
+    before, _, variant = spec.rpartition(":")
+    for name, chosen in ((spec, ""), (before, variant)):  # a path may have colons of its own
+        path = _recipes() / f"{name}.py" if name.isidentifier() else Path(name)
+        if path.is_file():
+            return str(path), chosen
+    raise _missing(spec)
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
@@ -82,10 +93,20 @@ def _leaves(section, prefix=""):
             yield f"{prefix}{name}", value
 
 
-def _missing(path):
-    known = sorted(str(found) for found in path.parent.glob("*.py"))
-    rule = f"no such file; there {'are' if known else 'is no config in'} {', '.join(known) or path.parent}"
-    return InputError(f"config {path}", rule, suggest(str(path), known, "give the path of a config file"))
+def _recipes() -> Path:
+    """The folder of the recipes: in the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.with_name("configs")
+
+
+def _missing(spec):
+    path = Path(spec)
+    beside = [] if spec.partition(":")[0].isidentifier() else sorted(str(found) for found in path.parent.glob("*.py"))
+    recipes = sorted(found.stem for found in _recipes().glob("*.py"))
+    rule = f"no such file; there are {', '.join([*beside, *recipes])}"
+    remedy = suggest(path.stem, recipes, "give the path of a config file, or the name of a recipe")
+    return InputError(f"config {spec}", rule, suggest(spec, beside, remedy))
 
 
 def _line(path, error):

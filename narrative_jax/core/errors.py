@@ -9,11 +9,18 @@ class InputError(ValueError):
 
     def __init__(self, value: str, rule: str, remedy: str):
         """`value` says what was given, `rule` what is allowed, `remedy` what to do about it."""
-        super().__init__(f"{value}: {rule}; {remedy}")
+        super().__init__(value, rule, remedy)
+
+    def __str__(self) -> str:
+        return "{}: {}; {}".format(*self.args)
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
     """A signal asked for the end, and all that the next run needs is saved; commands exit with 75."""
+
+
+class Unread(Exception):  # noqa: N818 (no error)
+    """Whoever read the output has left, as `| head` does; commands exit with 141."""
 
 
 def suggest(name: str, known, otherwise: str = "choose a known one") -> str:

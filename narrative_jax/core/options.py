@@ -1,5 +1,7 @@
 """A section of the config as the frozen dataclass that says which options there are, and of which types."""
 
+import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +15,10 @@ T = TypeVar("T")
 
 
 class File(str):
-    """The path of a file or folder that is read, as the type of an option; "" is none."""
+    """The path of a file or folder, as the type of an option; ~ is the home, "" is none."""
+
+    def __new__(cls, path: str = ""):
+        return super().__new__(cls, os.path.expanduser(path))
 
 
 _WORDS = {
@@ -31,8 +36,8 @@ def parse(kind: type[T], section: Mapping[str, Any], where: str, others: Iterabl
     """The dataclass `kind` with the values of a section, in which there may be `others` that are not its own.
 
     Lists become tuples, integers do for floats, sections become the dataclasses that their fields are of. Raises
-    InputError, naming `where`.key, for a key that is unknown or missing and for a value of another type, and whatever
-    `kind` itself refuses.
+    InputError, naming `where`.key, for a key that is unknown or missing, a value of another type, and whatever `kind`
+    itself refuses.
     """
     others, hints, values = set(others), typing.get_type_hints(kind), {}
     for key in section:
@@ -45,7 +50,12 @@ def parse(kind: type[T], section: Mapping[str, Any], where: str, others: Iterabl
         elif field.default is MISSING and field.default_factory is MISSING:
             rule = f"{field.name!r} is missing, it has no default"
             raise InputError(where, rule, f"set {where}.{field.name} to {_words(hints[field.name])}")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except InputError as error:
+        given, rule, remedy = error.args
+        option = rf"(?<![\w.])({'|'.join(names_of(kind))})(?![\w.])"  # the first that it names
+        raise InputError(re.sub(option, rf"{where}.\1", given, count=1), rule, remedy) from error
 
 
 def names_of(kind: type) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -15,7 +16,13 @@ class StopFlag:
 
     @contextmanager
     def on_signals(self) -> Iterator[Self]:
-        """Inside the block SIGTERM and SIGINT set the flag; a second SIGINT ends the process at once."""
+        """Inside the block SIGTERM and SIGINT set the flag; a second SIGINT ends the process at once.
+
+        In another thread than the main one, which alone hears signals, nothing sets it but the caller.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self

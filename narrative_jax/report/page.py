@@ -138,6 +138,7 @@ def _gigabytes(size):
 def _command():
     """The command line that is running, where it is the launcher's."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    if spec is None or spec.name != "narrative_jax.launch":
-        return None
-    return f"python -m {spec.name} {shlex.join(sys.argv[1:])}"
+    program = spec.name if spec else Path(sys.argv[0]).name
+    words = {"narrative_jax.launch": "python -m narrative_jax.launch"}
+    words |= dict.fromkeys(["narrative_jax.__main__", "narrative_jax"], "narrative_jax")  # with `launch` behind it
+    return f"{words[program]} {shlex.join(sys.argv[1:])}" if program in words else None

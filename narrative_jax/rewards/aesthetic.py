@@ -94,7 +94,7 @@ class NewAesthetic:
     version: str = STORYBOOK
 
     def __post_init__(self):
-        check_name("version of aesthetic to train", self.version, AESTHETIC_HEADS)
+        check_name("version", self.version, AESTHETIC_HEADS)
 
     def untrained(self, seed: int) -> tuple[Aesthetic, Callable[[], Params]]:
         """With a random head."""

@@ -40,7 +40,7 @@ class NewScalar:
     train_towers: bool = False
 
     def __post_init__(self):
-        check_name("size of scalar", self.size, SCALAR_SIZES)
+        check_name("size", self.size, SCALAR_SIZES)
 
     def untrained(self, seed: int) -> tuple[Scalar, Callable[[], Params]]:
         """Also raises InputError for regions that do not fit and an unreadable tokeniser."""

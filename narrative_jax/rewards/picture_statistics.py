@@ -66,7 +66,7 @@ def _subject_colours(subject: Subject):
     """
     masked = subject.masks is not None and np.any(subject.masks)
     images = np.asarray(subject.images)
-        colours = images[subject.masks] if masked else images.reshape(-1, 3)
+    colours = images[subject.masks] if masked else images.reshape(-1, 3)
     inked = colours[(colours < 255).any(1)]
     return inked if len(inked) else colours
 

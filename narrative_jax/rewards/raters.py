@@ -30,7 +30,7 @@ class Raters:
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"raters' seeds {self.seeds}", "each rater has a seed of its own", "e.g. (0, 1, 2)")
+            raise InputError(f"seeds {self.seeds}", "each rater has a seed of its own", "e.g. (0, 1, 2)")
         for seed in self.seeds:
             Rater(seed)
 

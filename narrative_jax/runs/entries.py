@@ -44,9 +44,10 @@ def files_of(context: Context) -> list[File]:
     return sorted(set(_files(context)))
 
 
-def may_grow(context: Context) -> bool:
-    """Whether more steps of the context's entry go on where fewer ended."""
-    return hasattr(stage_of(context), "may_grow") and stage_of(context).may_grow(options_of(context))
+def ended_by(context: Context) -> str:
+    """Why more steps of the context's entry cannot go on where fewer ended, "" where they can."""
+    stage = stage_of(context)
+    return stage.ended_by(options_of(context)) if hasattr(stage, "ended_by") else "its stage does not go on"
 
 
 def _files(context) -> Iterator[File]:

@@ -11,7 +11,7 @@ from narrative_jax.core.hashing import Hashes, digest
 from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import ELAPSED, INPUTS, Context, read_if_there
-from narrative_jax.runs.entries import files_of, inputs_of, is_entry, may_grow
+from narrative_jax.runs.entries import ended_by, files_of, inputs_of, is_entry
 
 NEUTRAL = ("mesh", "report", "stages", "save_every", "sample_every")  # no result depends on them
 
@@ -47,21 +47,24 @@ def trace(contexts: Sequence[Context], hashes: Hashes) -> Provenance:
         if not any(path.name not in (INPUTS, ELAPSED) for path in context.folder.glob("*")):
             continue  # what has left nothing may change
         before = read_if_there(context.folder / INPUTS)
-        if before is not None and _only_longer(before, inputs[name], name) and may_grow(context):
+        grown = before is not None and _only_longer(before, inputs[name], name)
+        ended = ended_by(context) if grown else ""
+        if grown and not ended:
             longer.append(name)
         elif before != inputs[name]:
-            changed[name] = _changes(before, inputs[name])
+            changed[name] = [*_changes(before, inputs[name]), *filter(None, [ended])]
     return Provenance(inputs, changed, longer)
 
 
 def check_fresh(contexts: Sequence[Context], found: Provenance, redo: Sequence[str]) -> list[str]:
-    """The entries that are done again: those of `redo` and all that are made from them, directly or not.
+    """The entries that are done again: those of `redo`, and all that are made from them or from what goes on.
 
     Raises InputError, saying what changed and what would be done again, where something on the disk was made from
     something else and is not among these.
     """
     sources = {context.name: _sources(context) for context in contexts}
-    again = _with_dependents(redo, sources)
+    outgrown = [name for name, read in sources.items() if set(read).intersection(found.longer)]
+    again = _with_dependents([*redo, *outgrown], sources)
     stale = [name for name in found.changed if name not in again]
     if not stale:
         return again

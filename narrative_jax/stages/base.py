@@ -13,7 +13,8 @@ class Stage(Protocol):
     pipeline sees to it that they come first. `sections(context)`, the names of further sections in the entry, which are
     others' options. `check(context, options)`, which raises InputError for what would fail later; it is called before
     anything runs, and looks at the config and the files that it names. `files(context)`, what is read beside the files
-    that the options themselves name. `may_grow(options)`: whether more `total_steps` go on where fewer ended.
+    that the options themselves name. `ended_by(options)`: why more `total_steps` cannot go on where fewer ended, ""
+    where they can.
     """
 
     Options: type

@@ -70,9 +70,10 @@ def files(context: Context) -> Iterable[str]:
     return [*files_in(_trainee_options(context)), *_trainee(context).files(context)]
 
 
-def may_grow(options: Options) -> bool:
-    """Where the learning rate does not depend on how many steps there are."""
-    return options.optimizer.decay == "constant"
+def ended_by(options: Options) -> str:
+    """The decay of the learning rate to 0 at the last step; "" where it is constant, and more steps can follow."""
+    decay = options.optimizer.decay
+    return "" if decay == "constant" else f"optimizer.decay {decay!r} ends with the last step, no more can follow"
 
 
 def run(context: Context, options: Options) -> dict[str, float]:

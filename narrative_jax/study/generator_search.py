@@ -30,7 +30,7 @@ from narrative_jax.study.command import check_folder, provenance, table
 from narrative_jax.study.drawn import draw, seconds_a_picture
 from narrative_jax.study.generator_card import figures
 
-CONFIG = "configs/pretrain.py"
+CONFIG = "pretrain"
 SCENES, MEASURED_STEPS = 256, 12  # that a variant is judged on; that tell how long one takes
 
 

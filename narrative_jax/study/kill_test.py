@@ -174,7 +174,7 @@ def _print_row(kill, seconds, stage, different):
 def main(arguments: list[str] | None = None) -> int:
     """Kill and compare; returns the exit code, 1 where an end differs."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", default="configs/adpo.py:tiny", help="with the preset tiny")
+    parser.add_argument("--config", default="adpo:tiny", help="with the preset tiny")
     parser.add_argument("--kills", type=int, default=30, help="killed runs (default 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     parser.add_argument("--keep", type=Path, help="leave the runs in this new folder")

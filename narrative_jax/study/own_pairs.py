@@ -28,7 +28,7 @@ from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.study.command import check_folder, provenance, table
 from narrative_jax.study.drawn import draw, embedded_generator
 
-CONFIG, SCENE_SEED = "configs/dpo.py", 3
+CONFIG, SCENE_SEED = "dpo", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
 SCENES_PER_PAIR = 4  # that are drawn, of which those with the clearest pairs are taken
 PICTURES = 4  # of each test scene and arm
@@ -107,8 +107,8 @@ def report(count: int, steps: int, scenes: int) -> str:
             "# DPO on one's own pairs",
             "",
             f"{count} pairs, the best and the worst of {CANDIDATES} pictures of a train scene by the oracle, as files; "
-            f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `{CONFIG}`, {steps} steps. Gold on "
-            f"{scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals.",
+            f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `configs/{CONFIG}.py`, {steps} steps. "
+            f"Gold on {scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals.",
             "",
             table(header, rows),
             "",
