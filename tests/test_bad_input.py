@@ -190,7 +190,7 @@ def test_a_damaged_adapter(command, done):
     again("evaluate")
     cut(Path("run/align/adapter.safetensors"))
     code, (line,) = command(*done)
-    assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no adapter (")
+    assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no readable weights file (")
     assert sorted(path.name for path in Path("run/evaluate").iterdir()) == [
         "baseline",
         "elapsed.json",

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params, Segment
+from narrative_jax.models.checkpoints import read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
 
@@ -142,13 +142,11 @@ def save_adapter(path: str | Path, params: Params, name: str, options: AdapterOp
 
 def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
     """Name, options, the base's hash and the weights. Raises InputError for an unreadable file."""
+    weights, description = read_arrays(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            description = file.metadata()
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         options = parse(AdapterOptions, json.loads(description["made_with"]), "what it was made with")
         return description["name"], options, description["base"], weights
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         rule = f"it is no adapter ({error or type(error).__name__})"
         raise InputError(f"{path}", rule, "train or copy it again") from None
 

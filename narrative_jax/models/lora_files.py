@@ -22,8 +22,8 @@ from narrative_jax.models.checkpoints import (
     Names,
     Published,
     check_arrays,
-    open_weights,
     published_names,
+    read_arrays,
     save_weights,
 )
 from narrative_jax.models.lora import AdapterOptions
@@ -75,9 +75,7 @@ def read_lora(
     if path.suffix != ".safetensors":
         rule = "only safetensors files are read, since a pickle can run code"
         raise InputError(f"{path}", rule, "convert it, or take the safetensors form")
-    with open_weights(path) as file:
-        metadata = file.metadata() or {}
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    arrays, metadata = read_arrays(path)
     kernels = {name: value for name, value in network.items() if name.endswith(".kernel")}
     published = published_names(kernels, names).items()
     parts = _by_module(path, arrays, part, {entry.key.removesuffix(".weight"): name for name, entry in published})
