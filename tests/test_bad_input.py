@@ -103,6 +103,7 @@ def contents(folder):
         ("align.optimizer.learning_rate=-1", "learning_rate -1.0: learning_rate is a number > 0"),
         ("align.adapter.rank=0", "rank 0: rank is an integer ≥ 1"),
         ("align.adapter.rank=-1", "rank -1: rank is an integer ≥ 1"),
+        ("align.adapter.rank=100000", "rank 100000: the kernels that it adapts have ranks up to 32, and more changes"),
         ("align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
         ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
         ("align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),

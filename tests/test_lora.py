@@ -205,6 +205,7 @@ def test_a_stream_has_a_modulation_of_its_own(base):
         ({"name": "values"}, "adapter 'values'"),  # a method of the stack
         ({"rank": 0}, "rank 0: rank is an integer ≥ 1"),
         ({"rank": 2.0}, "rank 2.0"),
+        ({"rank": 100_000}, r"rank 100000: the kernels that it adapts have ranks up to \d+, and more changes nothing"),
         ({"targets": "to_q"}, "targets 'to_q': they match dotted paths of linear layers"),  # the whole path
         ({"targets": "*.to_q"}, "targets '\\*.to_q': they are a regular expression"),
     ],

@@ -8,7 +8,7 @@ A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -234,7 +234,7 @@ def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: M
         "unexpected": found.keys() - shapes.keys(),
         "of another shape": wrong,
     }
-    told = ", ".join(f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys)
+    told = ", ".join(f"{len(keys)} {kind} ({first(keys)})" for kind, keys in problems.items() if keys)
     if not told:
         return
     given, asked = recognise(found), recognise(shapes)
@@ -248,7 +248,8 @@ def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: M
     raise InputError(f"{path}", f"{rule}: {told}", remedy)
 
 
-def _first(keys):
+def first(keys: Collection[str]) -> str:
+    """The first few names, for a message."""
     return ", ".join(sorted(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
 
 
@@ -258,7 +259,8 @@ def _read(path, slices, published, like, dtype):
 
     def piece(index):
         theirs = tuple(index[ours] for ours in np.argsort(axes))
-        value = slices[published.key][theirs].transpose(axes).astype(dtype)
+        with np.errstate(over="ignore"):  # what the type cannot hold becomes infinite, and is told as that
+            value = slices[published.key][theirs].transpose(axes).astype(dtype)
         return _finite(path, published.key, value)
 
     sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -92,7 +92,8 @@ def append_adapter(
 ) -> None:
     """Append an adapter with b = 0 to every linear layer whose dotted path matches the regex `targets`, in place.
 
-    Raises InputError for a name that is taken or has dots, a rank below 1, and targets that match nothing.
+    Raises InputError for a name that is taken or has dots, targets that match nothing, and a rank below 1 or beyond
+    that of every layer's kernel.
     """
     check_count("rank", rank, minimum=1)
     layers = _linear_layers(model)
@@ -105,6 +106,10 @@ def append_adapter(
         raise InputError(f"targets {targets!r}", rule, "write .* for anything, e.g. '.*to_[qkv]'") from None
     if not matched:
         raise InputError(f"targets {targets!r}", "they match dotted paths of linear layers", "see lora.linear_paths")
+    most = max(min(layer.kernel.shape) for layer in matched)
+    if rank > most:
+        rule = f"the kernels that it adapts have ranks up to {most}, and more changes nothing"
+        raise InputError(f"rank {rank}", rule, "give a lower one, e.g. 4")
     rngs = nnx.Rngs(seed)
     for layer in matched:
         layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)

@@ -13,7 +13,7 @@ from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.models.checkpoints import check_arrays, load_weights, save_weights
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter
-from narrative_jax.models.lora_files import read_lora
+from narrative_jax.models.lora_files import lora_file, read_lora
 from narrative_jax.models.network import below, under
 from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config, was_trained
 from narrative_jax.runs.generator import GENERATOR, base_generator, sampling_of
@@ -45,8 +45,8 @@ def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tupl
 
 
 def with_lora_file(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
-    """`with_saved_adapter` of a LoRA file in the names of diffusers and PEFT; see `lora_files.read_lora`."""
-    part = generator.denoiser
+    """`with_saved_adapter` of a LoRA file, or of a folder with one; see `lora_files.lora_file` and `read_lora`."""
+    path, part = lora_file(path), generator.denoiser
     name, options, base, weights = read_lora(path, below(part, params), generator.names[part], part)
     return _stacked(path, generator, params, name, options, base, under(part, weights))
 
