@@ -31,9 +31,8 @@ from narrative_jax.core.types import Params
 from narrative_jax.data.sources import read_photo, storybook_scenes
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
-from narrative_jax.runs.directory import read_config
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import BASELINE, open_generator, train_entries, with_lora_file
+from narrative_jax.runs.trained import is_lora, open_generator, with_lora_file
 
 _PER_ROW = 8  # pictures side by side in the PNG
 _SHOWN_SIDE = 160  # pixels that a picture has at least there
@@ -81,28 +80,21 @@ def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) ->
     """The generator of a run as its train entry `entry` (by default the last) left it; run "" is the embedded one.
 
     Entry "baseline" is what the run began with; a LoRA file (.safetensors, as diffusers, PEFT and FLUX's trainers name
-    its arrays), or a folder with one as our export writes it, goes on top of that. An entry of the run comes before a
-    folder of its name. `tables` are those that the run was made with. Raises InputError where there is no such run,
-    file or folder, or the entry did not finish.
+    its arrays), or a folder with one as our export writes it, goes on top of that, unless the run has an entry of that
+    name. `tables` are those that the run was made with. Raises InputError where there is no such run, file or folder,
+    or the entry did not finish.
     """
     tables = tables or Tables()
-    if _is_lora(run, entry):
-        painter = load(run, BASELINE if run else "", tables)
-        return Painter(*with_lora_file(Path(entry), painter.generator, painter.params), painter.sampling)
-    if not run:
-        if entry:
-            remedy = "name the run, too, or give a LoRA file or exported folder"
-            raise InputError(f"entry {entry!r}", "it names a train entry of a run", remedy)
-        preset = tables.presets["storybook"]
-        return Painter(*preset.load(preset.Options(), seed=0), Sampling())
-    return Painter(*open_generator(run, entry, tables))
-
-
-def _is_lora(run, entry):
-    if not Path(entry).is_dir():
-        return bool(Path(entry).suffix)
-    of_run = (BASELINE, *train_entries(read_config(run))) if run else ()
-    return entry not in ("", *of_run)
+    if run:
+        return Painter(*open_generator(run, entry, tables))
+    if entry and not is_lora(entry):
+        remedy = "name the run, too, or give a LoRA file or exported folder"
+        raise InputError(f"entry {entry!r}", "it names a train entry of a run", remedy)
+    preset = tables.presets["storybook"]
+    generator, params = preset.load(preset.Options(), seed=0)
+    if entry:
+        generator, params = with_lora_file(Path(entry), generator, params)
+    return Painter(generator, params, Sampling())
 
 
 def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:

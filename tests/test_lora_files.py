@@ -24,7 +24,7 @@ from narrative_jax.models.flow_transformer import (
 )
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import AdapterOptions, adapter_of, append_adapter, linear_paths
-from narrative_jax.models.lora_files import CONFIG, NAME, WEIGHTS, lora_file, read_lora, save_lora
+from narrative_jax.models.lora_files import CONFIG, NAME, WEIGHTS, read_lora, save_lora
 from narrative_jax.models.network import abstract, split
 
 SIZES = FlowTransformerConfig(6, 2, (4, 2, 2), 1, 2, text_dim=9, pooled_dim=7, distilled_guidance=True)
@@ -462,16 +462,20 @@ def test_settings_beside_a_file(base, tmp_path, file, settings, alpha):
     assert read(base, PAIR, tmp_path / file)[1].alpha == alpha
 
 
-def test_the_file_in_a_folder(tmp_path):
-    assert lora_file(tmp_path / "x.safetensors") == tmp_path / "x.safetensors"
+def test_the_file_in_a_folder(base, tmp_path):
+    def opened():
+        return read_lora(tmp_path, base, FLUX_NAMES, PART)[1].alpha
+
     with pytest.raises(InputError, match="a folder with a LoRA holds one file of the name pytorch_lora_weights"):
-        lora_file(tmp_path)
-    for name in (WEIGHTS, "adapter_model.safetensors"):
-        (tmp_path / name).write_bytes(b"")
-        if name == WEIGHTS:
-            assert lora_file(tmp_path) == tmp_path / WEIGHTS
+        opened()
+    read(base, PAIR, tmp_path / "mine.safetensors")
+    read(base, PAIR | {f"{Q}.alpha": np.array(7.0)}, tmp_path / WEIGHTS)
+    assert opened() == 7.0
+    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.safetensors")
+    assert opened() == 7.0
+    read(base, PAIR, tmp_path / WEIGHTS)
     with pytest.raises(InputError, match="this one 2; name the file itself"):
-        lora_file(tmp_path)
+        opened()
 
 
 @pytest.mark.parametrize(

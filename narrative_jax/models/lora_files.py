@@ -33,7 +33,6 @@ from narrative_jax.models.checkpoints import (
 from narrative_jax.models.lora import AdapterOptions
 from narrative_jax.models.lora_layouts import (
     WIDTHS,
-    Fused,
     of_other_kinds,
     of_text_encoder,
     parse_key,
@@ -75,30 +74,18 @@ def save_lora(
     save_weights(folder / WEIGHTS, plain, table, jnp.float32, metadata)
 
 
-def lora_file(path: Path) -> Path:
-    """The LoRA file that a path names: itself, or the one in a folder as our export or PEFT leaves it.
-
-    Raises InputError for a folder with none or with several.
-    """
-    if not path.is_dir():
-        return path
-    found = [path / name for name in _IN_FOLDERS if (path / name).exists()]
-    if len(found) != 1:
-        rule = f"a folder with a LoRA holds one file of the name {' or '.join(_IN_FOLDERS)}, this one {len(found)}"
-        raise InputError(f"{path}", rule, "name the file itself")
-    return found[0]
-
-
 def read_lora(
     path: Path, network: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names, part: str
 ) -> tuple[str, AdapterOptions, str, Params]:
     """An adapter for the network with these weights: name, options, the base's hash ("" in files of others) and the
-    weights. `part` is what a pipeline calls the network, and may begin its keys with.
+    weights. `path` is a file, or a folder as our export or PEFT leaves it; `part` is what a pipeline calls the network,
+    and may begin its keys with.
 
     It has one rank, the largest of the file's, and one alpha: lower ranks are filled up with zeros, and what other
     alphas make of them goes into b. A layer that the file has for several of ours becomes a LoRA of each. What the file
     holds of text encoders is left out, and told on stderr. Raises InputError for what is no LoRA of this network.
     """
+    path = _in_folder(path) if path.is_dir() else path
     if path.suffix != ".safetensors":
         rule = "only safetensors files are read, since a pickle can run code"
         raise InputError(f"{path}", rule, "convert it, or take the safetensors form")
@@ -128,6 +115,14 @@ def read_lora(
             weights[f"{prefix}.b"] = np.pad(b.T, (more, (0, 0)))
     targets = "|".join(sorted({re.escape(key.partition(".adapters.")[0]) for key in weights}))
     return NAME, AdapterOptions(rank, float(alpha), targets, segments), metadata.get("base", ""), weights
+
+
+def _in_folder(folder):
+    found = [folder / name for name in _IN_FOLDERS if (folder / name).exists()]
+    if len(found) != 1:
+        rule = f"a folder with a LoRA holds one file of the name {' or '.join(_IN_FOLDERS)}, this one {len(found)}"
+        raise InputError(f"{folder}", rule, "name the file itself")
+    return found[0]
 
 
 class _Pair(NamedTuple):
@@ -161,7 +156,8 @@ def _pairs(path, arrays, part):
     parsed = {key: parse_key(key) for key in arrays}
     others = [key for key, found in parsed.items() if found is None]
     if others:
-        raise InputError(f"{path}", f"it holds arrays that are no LoRA's ({first(others)})", _OURS)
+        rule = f"it holds arrays that are no LoRA's ({first(others)})"
+        raise InputError(f"{path}", rule, "give a LoRA file, e.g. as the export command writes it")
     counts = Counter(parsed.values())
     _check_one_each(path, [module for (module, _), count in counts.items() if count > 1])
     leaves = defaultdict(dict)
@@ -184,8 +180,8 @@ def _are_pair(a=None, b=None, alpha=None):
     )
 
 
-def _fused(path, pairs, shapes, part) -> dict[str, Fused]:
-    """Which published layers each of the file's is. Raises InputError, in the file's names, unless all are there."""
+def _fused(path, pairs, shapes, part):
+    """{layer, as the file spells it: what it is}. Raises InputError, in the file's names, unless all fit."""
     known = spellings(shapes)
     found = {module: known.get(without_prefix(module, part)) for module in pairs}
     sizes = {
