@@ -90,10 +90,10 @@ def read_lora(
         rule = "only safetensors files are read, since a pickle can run code"
         raise InputError(f"{path}", rule, "convert it, or take the safetensors form")
     arrays, metadata = read_arrays(path)
-    kernels = {name: value for name, value in network.items() if name.endswith(".kernel")}
+    kernels = {name: value for name, value in network.items() if name.endswith(".kernel") and len(value.shape) == 2}
     layers = {entry.key.removesuffix(".weight"): name for name, entry in published_names(kernels, names).items()}
     shapes = {module: kernels[name].shape for module, name in layers.items()}
-    pairs = _pairs(path, _of_generator(path, arrays), part)
+    pairs = _pairs(path, _of_generator(path, arrays))
     fused = _fused(path, pairs, shapes, part)
     try:
         settings = _settings(path, metadata, part)
@@ -148,7 +148,7 @@ def _of_generator(path, arrays):
     return found
 
 
-def _pairs(path, arrays, part):
+def _pairs(path, arrays):
     """{layer, as the file spells it: its `_Pair`}."""
     for kind, keys in of_other_kinds(arrays).items():
         rule = f"it holds {kind} ({first(keys)}), which are not read"
