@@ -3,7 +3,7 @@
     python -m narrative_jax.export --run=runs/adpo --out=lora
 
 The folder then holds pytorch_lora_weights.safetensors, adapter_config.json and README.md. The way back, for files of
-other trainers too: python -m narrative_jax.sample --entry=lora/pytorch_lora_weights.safetensors
+other trainers too: python -m narrative_jax.sample --entry=lora
 """
 
 import sys

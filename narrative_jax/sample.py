@@ -3,8 +3,9 @@
     python -m narrative_jax.sample --run=runs/adpo --prompt="Mara waves in the forest, in pastel." --subject=mara.png
 
 One PNG: the portraits, then the pictures. The prompt names characters in the order of their portraits. With
---entry=baseline --entry=align there is a row for the generator before and after alignment, from the same noise. No
-portrait at hand? --storybook=test:3 takes those (and the prompt, unless one is given) of a scene of the embedded world.
+--entry=baseline --entry=align there is a row for the generator before and after alignment, from the same noise; an
+entry can also be a LoRA file, or the folder that the export command writes. No portrait at hand? --storybook=test:3
+takes those (and the prompt, unless one is given) of a scene of the embedded world.
 From Python:
 
     from narrative_jax import sample
@@ -32,7 +33,7 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import BASELINE, open_generator, with_lora_file
+from narrative_jax.runs.trained import is_lora, open_generator, with_lora_file
 
 _PER_ROW = 8  # pictures side by side in the PNG
 _SHOWN_SIDE = 160  # pixels that a picture has at least there
@@ -79,20 +80,22 @@ class Painter:
 def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) -> Painter:
     """The generator of a run as its train entry `entry` (by default the last) left it; run "" is the embedded one.
 
-    Entry "baseline" is what the run began with; a LoRA file (.safetensors, as diffusers, PEFT and our export name its
-    arrays) goes on top of that. `tables` are those that the run was made with. Raises InputError where there is no such
-    run or file, or the entry did not finish.
+    Entry "baseline" is what the run began with; a LoRA file (.safetensors, as diffusers, PEFT and FLUX's trainers name
+    its arrays), or a folder with one as our export writes it, goes on top of that, unless the run has an entry of that
+    name. `tables` are those that the run was made with. Raises InputError where there is no such run, file or folder,
+    or the entry did not finish.
     """
     tables = tables or Tables()
-    if Path(entry).suffix:
-        painter = load(run, BASELINE if run else "", tables)
-        return Painter(*with_lora_file(Path(entry), painter.generator, painter.params), painter.sampling)
-    if not run:
-        if entry:
-            raise InputError(f"entry {entry!r}", "it names a train entry of a run", "name the run, too")
-        preset = tables.presets["storybook"]
-        return Painter(*preset.load(preset.Options(), seed=0), Sampling())
-    return Painter(*open_generator(run, entry, tables))
+    if run:
+        return Painter(*open_generator(run, entry, tables))
+    if entry and not is_lora(entry):
+        remedy = "name the run, too, or give a LoRA file or exported folder"
+        raise InputError(f"entry {entry!r}", "it names a train entry of a run", remedy)
+    preset = tables.presets["storybook"]
+    generator, params = preset.load(preset.Options(), seed=0)
+    if entry:
+        generator, params = with_lora_file(Path(entry), generator, params)
+    return Painter(generator, params, Sampling())
 
 
 def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:
@@ -106,7 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = Parser(prog="narrative_jax.sample", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--run", default="", help="a run directory; by default the embedded generator draws")
-    parser.add_argument("--entry", action="append", help="train entry, baseline or a LoRA file; repeat for more rows")
+    parser.add_argument(
+        "--entry", action="append", help="train entry, baseline, LoRA file or exported folder; repeat for rows"
+    )
     parser.add_argument("--prompt", default="", help="what to draw")
     parser.add_argument("--subject", action="append", default=[], help="portrait of a character; repeat for the next")
     parser.add_argument("--storybook", default="", metavar="SPLIT:N", help="prompt and portraits of this scene")

@@ -103,6 +103,7 @@ def contents(folder):
         ("align.optimizer.learning_rate=-1", "align.optimizer.learning_rate -1.0: learning_rate is a number > 0"),
         ("align.adapter.rank=0", "rank 0: rank is an integer ≥ 1"),
         ("align.adapter.rank=-1", "rank -1: rank is an integer ≥ 1"),
+        ("align.adapter.rank=100000", "rank 100000: the kernels that it adapts have ranks up to 32, and more changes"),
         ("align.adapter.segments=('noisy', 'txt')", "unknown segment 'txt': known are"),
         ("align.adapter.targets=nothing", "targets 'nothing': they match dotted paths of linear layers; see"),
         ("align.ema_decay=1.5", "ema_decay 1.5: ema_decay lies in [0, 1]"),
@@ -190,7 +191,7 @@ def test_a_damaged_adapter(command, done):
     again("evaluate")
     cut(Path("run/align/adapter.safetensors"))
     code, (line,) = command(*done)
-    assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no adapter (")
+    assert code == 2 and line.startswith("run/align/adapter.safetensors: it is no readable weights file (")
     assert sorted(path.name for path in Path("run/evaluate").iterdir()) == [
         "baseline",
         "elapsed.json",

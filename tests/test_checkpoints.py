@@ -13,7 +13,16 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.checkpoints import CONV, LINEAR, Published, load_weights, published_names, save_weights
+from narrative_jax.models.checkpoints import (
+    CONV,
+    LINEAR,
+    Published,
+    load_weights,
+    published_names,
+    read_arrays,
+    save_weights,
+    stored_shapes,
+)
 from narrative_jax.models.clip import CLIP_NAMES, Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.network import split
 
@@ -105,6 +114,68 @@ def test_loads_onto_a_mesh(saved):
     for name, value in weights().items():
         assert loaded[name].sharding == like[name].sharding
         np.testing.assert_array_equal(loaded[name], value)
+
+
+def eight_bits(path, arrays, kind, dtype):
+    """Write a safetensors file of a type that numpy lacks."""
+    data, header = b"", {}
+    for key, value in arrays.items():
+        part = np.asarray(value).astype(dtype).tobytes()
+        header[key] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize("kind, dtype", [("F8_E4M3", jnp.float8_e4m3fn), ("F8_E5M2", jnp.float8_e5m2)])
+def test_floats_of_8_bits(saved, kind, dtype):
+    eight_bits(saved, load_file(saved), kind, dtype)
+    assert stored_shapes(saved)["conv_in.weight"] == (6, 2, 4, 3)
+    for name, value in load_weights(saved, weights(seed=1), NAMES).items():
+        np.testing.assert_array_equal(value, weights()[name].astype(dtype).astype(jnp.float32))
+    arrays, metadata = read_arrays(saved)
+    assert metadata == {} and arrays["conv_in.weight"].dtype == dtype
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("safetensors.torch").load_file(saved)
+    np.testing.assert_array_equal(np.float32(arrays["conv_in.weight"]), theirs["conv_in.weight"].to(torch.float32))
+
+
+def test_other_types_are_refused_in_words(saved):
+    eight_bits(saved, {"scales": np.ones(3)}, "F8_E8M0", np.uint8)
+    for read in (read_arrays, stored_shapes):
+        with pytest.raises(InputError, match="scales is of type F8_E8M0, which is not read; convert it"):
+            read(saved)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16, jnp.float8_e5m2])
+def test_numbers_that_are_not_finite(saved, wrong, dtype):
+    tensors = {key: np.array(value) for key, value in load_file(saved).items()}
+    tensors["conv_in.weight"][1, 0, 2, 1] = wrong
+    if dtype == jnp.float8_e5m2:
+        eight_bits(saved, tensors, "F8_E5M2", dtype)
+    else:
+        save_file({key: value.astype(dtype) for key, value in tensors.items()}, saved)
+    message = r"weights.safetensors: 1 of the 144 numbers of conv_in.weight are not finite; copy"
+    with pytest.raises(InputError, match=message):
+        load_weights(saved, weights(), NAMES)
+    with pytest.raises(InputError, match=message):
+        read_arrays(saved)
+
+
+def test_numbers_of_torch_files_that_are_not_finite(saved, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.from_numpy(np.array(value)) for key, value in load_file(saved).items()}
+    state["bn.running_mean"][:2] = torch.nan
+    torch.save(state, tmp_path / "weights.bin")
+    with pytest.raises(InputError, match=r"weights.bin: 2 of the 3 numbers of bn.running_mean are not finite"):
+        load_weights(tmp_path / "weights.bin", weights(), NAMES)
+
+
+def test_numbers_that_the_type_asked_for_cannot_hold(saved):
+    save_file({**load_file(saved), "logit_scale": np.array(1e9, np.float32)}, saved)
+    with pytest.raises(InputError, match="logit_scale are not finite"):
+        load_weights(saved, weights(), NAMES, jnp.float16)
 
 
 def test_a_file_in_several_parts(saved, tmp_path):

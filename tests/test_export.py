@@ -119,18 +119,30 @@ def test_the_reward_on_the_card(entry, told):
 
 
 def test_back_in_sample(run, exported):
-    """The exported file draws as the entry does, with portraits too, and not as the baseline."""
+    """The exported folder draws as the entry does, with portraits too, and not as the baseline."""
     scene = storybook_scenes("test", 1)[0]
-    path = exported[0] / "pytorch_lora_weights.safetensors"
-    pictures = [sample.load(run, entry).draw_scene(scene, 1, num_steps=2) for entry in ("align", str(path), "baseline")]
+    entries = ("align", str(exported[0]), "baseline")
+    pictures = [sample.load(run, entry).draw_scene(scene, 1, num_steps=2) for entry in entries]
     np.testing.assert_array_equal(pictures[1], pictures[0])
     assert (pictures[2] != pictures[0]).any()
 
 
+def test_a_folder_and_its_file_are_one_entry(run, exported, monkeypatch):
+    folder, _ = exported
+    by_file, by_folder = (sample.load(run, str(path)) for path in (folder / "pytorch_lora_weights.safetensors", folder))
+    assert by_file.params.keys() == by_folder.params.keys()
+    monkeypatch.chdir(folder.parent)  # which holds it as "lora"
+    assert sample.load(run, "lora").params.keys() == by_folder.params.keys()
+    (folder.parent / "align").mkdir()  # an entry of the run, too, and that comes first
+    assert sample.load(run, "align").params.keys() == sample.load(run).params.keys()
+    with pytest.raises(InputError, match="align: a folder with a LoRA holds one file of the name"):
+        sample.load("", "align")
+
+
 def test_an_adapter_of_another_base(exported, capsys, tmp_path):
-    path = exported[0] / "pytorch_lora_weights.safetensors"
     arguments = ["--prompt=x", f"--out={tmp_path}/x.png"]
-    for file, message in ((path, "its arrays are not this network's: "), ("a.bin", "only safetensors files are read")):
+    width = "pytorch_lora_weights.safetensors: its width is 32; this generator's is 192; give a LoRA that was trained"
+    for file, message in ((exported[0], width), ("a.bin", "only safetensors files are read")):
         assert sample.main([f"--entry={file}", *arguments]) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and message in err

@@ -205,6 +205,7 @@ def test_a_stream_has_a_modulation_of_its_own(base):
         ({"name": "values"}, "adapter 'values'"),  # a method of the stack
         ({"rank": 0}, "rank 0: rank is an integer ≥ 1"),
         ({"rank": 2.0}, "rank 2.0"),
+        ({"rank": 100_000}, r"rank 100000: the kernels that it adapts have ranks up to \d+, and more changes nothing"),
         ({"targets": "to_q"}, "targets 'to_q': they match dotted paths of linear layers"),  # the whole path
         ({"targets": "*.to_q"}, "targets '\\*.to_q': they are a regular expression"),
     ],
@@ -240,20 +241,26 @@ def test_round_trip(base, tmp_path):
 
 def test_wrong_files(base, tmp_path):
     path = tmp_path / "adapter.safetensors"
-    with pytest.raises(InputError, match=r"adapter.safetensors: it is no adapter .*; train or copy it again"):
+    unreadable = r"adapter.safetensors: it is no readable weights file"
+    with pytest.raises(InputError, match=unreadable):
         read_adapter(path)
     path.write_bytes(b"no safetensors at all")
-    with pytest.raises(InputError, match="it is no adapter"):
+    with pytest.raises(InputError, match=unreadable):
         read_adapter(path)
     wrong = ("{", "[]", '{"rank": 2}', json.dumps({**PLAIN, "rank": "2"}), json.dumps({**PLAIN, "more": 1}))
     described = [{"name": "x", "base": "y", "made_with": text} for text in wrong]
     for metadata in (None, {"format": "pt"}, *described):
         save_file({"a": np.ones(3, np.float32)}, path, metadata=metadata)
-        with pytest.raises(InputError, match="it is no adapter"):
+        with pytest.raises(InputError, match=r"adapter.safetensors: it is no adapter .*; train or copy it again"):
             read_adapter(path)
-    save_adapter(path, adapted(base, {})[1], "adapter0", AdapterOptions(**PLAIN), "base")
+    weights = adapted(base, {})[1]
+    save_adapter(path, weights, "adapter0", AdapterOptions(**PLAIN), "base")
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(InputError, match="it is no adapter"):
+    with pytest.raises(InputError, match=unreadable):
+        read_adapter(path)
+    a = "image_in.adapters.adapter0.a"
+    save_adapter(path, weights | {a: weights[a] + np.nan}, "adapter0", AdapterOptions(**PLAIN), "base")
+    with pytest.raises(InputError, match=f"10 of the 10 numbers of {a} are not finite"):
         read_adapter(path)
 
 

@@ -1,6 +1,6 @@
 """Weights on disk: safetensors in the published (torch) layouts and names, so that other libraries read them too.
 
-Published torch files are read as well.
+Published torch files are read as well. A number that is not finite is found wherever weights are read.
 
 A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q_proj"}` maps the arrays of a layer
 (kernel, bias, scale, statistics), `{"token_embedding": Published("embeddings.token_embedding.weight")}` one array;
@@ -8,7 +8,7 @@ A network's names are a table: `{"blocks.*.query": "encoder.layers.*.self_attn.q
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,9 @@ _LEAVES = {
     "variance": "running_var",
 }
 _SHOWN = 3  # names in a message
+_FLOATS_OF_8 = {"F8_E4M3": jnp.float8_e4m3fn, "F8_E5M2": jnp.float8_e5m2}  # numpy has none, so safetensors gives none
+_TYPES = {"BOOL", "BF16", "F16", "F32", "F64", *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64))}
+_ANOTHER = "copy or download it again, or give another"
 _BUFFERS = ("position_ids", "num_batches_tracked")  # torch's files may hold these beside the weights
 
 
@@ -93,14 +96,24 @@ def load_weights(
 
     `path` is a safetensors file, the index (.json) of several, or a torch file, which is read whole. `fused` maps the
     end of a key to those of its equal parts along the first axis, which `names` then speaks of. Raises InputError
-    unless the files are whole and hold exactly these arrays.
+    unless the files are whole and hold exactly these arrays, of finite numbers.
     """
     published = published_names(like, names)
     with ExitStack() as stack:
         slices = _apart(_slices(path, stack), fused or {})
         found = {key: part.get_shape() for key, part in slices.items()}
         check_arrays(path, found, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
-        return {name: _read(slices[entry.key], entry.layout, like[name], dtype) for name, entry in published.items()}
+        return {name: _read(path, slices, entry, like[name], dtype) for name, entry in published.items()}
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All arrays of a safetensors file by key, and its metadata.
+
+    Raises InputError for an unreadable file and for numbers that are not finite.
+    """
+    with _open(path) as file:
+        arrays = {key: _finite(path, key, np.asarray(part[...])) for key, part in _parts(path, file).items()}
+        return arrays, file.metadata() or {}
 
 
 def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -147,8 +160,9 @@ def _slices(path, stack):
     if Path(path).suffix in SUFFIXES:
         found = {key: value.view(_Whole) for key, value in read_state(path).items()}
     else:
-        opened = [stack.enter_context(open_weights(file)) for file in _files(Path(path))]
-        found = {key: file.get_slice(key) for file in opened for key in file.keys()}  # noqa: SIM118
+        found = {}
+        for file in _files(Path(path)):
+            found |= _parts(file, stack.enter_context(_open(file)))
     return {key: part for key, part in found.items() if not key.endswith(_BUFFERS)}
 
 
@@ -161,17 +175,46 @@ def _files(path):
         raise _unreadable(path, error) from None
 
 
-def open_weights(path: str | Path) -> safe_open:
-    """A safetensors file, to be closed. Raises InputError for an unreadable one."""
+def _open(path):
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from None
 
 
+def _parts(path, file):
+    """Each array of an open file by key, not read yet."""
+    parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+    types = {key: part.get_dtype() for key, part in parts.items()}
+    for key, kind in types.items():
+        if kind not in _TYPES and kind not in _FLOATS_OF_8:
+            raise InputError(f"{path}", f"{key} is of type {kind}, which is not read", "convert it, e.g. to bfloat16")
+    of_8 = {key: _FLOATS_OF_8[kind] for key, kind in types.items() if kind in _FLOATS_OF_8}
+    return parts | (_mapped(path, of_8) if of_8 else {})
+
+
+def _mapped(path, types):
+    """The arrays of these types in a safetensors file, as they lie on the disk."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    data = np.memmap(path, np.uint8, "r", 8 + size)
+    return {
+        key: data[slice(*header[key]["data_offsets"])].view(kind).reshape(header[key]["shape"]).view(_Whole)
+        for key, kind in types.items()
+    }
+
+
+def _finite(path, key, value):
+    """The array itself. Raises InputError unless all its numbers are finite."""
+    wrong = value.size - np.count_nonzero(np.isfinite(value))
+    if wrong:
+        raise InputError(f"{path}", f"{wrong} of the {value.size} numbers of {key} are not finite", _ANOTHER)
+    return value
+
+
 def _unreadable(path, error):
-    rule = f"it is no readable weights file ({error})"
-    return InputError(f"{path}", rule, "copy or download it again, or give another")
+    return InputError(f"{path}", f"it is no readable weights file ({error})", _ANOTHER)
 
 
 def _shape(shape, published):
@@ -191,7 +234,7 @@ def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: M
         "unexpected": found.keys() - shapes.keys(),
         "of another shape": wrong,
     }
-    told = ", ".join(f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys)
+    told = ", ".join(f"{len(keys)} {kind} ({first(keys)})" for kind, keys in problems.items() if keys)
     if not told:
         return
     given, asked = recognise(found), recognise(shapes)
@@ -205,17 +248,20 @@ def check_arrays(path: str | Path, found: Mapping[str, Sequence[int]], shapes: M
     raise InputError(f"{path}", f"{rule}: {told}", remedy)
 
 
-def _first(keys):
+def first(keys: Collection[str]) -> str:
+    """The first few names, for a message."""
     return ", ".join(sorted(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
 
 
-def _read(part, layout, like, dtype):
+def _read(path, slices, published, like, dtype):
     """One array, each device's piece straight from the file."""
-    axes = tuple(range(len(like.shape))) if layout is PLAIN else layout
+    axes = tuple(range(len(like.shape))) if published.layout is PLAIN else published.layout
 
     def piece(index):
         theirs = tuple(index[ours] for ours in np.argsort(axes))
-        return part[theirs].transpose(axes).astype(dtype)
+        with np.errstate(over="ignore"):  # what the type cannot hold becomes infinite, and is told as that
+            value = slices[published.key][theirs].transpose(axes).astype(dtype)
+        return _finite(path, published.key, value)
 
     sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.make_array_from_callback(like.shape, sharding, piece)

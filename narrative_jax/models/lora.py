@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params, Segment
+from narrative_jax.models.checkpoints import read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
 
@@ -92,7 +92,8 @@ def append_adapter(
 ) -> None:
     """Append an adapter with b = 0 to every linear layer whose dotted path matches the regex `targets`, in place.
 
-    Raises InputError for a name that is taken or has dots, a rank below 1, and targets that match nothing.
+    Raises InputError for a name that is taken or has dots, targets that match nothing, and a rank below 1 or beyond
+    that of every layer's kernel.
     """
     check_count("rank", rank, minimum=1)
     layers = _linear_layers(model)
@@ -105,6 +106,10 @@ def append_adapter(
         raise InputError(f"targets {targets!r}", rule, "write .* for anything, e.g. '.*to_[qkv]'") from None
     if not matched:
         raise InputError(f"targets {targets!r}", "they match dotted paths of linear layers", "see lora.linear_paths")
+    most = max(min(layer.kernel.shape) for layer in matched)
+    if rank > most:
+        rule = f"the kernels that it adapts have ranks up to {most}, and more changes nothing"
+        raise InputError(f"rank {rank}", rule, "give a lower one, e.g. 4")
     rngs = nnx.Rngs(seed)
     for layer in matched:
         layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
@@ -142,13 +147,11 @@ def save_adapter(path: str | Path, params: Params, name: str, options: AdapterOp
 
 def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
     """Name, options, the base's hash and the weights. Raises InputError for an unreadable file."""
+    weights, description = read_arrays(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            description = file.metadata()
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         options = parse(AdapterOptions, json.loads(description["made_with"]), "what it was made with")
         return description["name"], options, description["base"], weights
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         rule = f"it is no adapter ({error or type(error).__name__})"
         raise InputError(f"{path}", rule, "train or copy it again") from None
 

@@ -45,22 +45,30 @@ def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tupl
 
 
 def with_lora_file(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
-    """`with_saved_adapter` of a LoRA file in the names of diffusers and PEFT; see `lora_files.read_lora`."""
+    """`with_saved_adapter` of a LoRA file, or of a folder with one; see `lora_files.read_lora`."""
     part = generator.denoiser
     name, options, base, weights = read_lora(path, below(part, params), generator.names[part], part)
     return _stacked(path, generator, params, name, options, base, under(part, weights))
 
 
+def is_lora(entry: str) -> bool:
+    """Whether this is the path of a LoRA file or of a folder, not a name."""
+    return bool(Path(entry).suffix) or Path(entry).is_dir()
+
+
 def open_generator(run: str | Path, entry: str, tables: Tables | None = None) -> tuple[Generator, Params, Sampling]:
     """The generator of a run directory as its train entry `entry` left it ("": the last), and how the run drew.
 
-    Entry "baseline" is what the run began with. Raises InputError where there is no such run or entry, or it has not
-    finished.
+    Entry "baseline" is what the run began with; one that `is_lora`, unless the run has it by that name, goes on top of
+    that. Raises InputError where there is no such run or entry, or it has not finished.
     """
     config = read_config(run)
-    entries = train_entries(config)
-    entry = entry or (entries or [BASELINE])[-1]
-    check_name("entry", entry, [BASELINE, *entries])
+    entries = [BASELINE, *train_entries(config)]
+    entry = entry or entries[-1]
+    if entry not in entries and is_lora(entry):
+        generator, params, sampling = open_generator(run, BASELINE, tables)
+        return *with_lora_file(Path(entry), generator, params), sampling
+    check_name("entry", entry, entries)
     context = Context(config, entry, Path(run), tables=tables or Tables())
     if entry == BASELINE:
         return *base_generator(context), sampling_of(context)
