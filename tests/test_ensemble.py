@@ -12,13 +12,13 @@ from small_rewards import pictures, scenes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.losses.reward_gradients import with_clipped_gradient
-from narrative_jax.rewards.base import ASPECTS, OnHost, check_differentiable
+from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, OnHost, check_differentiable
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channel(FitsAndJudges):
     """scale · (mean of squares of one colour) + the number of the scene's subjects."""
 
     name: str
@@ -41,8 +41,11 @@ class Channel:
     def encode(self, scenes):
         return np.float32([len(scene.subjects) for scene in scenes])
 
-    def score(self, params, images, context, critiques=None):
-        return (params["scale"] * jnp.square(images[..., self.channel]).mean((1, 2)) + context)[:, None]
+    def fit(self, images, context):
+        return images[..., self.channel]
+
+    def judge(self, params, fitted, context, critiques=None):
+        return (params["scale"] * jnp.square(fitted).mean((1, 2)) + context)[:, None]
 
 
 RED, GREEN, BLUE = Channel("red", 0), Channel("green", 1, 3.0), Channel("blue", 2, 5.0)

@@ -15,6 +15,9 @@ from small_rewards import (
     with_faces,
 )
 
+from narrative_jax.core.images import to_float, to_uint8
+from narrative_jax.core.mesh import make_mesh
+from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipScore, HpsV2, PickScore
 from narrative_jax.rewards.ensemble import Ensemble, Term, per_aspect
@@ -104,3 +107,22 @@ def test_gradient(every, name):
     assert felt.any()
     np.testing.assert_array_equal(np.abs(slope).max((1, 2, 3)) > 1e-6, felt)
     np.testing.assert_allclose((slope * step).sum(), difference, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ensemble", "per_aspect"])
+def test_pictures_of_all_sizes_are_fitted_on_the_host(every, name):
+    """In any company as alone, and as on the device, where gradients are."""
+    reward, asked = every[name], [with_faces(scene) for scene in scenes(1, 2, 2, 1, 2)]
+    images = [
+        to_uint8(pictures(1, *size, seed=size[0])[0]) for size in ((18, 27), (40, 30), (18, 27), (24, 24), (90, 20))
+    ]
+    host = OnHost(reward, 3, make_mesh({"data": 1}))
+    found = host.score_images(images, asked, None)
+    alone = [host.score_images([image], [scene], None)[0] for image, scene in zip(images, asked, strict=True)]
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+    score = jax.jit(reward.score)
+    on_device = [
+        score(reward.params, jnp.asarray(to_float(image)[None]), reward.encode([scene]))[0]
+        for image, scene in zip(images, asked, strict=True)
+    ]
+    np.testing.assert_allclose(found, on_device, atol=1e-3)

@@ -14,6 +14,7 @@ from narrative_jax.losses.ranking import bradley_terry
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import with_adapter
 from narrative_jax.models.network import Network, below, split, under
+from narrative_jax.rewards.base import FitsAndJudges
 
 LENGTH, WORDS = 3, 8  # tokens of a critique, and how many there are
 
@@ -34,7 +35,7 @@ class Reader(nnx.Module):
 
 
 @dataclass(frozen=True)
-class Critic:
+class Critic(FitsAndJudges):
     name: ClassVar[str] = "critic"
     aspects: ClassVar[tuple] = ("critic",)
     differentiable: ClassVar[bool] = True
@@ -53,10 +54,13 @@ class Critic:
     def write_critiques(self, params, images, context, key):
         return jax.random.categorical(key, self._bound(params).words(images))
 
-    def score(self, params, images, context, critiques=None):
+    def fit(self, images, context):
+        return images
+
+    def judge(self, params, fitted, context, critiques=None):
         if critiques is None:  # its own, the likeliest words
-            critiques = self._bound(params).words(images).argmax(-1)
-        return self._bound(params)(images, critiques)
+            critiques = self._bound(params).words(fitted).argmax(-1)
+        return self._bound(params)(fitted, critiques)
 
     def with_adapter(self, params, name, **adapter):
         network, weights = with_adapter(self.network, below("reader", params), name, **adapter)

@@ -1,9 +1,12 @@
 """Array types that several floors share."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
+Pictures = Sequence[np.ndarray]  # u8[h, w, 3] each, of any sizes
 Params = dict[str, jax.Array]  # weights by dotted path, e.g. "single_blocks.0.to_q.kernel"
 
 

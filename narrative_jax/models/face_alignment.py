@@ -4,9 +4,14 @@ Points are (x, y) in pixels, the middle of the first pixel at (0, 0); landmarks 
 nose, left and right corner of the mouth, left and right as the viewer sees them.
 """
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
+from jax.scipy.ndimage import map_coordinates
+
+from narrative_jax.models.preprocessing import module_of
 
 # Where the landmarks of an aligned face lie in a picture of 112 × 112 pixels (insightface).
 TEMPLATE = np.float32(
@@ -27,30 +32,31 @@ def similarity(source: jax.Array, target: jax.Array) -> jax.Array:
     As Umeyama's (1991), without reflection: in the plane, points are complex numbers and the transform is linear in
     them. Not finite where all points of `source` coincide.
     """
-    source_mean, target_mean = source.mean(-2, keepdims=True), jnp.mean(target, -2, keepdims=True)
-    (x, y), (u, v) = (jnp.moveaxis(points, -1, 0) for points in (source - source_mean, target - target_mean))
+    module = module_of(source)
+    source_mean, target_mean = source.mean(-2, keepdims=True), target.mean(-2, keepdims=True)
+    (x, y), (u, v) = (module.moveaxis(points, -1, 0) for points in (source - source_mean, target - target_mean))
     spread = (x * x + y * y).sum(-1)
     cos, sin = (x * u + y * v).sum(-1) / spread, (x * v - y * u).sum(-1) / spread
-    turn = jnp.stack([jnp.stack([cos, -sin], -1), jnp.stack([sin, cos], -1)], -2)
+    turn = module.stack([module.stack([cos, -sin], -1), module.stack([sin, cos], -1)], -2)
     shift = target_mean[..., 0, :] - (turn * source_mean).sum(-1)
-    return jnp.concatenate([turn, shift[..., None]], -1)
+    return module.concatenate([turn, shift[..., None]], -1)
 
 
 def warp(images: jax.Array, transforms: jax.Array, size: int) -> jax.Array:
     """Pictures f32[b, size, size, 3] that show each point of `images` where its transform f32[b, 2, 3] takes it.
 
-    Bilinear, black beyond the edges, and differentiable in the images and the transforms.
+    Bilinear, black beyond the edges, and differentiable in the images and the transforms (but NumPy's, on the host).
     """
-    columns, rows = jnp.meshgrid(jnp.arange(size), jnp.arange(size))
-    points = jnp.stack([columns, rows]).reshape(2, -1).astype(jnp.float32)
+    module, on_host = module_of(images), isinstance(images, np.ndarray)
+    sample = partial(scipy.ndimage.map_coordinates, mode="grid-constant") if on_host else map_coordinates
+    rows, columns = np.indices((size, size), np.float32)
+    points = np.stack([columns, rows]).reshape(2, -1)
 
     def one(image, transform):
-        # bfloat16 products, some accelerators' default, would miss pixels
-        back = jnp.linalg.inv(transform[:, :2])
-        x, y = jnp.matmul(back, points - transform[:, 2:], precision=jax.lax.Precision.HIGHEST)
-        channels = [
-            jax.scipy.ndimage.map_coordinates(image[..., channel], [y, x], order=1, cval=BLACK) for channel in range(3)
-        ]
-        return jnp.stack(channels, -1).reshape(size, size, 3)
+        back = module.linalg.inv(transform[:, :2])
+        # no matmul: in bfloat16, some accelerators' default, it would miss pixels
+        x, y = (back[:, :, None] * (points - transform[:, 2:])).sum(1)
+        channels = [sample(image[..., channel], [y, x], order=1, cval=BLACK) for channel in range(3)]
+        return module.stack(channels, -1).reshape(size, size, 3)
 
-    return jax.vmap(one)(images, transforms)
+    return np.stack(list(map(one, images, transforms))) if on_host else jax.vmap(one)(images, transforms)

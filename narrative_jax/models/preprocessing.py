@@ -1,9 +1,11 @@
 """What published encoders do to a picture before they look at it, as differentiable functions.
 
-Pictures are f32[b, h, w, 3] in [-1, 1]. Sizes are static, so that each function can stand inside jit.
+Pictures are f32[b, h, w, 3] in [-1, 1]. Sizes are static, so that each function can stand inside jit. NumPy's pictures
+stay NumPy's: those of many sizes would otherwise compile for each.
 """
 
 from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -29,6 +31,11 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CENTRED = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # to [-1, 1]: ArcFace's
 
 
+def module_of(images: jax.Array | np.ndarray) -> ModuleType:
+    """What works on these: numpy or jax.numpy."""
+    return np if isinstance(images, np.ndarray) else jnp
+
+
 def normalise(images: jax.Array, by: Normalisation) -> jax.Array:
     """((images + 1) / 2 - mean) / deviation, of the same shape."""
     mean, deviation = (jnp.asarray(values, images.dtype) for values in by)
@@ -44,8 +51,7 @@ def resize(images: jax.Array, height: int, width: int, method: str = "bicubic", 
     """
     if method not in _FILTERS:
         check_name("method", method, _FILTERS)
-    images = _pass(images, "bhwc,vw->bhvc", width, 2, method, clip)
-    return _pass(images, "bhwc,vh->bvwc", height, 1, method, clip)
+    return _pass(_pass(images, width, 2, method, clip), height, 1, method, clip)
 
 
 def shortest_side_crop(images: jax.Array, shortest: int, crop: int, method: str = "bicubic") -> jax.Array:
@@ -73,7 +79,7 @@ def longest_side_pad(images: jax.Array, size: int) -> jax.Array:
     height, width = (max(1, round(side * (size / max(images.shape[1:3])))) for side in images.shape[1:3])
     top, left = (size - height) // 2, (size - width) // 2
     around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
-    return jnp.pad(resize(images, height, width, clip=False), around, constant_values=BLACK)
+    return module_of(images).pad(resize(images, height, width, clip=False), around, constant_values=BLACK)
 
 
 def grid_corners(height: int, width: int, size: int, stride: int) -> np.ndarray:
@@ -115,14 +121,16 @@ def _check_patch(height, width, size):
         raise InputError(given, "a patch lies within its picture", "take smaller patches or larger pictures")
 
 
-def _pass(images, equation, size, axis, method, clip):
+def _pass(images, size, axis, method, clip):
     """One axis resized to `size`."""
     if images.shape[axis] == size:
         return images
-    weights = jnp.asarray(filter_weights(images.shape[axis], size, method), images.dtype)
+    weights, module = filter_weights(images.shape[axis], size, method), module_of(images)
     # Accelerators' default precision keeps fewer bits than a picture has.
-    images = jnp.einsum(equation, images, weights, precision=jax.lax.Precision.HIGHEST)
-    return jnp.clip(images, -_LIMIT, _LIMIT) if clip else images
+    precise = {} if module is np else {"precision": jax.lax.Precision.HIGHEST}
+    along = module.matmul(module.moveaxis(images, axis, -1), weights.T.astype(images.dtype), **precise)
+    images = module.moveaxis(along, -1, axis)
+    return module.clip(images, -_LIMIT, _LIMIT) if clip else images
 
 
 @cache

@@ -60,10 +60,14 @@ class Aesthetic(SingleAspect):
         """Nothing: the scene does not matter."""
         return ()
 
-    def score(self, params: Params, images: jax.Array, context: tuple, critiques: Any = None) -> jax.Array:
-        """f32[b, 1]; see `PureReward`."""
+    def fit(self, images: jax.Array, context: tuple) -> jax.Array:
+        """The picture as CLIP's published code hands it to the image tower."""
         size = self.clip.vision.image_size
-        embeddings = self.clip.embed_images(below("clip", params), shortest_side_crop(images, size, size))
+        return shortest_side_crop(images, size, size)
+
+    def judge(self, params: Params, fitted: jax.Array, context: tuple, critiques: Any = None) -> jax.Array:
+        """f32[b, 1]; see `PureReward`."""
+        embeddings = self.clip.embed_images(below("clip", params), fitted)
         return self.head.bind(below("head", params))(embeddings)[:, None]
 
 

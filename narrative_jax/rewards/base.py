@@ -1,9 +1,10 @@
 """What everything that scores pictures has in common."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,7 +16,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
 from narrative_jax.core.records import Scene
-from narrative_jax.core.types import Params
+from narrative_jax.core.types import Params, Pictures
 
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality")  # the papers'; a reward may have others
 WEIGHTS = "weights.safetensors"  # what a trained reward leaves in its folder, beside other files
@@ -37,16 +38,17 @@ class Reward(Protocol):
 class HostReward(Reward, Protocol):
     """A reward that works on the host, outside of any loss."""
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
-        """Scores f32[b, aspects] of pictures u8[b, h, w, 3], each of its scene. Raises InputError."""
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+        """Scores f32[b, aspects] of pictures u8[h, w, 3] of any sizes, each of its scene. Raises InputError."""
         ...
 
 
 class PureReward(Reward, Protocol):
     """A reward in two halves: reading scenes on the host, and a pure function of weights and arrays.
 
-    A row of `score` depends on its own picture and context only. `params` is one flat tree of weights, each part under
-    its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
+    The latter has two steps, so that pictures of many sizes need one compilation of the second: `score` is `judge` of
+    what `fit` makes. A row of it depends on its own picture and context only. `params` is one flat tree of weights,
+    each part under its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
     stack, as `lora.append_adapter` does, and `write_critiques(params, images, context, key) -> tokens` writes what
@@ -64,12 +66,31 @@ class PureReward(Reward, Protocol):
         """
         ...
 
-    def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
-        """Scores f32[b, aspects] of pictures f32[b, h, w, 3] in [-1, 1]; can be jitted and sharded.
+    def fit(self, images: jax.Array | np.ndarray, context: Any) -> Any:
+        """What is looked at of pictures f32[b, h, w, 3] in [-1, 1], as a pytree with leading axis b.
+
+        Of the same shapes whatever the pictures' size; NumPy's for NumPy's pictures and context, without compiling.
+        """
+        ...
+
+    def judge(self, params: Params, fitted: Any, context: Any, critiques: Any = None) -> jax.Array:
+        """Scores f32[b, aspects] of what `fit` made; can be jitted and sharded.
 
         `critiques` are read by rewards that write them; None elsewhere.
         """
         ...
+
+    def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
+        """Scores f32[b, aspects] of pictures f32[b, h, w, 3] in [-1, 1]; differentiable, can be jitted and sharded."""
+        ...
+
+
+class FitsAndJudges:
+    """The `score` of a pure reward."""
+
+    def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
+        """See `PureReward`."""
+        return self.judge(params, self.fit(images, context), context, critiques)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,7 @@ class WithWeights:
         return getattr(self.reward, name)
 
 
-class SingleAspect:
+class SingleAspect(FitsAndJudges):
     """What is the same in all networks that give a picture one number; `name` is that of the reward and its aspect."""
 
     differentiable: ClassVar[bool] = True
@@ -125,8 +146,8 @@ class TrainableReward(Protocol):
 class OnHost:
     """A pure reward where a `HostReward` is asked for; its batches are spread over a mesh.
 
-    Each batch is filled up to `batch_size`, so that each size of pictures compiles once. Raises InputError for a batch
-    size that does not divide over the mesh.
+    Pictures are fitted on the host and each batch is filled up to `batch_size`, so that it compiles once, whatever
+    their sizes. Raises InputError for a batch size that does not divide over the mesh.
     """
 
     reward: PureReward
@@ -161,13 +182,14 @@ class OnHost:
         _ = self._set_up
         return self
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, aspects]; see `HostReward`.
 
         Raises InputError as the reward's `encode` does, and for pictures smaller than its `least_size`: what an encoder
         would see of them is made up by enlarging.
         """
-        self.check_size(candidate_ids[0] if candidate_ids else "", *images.shape[1:3])
+        for place, image in enumerate(images):
+            self.check_size(candidate_ids[place] if candidate_ids else "", *image.shape[:2])
         size = self.batch_size
         starts = range(0, len(images), size)
         return np.concatenate([self._batch(images[i : i + size], scenes[i : i + size]) for i in starts])
@@ -183,9 +205,22 @@ class OnHost:
 
     def _batch(self, images, scenes):
         rows = np.minimum(np.arange(self.batch_size), len(images) - 1)  # the last one fills the batch up
-        filled = jax.tree.map(lambda part: np.asarray(part)[rows], (to_float(images), self.reward.encode(scenes)))
+        context = jax.tree.map(np.asarray, self.reward.encode(scenes))
+        filled = jax.tree.map(lambda part: part[rows], (self._fitted(images, context), context))
         run, params, spread = self._set_up
         return np.asarray(run(params, *jax.device_put(filled, spread)))[: len(images)]
+
+    def _fitted(self, images, context):
+        """What the reward makes of pictures, those of one size at a time, in order."""
+        places_of = defaultdict(list)
+        for place, image in enumerate(images):
+            places_of[image.shape].append(place)
+        parts = []
+        for places in places_of.values():
+            own = jax.tree.map(partial(np.take, indices=places, axis=0), context)
+            parts.append(self.reward.fit(to_float([images[place] for place in places]), own))
+        order = np.argsort(np.concatenate(list(places_of.values())))
+        return jax.tree.map(lambda *found: np.concatenate(found)[order], *parts)
 
     @cached_property
     def _set_up(self):
@@ -193,7 +228,7 @@ class OnHost:
         params = self.reward.params
         shapes = {name: value.shape for name, value in params.items()}
         laid = jax.device_put(params, weight_shardings(self.reward.axes, shapes, self.mesh))
-        return jax.jit(self.reward.score), laid, batch_sharding(self.mesh)
+        return jax.jit(self.reward.judge), laid, batch_sharding(self.mesh)
 
 
 def check_differentiable(reward: Reward) -> None:

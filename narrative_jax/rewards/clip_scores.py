@@ -136,12 +136,12 @@ class ClipCosine(SingleAspect):
         """Unit embeddings of the prompts, f32[b, projection]."""
         return self.clip.embed_prompts([scene.prompt for scene in scenes])
 
-    def score(self, params: Params, images: jax.Array, context: jax.Array, critiques: Any = None) -> jax.Array:
+    def judge(self, params: Params, fitted: jax.Array, context: jax.Array, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        cosine = (self.clip.embed_images(params, self._fitted(images)) * context).sum(-1)
+        cosine = (self.clip.embed_images(params, fitted) * context).sum(-1)
         return self._scaled(params, cosine)[:, None]
 
-    def _fitted(self, images):
+    def fit(self, images: jax.Array, context: jax.Array) -> jax.Array:
         """The picture as the published code hands it to the image tower."""
         size = self.clip.vision.image_size
         return shortest_side_crop(images, size, size)
@@ -171,7 +171,8 @@ class HpsV2(ClipCosine):
 
     name: ClassVar[str] = "hps_v2"
 
-    def _fitted(self, images):
+    def fit(self, images: jax.Array, context: jax.Array) -> jax.Array:
+        """As `ClipCosine`."""
         return longest_side_pad(images, self.clip.vision.image_size)
 
 

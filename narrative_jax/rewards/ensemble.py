@@ -16,7 +16,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.losses.reward_gradients import with_clipped_gradient, z_score, z_score_statistics
 from narrative_jax.models.network import below, under
-from narrative_jax.rewards.base import ASPECTS, PureReward
+from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, PureReward
 from narrative_jax.rewards.calibration import Calibration
 
 _CONSTANT = 1e-5  # of the calibration deviation: what rounding makes of a reward that does not vary
@@ -98,6 +98,20 @@ class Ensemble:
         means, deviations = self._calibrated()
         return EnsembleContext(parts, *(np.tile(row, (len(scenes), 1)) for row in (means, deviations)))
 
+    def fit(self, images: jax.Array, context: EnsembleContext) -> dict[str, Any]:
+        """What each term looks at."""
+        return {name: term.reward.fit(images, context.parts[name]) for name, term in self.terms.items()}
+
+    def judge(
+        self, params: Params, fitted: dict[str, Any], context: EnsembleContext, critiques: Any = None
+    ) -> jax.Array:
+        """f32[b, 1]; see `PureReward`."""
+        columns = [
+            term.reward.judge(below(name, params), fitted[name], context.parts[name])
+            for name, term in self.terms.items()
+        ]
+        return self._combined(jnp.concatenate(columns, 1), context)
+
     def raw(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
         """The terms' rewards as they are, f32[b, terms]; gradients on the pictures clipped term by term."""
         columns = []
@@ -118,10 +132,12 @@ class Ensemble:
         return context._replace(mean=jnp.tile(mean, (len(raw), 1)), deviation=jnp.tile(deviation, (len(raw), 1)))
 
     def score(self, params: Params, images: jax.Array, context: EnsembleContext, critiques: Any = None) -> jax.Array:
-        """f32[b, 1]; see `PureReward`."""
+        """f32[b, 1]; see `PureReward`. Unlike `judge`, it clips gradients on the pictures."""
+        return self._combined(self.raw(params, images, context), context)
+
+    def _combined(self, raw, context):
         weights = np.float32([term.weight for term in self.terms.values()])
-        standard = z_score(self.raw(params, images, context), context.mean, context.deviation)
-        return (standard * weights).sum(1, keepdims=True)
+        return (z_score(raw, context.mean, context.deviation) * weights).sum(1, keepdims=True)
 
     def _calibrated(self):
         """Means and deviations f32[terms]."""
@@ -136,7 +152,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
-class PerAspect:
+class PerAspect(FitsAndJudges):
     """Each aspect by a reward of its own, as it is. Raises InputError for a reward of several aspects."""
 
     name: ClassVar[str] = "per_aspect"
@@ -181,9 +197,15 @@ class PerAspect:
         """What each reward reads in the scenes. Raises InputError as they do."""
         return {aspect: reward.encode(scenes) for aspect, reward in self.rewards.items()}
 
-    def score(self, params: Params, images: jax.Array, context: dict[str, Any], critiques: Any = None) -> jax.Array:
+    def fit(self, images: jax.Array, context: dict[str, Any]) -> dict[str, Any]:
+        """What each reward looks at."""
+        return {aspect: reward.fit(images, context[aspect]) for aspect, reward in self.rewards.items()}
+
+    def judge(
+        self, params: Params, fitted: dict[str, Any], context: dict[str, Any], critiques: Any = None
+    ) -> jax.Array:
         """f32[b, aspects]; see `PureReward`."""
-        columns = [reward.score(below(a, params), images, context[a]) for a, reward in self.rewards.items()]
+        columns = [reward.judge(below(a, params), fitted[a], context[a]) for a, reward in self.rewards.items()]
         return jnp.concatenate(columns, 1)
 
 

@@ -10,6 +10,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.models.face_alignment import TEMPLATE, TEMPLATE_SIZE, align_faces
+from narrative_jax.models.preprocessing import module_of
 from narrative_jax.statistics.matching import MAX_CHARACTERS
 
 
@@ -43,7 +44,7 @@ def aligned(images: jax.Array, landmarks: jax.Array, side: int) -> jax.Array:
     """The faces f32[b, n, side, side, 3] of pictures f32[b, h, w, 3], with landmarks f32[b, n, 5, 2] in shares."""
     height, width = images.shape[1:3]
     pixels = landmarks * np.float32([width, height]) - 0.5  # a share of 0 is the edge of the first pixel
-    return jax.vmap(lambda points: align_faces(images, points, side), 1, 1)(pixels)
+    return module_of(images).stack([align_faces(images, points, side) for points in pixels.swapaxes(0, 1)], 1)
 
 
 def reference_faces(images: np.ndarray, landmarks: np.ndarray, side: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 
 _MOST = 10  # the best rating; the worst is 0
@@ -75,7 +76,7 @@ class HttpJudge:
         check_count("at_once", self.at_once, minimum=1)
         self._key()
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, 3]; see `HostReward`.
 
         Raises InputError for a scene without subjects, and where the server cannot be reached, refuses, or does not

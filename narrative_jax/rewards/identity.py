@@ -76,9 +76,17 @@ class Identity(SubjectReward):
         known = [(each.images, each.landmarks) if self.landmarks else (each.images,) for each in who]
         return IdentityContext(self._references(known, mask), mask, faces)
 
-    def score(self, params: Params, images: jax.Array, context: IdentityContext, critiques: Any = None) -> jax.Array:
+    def fit(self, images: jax.Array, context: IdentityContext) -> tuple[jax.Array, jax.Array]:
+        """Where characters are looked for, f32[b, n, side, side, 3], and which of these places count, bool[b, n]."""
+        if self.landmarks:
+            return aligned(images, context.faces.landmarks, self.side), context.faces.there
+        return views(images, self.regions, context.mask, self.side)
+
+    def judge(
+        self, params: Params, fitted: tuple[jax.Array, jax.Array], context: IdentityContext, critiques: Any = None
+    ) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        _, similarity, matching, _ = self._matched(params, images, context)
+        _, similarity, matching, _ = self._matched(params, fitted, context)
         return matched_similarity(similarity, matching)[:, None]
 
     def measures(
@@ -93,27 +101,25 @@ class Identity(SubjectReward):
         `copy_paste` where `truths` f32[b, h, w, 3], true pictures of the same scenes, are given (1: a pasted copy; NaN
         where no true character differs from its subject image), with `true_faces` where the context has faces.
         """
-        seen, similarity, matching, there = self._matched(params, images, context)
+        seen, similarity, matching, there = self._matched(params, self.fit(images, context), context)
         measured = {
             "identity": matched_similarity(similarity, matching),
             "blending": non_matched_similarity(similarity, matching, there, context.mask),
         }
         if truths is not None:
-            true, _, true_matching, _ = self._matched(params, truths, context._replace(faces=true_faces))
+            of_truths = self.fit(truths, context._replace(faces=true_faces))
+            true, _, true_matching, _ = self._matched(params, of_truths, context)
             drawn, true = (_by_subject(*pair) for pair in ((seen, matching), (true, true_matching)))
             pasted = copy_paste(drawn, true, unit(context.references))
             measured["copy_paste"] = jnp.mean(pasted, 1, where=context.mask & jnp.isfinite(pasted))
         return measured
 
-    def _matched(self, params, images, context):
+    def _matched(self, params, fitted, context):
         """Embeddings [b, regions, d], similarity and matching [b, regions, subjects], and which regions count.
 
         In place of regions there may be faces.
         """
-        if self.landmarks:
-            squares, there = aligned(images, context.faces.landmarks, self.side), context.faces.there
-        else:
-            squares, there = views(images, self.regions, context.mask, self.side)
+        squares, there = fitted
         seen = self.encoder.embed(params, squares)
         similarity = (seen[:, :, None] * context.references[:, None]).sum(-1)
         return seen, similarity, match_characters(similarity, there, context.mask), there

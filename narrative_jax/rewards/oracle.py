@@ -10,6 +10,7 @@ from narrative_jax import storybook
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
@@ -32,7 +33,7 @@ class Oracle:
     differentiable: ClassVar[bool] = False
     needs_facts: ClassVar[bool] = True
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, 3]; see `HostReward`. Raises InputError."""
         return judge_images(images, scenes).aspects
 
@@ -46,13 +47,17 @@ class Presence:
     differentiable: ClassVar[bool] = False
     needs_facts: ClassVar[bool] = True
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, 1]; see `HostReward`. Raises InputError."""
         return judge_images(images, scenes).presence[:, None]
 
 
-def judge_images(images: np.ndarray, scenes: Sequence[Scene]) -> Judgement:
-    """Judge pictures u8[b, 40, 40, 3] against their scenes, on all cores, in order. Raises InputError."""
+def judge_images(images: Pictures, scenes: Sequence[Scene]) -> Judgement:
+    """Judge pictures u8[40, 40, 3] against their scenes, on all cores, in order. Raises InputError."""
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        rule = "those of the embedded world are all of one"
+        raise InputError(f"pictures of {len(shapes)} sizes, {shapes[0]} to {shapes[-1]}", rule, "leave the others out")
     pictures, facts = check_pictures(to_float(images)), [facts_of(scene) for scene in scenes]
     for asked in facts:
         WORLD.check(asked)

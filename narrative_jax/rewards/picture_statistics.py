@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.types import Pictures
 
 _LUMA = np.float32([0.299, 0.587, 0.114])  # Rec. 601
 _WELL_EXPOSED, _SPREAD = 0.5, 0.2
@@ -27,8 +28,8 @@ class PictureStatistics:
     differentiable: ClassVar[bool] = False
     needs_facts: ClassVar[bool] = False
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
-        """Scores f32[b, 3] of pictures u8[b, h, w, 3]; see `HostReward`.
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+        """Scores f32[b, 3] of pictures u8[h, w, 3]; see `HostReward`.
 
         `sharpness`: log10 of the variance of the Laplacian (noise counts as sharp). `exposure`: how near to middle grey
         the pixels are, in [0, 1] (Mertens et al. 2007, sec. 3.1). `colour_agreement`: how much the histogram of the

@@ -8,6 +8,7 @@ import numpy as np
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.storybook.raters import Rater
@@ -34,7 +35,7 @@ class Raters:
         for seed in self.seeds:
             Rater(seed)
 
-    def score_images(self, images: np.ndarray, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
+    def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, 3]; see `HostReward`. Raises InputError."""
         judgement = judge_images(images, scenes)
         return np.mean([Rater(seed).scores(judgement, candidate_ids) for seed in self.seeds], axis=0)

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.preprocessing import resize
+from narrative_jax.models.preprocessing import module_of, resize
 
 WHITE = 1.0
 Box = tuple[float, float, float, float]  # top, left, bottom, right, in shares of the picture's height and width
@@ -21,12 +20,12 @@ def views(images: jax.Array, regions: Sequence[Box], mask: jax.Array, size: int)
     first view then, and the only one that counts. Without regions it is the only one there is.
     """
     alone = mask.sum(1) == 1
-    whole = fit(images, size)
-    there = ~alone[:, None] | (jnp.arange(max(len(regions), 1)) == 0)
+    whole, module = fit(images, size), module_of(images)
+    there = ~alone[:, None] | (np.arange(max(len(regions), 1)) == 0)
     if not regions:
         return whole[:, None], there
     first, *others = (fit(_cut(images, box), size) for box in regions)
-    return jnp.stack([jnp.where(alone[:, None, None, None], whole, first), *others], 1), there
+    return module.stack([module.where(alone[:, None, None, None], whole, first), *others], 1), there
 
 
 def check_regions(regions: Sequence[Box]) -> None:
@@ -49,7 +48,7 @@ def fit(images: jax.Array, size: int) -> jax.Array:
     height, width = (max(1, round(side * size / max(images.shape[1:3]))) for side in images.shape[1:3])
     top, left = (size - height) // 2, (size - width) // 2
     around = ((0, 0), (top, size - height - top), (left, size - width - left), (0, 0))
-    return jnp.pad(resize(images, height, width), around, constant_values=WHITE)
+    return module_of(images).pad(resize(images, height, width), around, constant_values=WHITE)
 
 
 def _cut(images, box):

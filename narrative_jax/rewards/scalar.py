@@ -32,6 +32,16 @@ class ScalarContext(NamedTuple):
     mask: np.ndarray
 
 
+class Shown(NamedTuple):
+    """What is looked at of pictures: `whole` f32[b, h, w, 3], `views` f32[b, n, h, w, 3], and which of these count,
+    `there` bool[b, n].
+    """
+
+    whole: jax.Array
+    views: jax.Array
+    there: jax.Array
+
+
 @dataclass(frozen=True)
 class Scalar(SingleAspect):
     """One number for a picture beside its prompt and subjects; only differences mean anything.
@@ -86,11 +96,15 @@ class Scalar(SingleAspect):
             row[: len(scene.subjects)] = [to_float(fit_image(each.images[0], side)) for each in scene.subjects]
         return ScalarContext(self._reader.tokens([scene.prompt for scene in scenes]), subjects, mask)
 
-    def score(self, params: Params, images: jax.Array, context: ScalarContext, critiques: Any = None) -> jax.Array:
+    def fit(self, images: jax.Array, context: ScalarContext) -> Shown:
+        """The whole picture as the prompt's tower sees it, and where subjects are looked for as theirs does."""
+        shown = views(images, self.regions, context.mask, self.config.side)
+        return Shown(fit(images, self.config.vision.image_size), *shown)
+
+    def judge(self, params: Params, fitted: Shown, context: ScalarContext, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        shown, there = views(images, self.regions, context.mask, self.config.side)
         vision, subject = self.config.vision, self.config.subject
-        seen = normalise(fit(images, vision.image_size), vision.normalisation)
+        seen, shown, there = normalise(fitted.whole, vision.normalisation), fitted.views, fitted.there
         shown, subjects = (normalise(pictures, subject.normalisation) for pictures in (shown, context.subjects))
         return self.network.bind(params)(context.tokens, seen, shown, there, subjects, context.mask)[:, None]
 

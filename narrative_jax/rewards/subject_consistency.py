@@ -141,13 +141,16 @@ class SubjectConsistency(SubjectReward):
         known = [(subject.images, where) for scene, where in pairs for subject in scene.subjects]
         return SubjectContext(self._references(known, mask), mask, corners)
 
-    def score(self, params: Params, images: jax.Array, context: SubjectContext, critiques: Any = None) -> jax.Array:
+    def fit(self, images: jax.Array, context: SubjectContext) -> jax.Array:
+        """Where subjects are looked for, f32[b, n, side, side, 3]."""
+        return views(images, self.regions, context.mask, self.side)[0]
+
+    def judge(self, params: Params, fitted: jax.Array, context: SubjectContext, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
-        seen, _ = views(images, self.regions, context.mask, self.side)
-        flat = seen.reshape(-1, *seen.shape[2:])
-        corners = jnp.repeat(context.corners, seen.shape[1], 0)
+        flat = fitted.reshape(-1, *fitted.shape[2:])
+        corners = jnp.repeat(context.corners, fitted.shape[1], 0)
         embeddings = self.patches.embed(self.encoder, params, flat, corners)
-        embeddings = embeddings.reshape(*seen.shape[:2], *embeddings.shape[1:])
+        embeddings = embeddings.reshape(*fitted.shape[:2], *embeddings.shape[1:])
         cosines = (embeddings * context.references).sum(-1)
         similarity = (cosines * self.patches.weights(cosines.shape[-1])).sum(-1)
         values = similarity - self.penalty * jax.nn.relu(similarity - self.threshold)

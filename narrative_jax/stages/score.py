@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Score
@@ -86,12 +84,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:
-    """In order, pictures of one size at a time; each scene is read once, and `row_of` its id says where it stands."""
+    """In order; each scene is read once, and `row_of` its id says where it stands."""
     asked = {id: scenes[row_of[id]] for id in dict.fromkeys(candidate.scene_id for candidate in candidates)}
-    rows = np.empty((len(candidates), len(reward.aspects)), np.float32)
-    for shape in dict.fromkeys(candidate.image.shape for candidate in candidates):
-        places = [place for place, candidate in enumerate(candidates) if candidate.image.shape == shape]
-        images, ids = np.stack([candidates[i].image for i in places]), [candidates[i].id for i in places]
-        rows[places] = reward.score_images(images, [asked[candidates[i].scene_id] for i in places], ids)
+    images, ids = [candidate.image for candidate in candidates], [candidate.id for candidate in candidates]
+    rows = reward.score_images(images, [asked[candidate.scene_id] for candidate in candidates], ids)
     pairs = zip(candidates, rows.tolist(), strict=True)
     return [Score(candidate.id, reward.name, tuple(row)) for candidate, row in pairs]
