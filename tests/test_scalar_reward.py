@@ -267,7 +267,7 @@ def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, asked):
 
 def test_adapters_are_told_apart_by_name(reward):
     adapted, params = reward.with_adapter(reward.params, "align", **ADAPTER)
-    twice, more = adapted.with_adapter(params, "again", **{**ADAPTER, "targets": "line"})
+    twice, more = adapted.with_adapter(params, "again", **{**ADAPTER, "targets": "line", "rank": 1})
     assert {adapter_of(name) for name in more} == {None, "align", "again"} and twice.axes.keys() == more.keys()
     for name, options, said in (
         ("align", ADAPTER, "adapter 'align': names in a stack differ"),

@@ -109,7 +109,7 @@ def append_adapter(
     most = max(min(layer.kernel.shape) for layer in matched)
     if rank > most:
         rule = f"the kernels that it adapts have ranks up to {most}, and more changes nothing"
-        raise InputError(f"rank {rank}", rule, "give a lower one, e.g. 4")
+        raise InputError(f"rank {rank}", rule, f"give one up to {most}")
     rngs = nnx.Rngs(seed)
     for layer in matched:
         layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
