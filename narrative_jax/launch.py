@@ -4,8 +4,9 @@
 
 A recipe goes by its name, any other config by its path (`--config=configs/adpo.py`). It may know variants
 (`--config=adpo:tiny`), and every value in it can be changed from here (`--config.align.batch_size=8
---config.stages='("generate",)'`). The same command goes on where an earlier run stopped. Exit codes: 0 done; 2 bad
-input; 75 stopped by a signal after saving; 141 nobody reads the output any more (`| head`); 1 a defect.
+--config.stages='("generate",)'`). The same command goes on where an earlier run stopped; with --check it runs nothing.
+Exit codes: 0 done; 2 bad input; 75 stopped by a signal after saving; 141 nobody reads the output any more (`| head`);
+1 a defect.
 """
 
 import os
@@ -25,6 +26,7 @@ FLAGS = {
     "--stage": "run this entry of the config only",
     "--redo": "do this entry again, with all that is made from it; several with commas between",
 }
+CHECK = "--check"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +51,10 @@ def _launch(argv):
     _join_processes()
     with StopFlag().on_signals() as stop:
         workdir = options.workdir or _default_workdir(options.config)
+        if options.check:
+            pipeline.check(pipeline.completed(config), workdir)
+            print(f"{options.config}: all is in order")
+            return
         pipeline.run(config, workdir, options.stage, stop, redo=options.redo)
 
 
@@ -57,11 +63,12 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
     parser = Parser(prog="narrative_jax.launch", description=__doc__, allow_abbrev=False)
     for flag, text in FLAGS.items():
         parser.add_argument(flag, help=text)
+    parser.add_argument(CHECK, action="store_true", help="look at the config and the files that it names, run nothing")
     options, rest = parser.parse_known_args(argv)
     changes = [argument for argument in rest if argument.startswith("--config.")]
     for argument in rest:
         if argument not in changes:
-            check_name("flag", argument.partition("=")[0], [*FLAGS, "--config.KEY"])
+            check_name("flag", argument.partition("=")[0], [*FLAGS, CHECK, "--config.KEY"])
     if not options.config:
         raise InputError("--config", "it names a config file", "give one, e.g. --config=adpo")
     return options, changes

@@ -24,7 +24,7 @@ from narrative_jax.runs.directory import (
     read_manifest,
     wait_for_all,
 )
-from narrative_jax.runs.entries import inputs_of, is_entry, options_of, stage_of
+from narrative_jax.runs.entries import check_entry, inputs_of, is_entry, run_stage
 from narrative_jax.runs.summary import at_work
 from narrative_jax.runs.tables import Tables
 
@@ -134,10 +134,7 @@ def check(config: ConfigDict, workdir: str | Path = "", tables: Tables | None = 
                 rule = f"{name} needs {source!r}, which does not come before it"
                 raise InputError(f"stages {tuple(names)}", rule, f"list {source!r} before {name!r}")
     for name in names:
-        context = Context(FrozenConfigDict(config), name, Path(workdir), tables=tables)
-        options = options_of(context)
-        if hasattr(stage_of(context), "check"):
-            stage_of(context).check(context, options)
+        check_entry(Context(FrozenConfigDict(config), name, Path(workdir), tables=tables))
 
 
 def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:
@@ -151,7 +148,7 @@ def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:
     if context.stop.requested:
         raise Stopped
     with at_work(context, inputs) as finish:
-        seconds = finish(stage_of(context).run(context, options_of(context)) or {})
+        seconds = finish(run_stage(context))
     _say(f"{context.name}: done in {seconds:.1f} s")
 
 

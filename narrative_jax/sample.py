@@ -15,7 +15,6 @@ From Python:
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,10 +25,9 @@ from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
 from narrative_jax.core.mesh import make_mesh
-from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.data.photos import read_photo
-from narrative_jax.data.sources import storybook_scenes
+from narrative_jax.data.sources import Portraits, own_scene, own_subjects, storybook_scenes
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
 from narrative_jax.runs.tables import Tables
@@ -48,13 +46,12 @@ class Painter:
     sampling: Sampling
     _drawers: dict = field(default_factory=dict, repr=False)
 
-    def draw(
-        self, prompt: str, portraits: Sequence[str | Path | np.ndarray] = (), count: int = 4, seed: int = 0, **sampling
-    ) -> np.ndarray:
+    def draw(self, prompt: str, portraits: Portraits = (), count: int = 4, seed: int = 0, **sampling) -> np.ndarray:
         """Pictures u8[count, h, w, 3] of a prompt that names the characters in the order of their portraits.
 
-        A portrait is a picture file or u8[h, w, 3], of any size. The same seed gives the same noise with every
-        generator. `sampling` sets num_steps, guidance_scale, subject_guidance_scale or sampler. Raises InputError.
+        A portrait is a picture file, a PIL picture or u8[h, w, 3], of any size. The same seed gives the same noise with
+        every generator. `sampling` sets num_steps, guidance_scale, subject_guidance_scale or sampler. Raises
+        InputError.
         """
         return self.draw_scene(own_scene(prompt, portraits), count, seed, **sampling)
 
@@ -73,7 +70,7 @@ class Painter:
         if key not in self._drawers:
             # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
             mesh = make_mesh({"data": 1, "fsdp": -1})
-            self._drawers[key] = drawer_for(self.generator, replace(self.sampling, **changes), count, mesh)
+            self._drawers[key] = drawer_for(self.generator, self.sampling.changed(**changes), count, mesh)
         return self._drawers[key]
 
 
@@ -98,14 +95,7 @@ def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) ->
     return Painter(generator, params, Sampling())
 
 
-def own_scene(prompt: str, portraits: Sequence[str | Path | np.ndarray] = ()) -> Scene:
-    """A scene of one's own, see `Painter.draw`. Raises InputError for an empty prompt and what is no picture."""
-    if not prompt.strip():
-        raise InputError(f"prompt {prompt!r}", "it says what to draw", 'give one, e.g. "Mara waves in the forest"')
-    return Scene(prompt, prompt, _subjects(portraits), "user")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = Parser(prog="narrative_jax.sample", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--run", default="", help="a run directory; by default the embedded generator draws")
@@ -159,13 +149,8 @@ def _storybook_scene(options):
     if not number.isdecimal():
         raise InputError(f"--storybook={options.storybook}", "it is SPLIT:NUMBER", "give one, e.g. test:3")
     scene = storybook_scenes(split, int(number) + 1)[-1]
-    subjects = _subjects(options.subject) if options.subject else scene.subjects
+    subjects = own_subjects(options.subject) if options.subject else scene.subjects
     return replace(scene, prompt=options.prompt or scene.prompt, subjects=subjects)
-
-
-def _subjects(portraits):
-    images = [each if isinstance(each, np.ndarray) else read_photo(each) for each in portraits]
-    return tuple(Subject(f"subject {place}", "", image[None]) for place, image in enumerate(images, start=1))
 
 
 if __name__ == "__main__":

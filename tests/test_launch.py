@@ -228,6 +228,12 @@ def test_what_is_done_is_done_again_where_one_asks_for_it(folder, capsys):
     assert json.loads(Path("runs/a/summary.json").read_text())["first/size"] == written()["first"]["size"] == 9
 
 
+def test_a_check_runs_nothing(folder, capsys):
+    assert launch.main(["--config=configs/a.py", "--check"]) == 0
+    assert capsys.readouterr().out == "configs/a.py: all is in order\n" and not Path("runs").exists()
+    assert "stages ()" in bad(capsys, "--config=configs/a.py", "--check", "--config.stages=()")
+
+
 def test_a_recipe_goes_by_its_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find("adpo:tiny") == (str(RECIPES / "adpo.py"), "tiny")

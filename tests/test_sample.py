@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -163,3 +164,42 @@ def test_unfinished_entries(adpo_run, tmp_path):
     (run / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json: it is not the JSON that a run writes"):
         sample.load(run)
+
+
+def test_portraits_in_memory(tmp_path):
+    photo = np.zeros((30, 20, 3), np.uint8)
+    photo[..., 0] = 200
+    clear = Image.fromarray(np.dstack([photo, np.zeros((30, 20), np.uint8)]))
+    scene = sample.own_scene("Mara waves", [photo, Image.fromarray(photo), jnp.asarray(photo), clear])
+    seen = [subject.images[0] for subject in scene.subjects]
+    assert all((each == photo).all() for each in seen[:3]) and (seen[3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("portraits", "message"),
+    [
+        ("mara.png", r"portraits of type str: they are a list; write \[portrait\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"portraits of type ndarray: they are a list"),
+        (
+            [np.zeros((8, 8, 3), np.float32)],
+            r"portrait 1 of 8 × 8 × 3 float32: .* uint8\[h, w, 3\]; multiply .* by 255",
+        ),
+        ([np.zeros((8, 8), np.uint8)], r"portrait 1 of 8 × 8 uint8: .*; give one picture, of three channels"),
+        ([np.zeros((8, 8, 4), np.uint8)], r"portrait 1 of 8 × 8 × 4 uint8: .*; give one picture, of three channels"),
+        ([np.zeros((3, 8, 8), np.uint8)], r"portrait 1 of 3 × 8 × 8 uint8: .*; move the channels to the end"),
+        ([np.zeros((0, 8, 3), np.uint8)], r"portrait 1 of 0 × 8 × 3 uint8"),
+        ([Image.new("F", (8, 8))], r"portrait 1: it is no readable picture \(nobody knows"),
+        ([None], r"portrait 1 of type NoneType: a picture is a file, a PIL picture or an array"),
+    ],
+)
+def test_portraits_that_are_none(portraits, message):
+    with pytest.raises(InputError, match=message) as caught:
+        sample.own_scene("Mara waves", portraits)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_sampling_has_not():
+    with pytest.raises(InputError, match=r"unknown option of sampling 'guidance': .*did you mean 'guidance_scale'"):
+        sample.load().draw("Mara waves", guidance=3)
+    with pytest.raises(InputError, match="prompt 7"):
+        sample.own_scene(7)

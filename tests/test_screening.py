@@ -142,7 +142,7 @@ def test_standardised_scores():
 @pytest.mark.parametrize(
     ("scores", "options", "message"),
     [
-        (SCORES, {"rule": "dominanse"}, r"unknown screening rule 'dominanse'.*did you mean 'dominance'"),
+        (SCORES, {"rule": "dominanse"}, r"unknown rule 'dominanse'.*did you mean 'dominance'"),
         (SCORES, {"max_pairs_per_prompt": -1}, "max_pairs_per_prompt -1"),
         (SCORES, {"thresholds": (0, 0)}, r"thresholds \(0, 0\): the scores have 3 aspects"),
         (np.where(SCORES == 4, np.inf, SCORES), {}, "candidate 4: scores are finite numbers"),

@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -50,12 +51,19 @@ def parse(kind: type[T], section: Mapping[str, Any], where: str, others: Iterabl
         elif field.default is MISSING and field.default_factory is MISSING:
             rule = f"{field.name!r} is missing, it has no default"
             raise InputError(where, rule, f"set {where}.{field.name} to {_words(hints[field.name])}")
-    try:
+    with whole_keys(kind, where):
         return kind(**values)
+
+
+@contextmanager
+def whole_keys(kind: type, where: str) -> Iterator[None]:
+    """Inside the block an InputError that names an option of `kind` with its value names it as `where`.option."""
+    try:
+        yield
     except InputError as error:
         given, rule, remedy = error.args
-        option = rf"(?<![\w.])({'|'.join(names_of(kind))})(?![\w.])"  # the first that it names
-        raise InputError(re.sub(option, rf"{where}.\1", given, count=1), rule, remedy) from error
+        option = rf"(?<![\w.])({'|'.join(names_of(kind))})(?= ['\"\d([{{-]| (True|False|None|nan|inf)\b)"
+        raise type(error)(re.sub(option, rf"{where}.\1", given, count=1), rule, remedy) from error
 
 
 def names_of(kind: type) -> list[str]:

@@ -73,6 +73,30 @@ def read_photo(path: str | Path, given: str = "") -> np.ndarray:
     return _open(Path(path), given or f"image {path}", _upright)
 
 
+def as_photo(picture: str | Path | Image.Image | np.ndarray, given: str) -> np.ndarray:
+    """`read_photo` of a file, of a PIL picture, or an array u8[h, w, 3] as it is. Raises InputError for all else."""
+    if isinstance(picture, str | Path):
+        return read_photo(picture)
+    if isinstance(picture, Image.Image):
+        return _open(picture, given, _upright_copy)
+    if not hasattr(picture, "__array__"):
+        rule = "a picture is a file, a PIL picture or an array"
+        raise InputError(f"{given} of type {type(picture).__name__}", rule, "give one of these")
+    array = np.asarray(picture)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
+        return array
+    shape = " × ".join(map(str, array.shape))
+    raise InputError(f"{given} of {shape} {array.dtype}", "an array of a picture is uint8[h, w, 3]", _remedy(array))
+
+
+def _remedy(array):
+    if array.dtype != np.uint8:
+        return "multiply values from 0 to 1 by 255, round, and take .astype(np.uint8)"
+    if array.ndim == 3 and array.shape[0] == 3:
+        return "move the channels to the end: np.moveaxis(picture, 0, -1)"
+    return "give one picture, of three channels, or PIL's: Image.fromarray(picture)"
+
+
 def check_picture(path: Path, given: str) -> None:
     """Raise InputError, in which `given` is its name, unless this is a picture that is read, whole to its last byte."""
     _open(path, given, lambda path: _look_at(path, path.stat().st_mtime_ns))
@@ -172,21 +196,30 @@ def _look_at(path, _changed):
 
 @contextmanager
 def _opened(path):
-    """The picture, not decoded. Raises ValueError for what would be read wrongly."""
+    """The picture of a file, not decoded. Raises ValueError for what would be read wrongly."""
     with Image.open(path, formats=_FORMATS) as picture:
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1 and picture.format != "MPO":  # as phones write JPEG: the others are previews
-            raise ValueError(f"it holds {frames}, a film or pages")
-        if picture.mode in ("F", "I", "LAB"):
-            raise ValueError(f"nobody knows which of its values of mode {picture.mode} are white")
-        if picture.mode == "CMYK" and "icc_profile" in picture.info:
-            raise ValueError("it is made for print, in inks of its own profile: save it in RGB")
+        _check(picture)
         yield picture
+
+
+def _check(picture):
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # as phones write JPEG: the others are previews
+        raise ValueError(f"it holds {frames}, a film or pages")
+    if picture.mode in ("F", "I", "LAB"):
+        raise ValueError(f"nobody knows which of its values of mode {picture.mode} are white")
+    if picture.mode == "CMYK" and "icc_profile" in picture.info:
+        raise ValueError("it is made for print, in inks of its own profile: save it in RGB")
 
 
 def _upright(path):
     with _opened(path) as opened:
-        photo = ImageOps.exif_transpose(opened)
+        return _upright_copy(opened)
+
+
+def _upright_copy(picture):
+    _check(picture)
+    photo = ImageOps.exif_transpose(picture)
     if photo.mode.startswith("I;16"):  # which Pillow would clip at 255
         if "transparency" in photo.info:
             raise ValueError("16 bits a pixel of which one value is transparent")

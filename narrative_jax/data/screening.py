@@ -52,7 +52,7 @@ def select_pairs(scores, prompts, *, rule="dominance", thresholds=None, max_pair
     and for scores that are no numbers.
     """
     scores, prompts = _check(scores, prompts, thresholds)
-    check_name("screening rule", rule, RULES)
+    check_name("rule", rule, RULES)
     check_count("max_pairs_per_prompt", max_pairs_per_prompt)
     first, second = _pairs_within(prompts)
     left = {"all": len(first)}

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from narrative_jax.core.errors import InputError, check_count, check_name
-from narrative_jax.core.records import Preference, Scene
+from narrative_jax.core.records import Preference, Scene, Subject
 from narrative_jax.core.text import composed
-from narrative_jax.data.photos import SUFFIXES, find_file, pictures_in, sieve
+from narrative_jax.data.photos import SUFFIXES, as_photo, find_file, pictures_in, sieve
 from narrative_jax.data.reading import field, flag, identity, json_lines, landmarks_of, prompt_beside, subjects_of
 from narrative_jax.storybook import datasets
 
+Portraits = Sequence[str | Path | Image.Image | np.ndarray]
 SUBJECT_POLICIES = ("stop", "drop")
 _SCENE = ("id", "prompt", "subjects")
 NAMED_IDS = 5  # how many scene ids a message names
@@ -38,6 +40,25 @@ def read_scenes(path: str | Path) -> list[Scene]:
     picture, or there twice.
     """
     return [scene for scene, _ in _read_lines(Path(path))]
+
+
+def own_scene(prompt: str, portraits: Portraits = ()) -> Scene:
+    """A scene of one's own: a prompt that names the characters in the order of their portraits.
+
+    A portrait is a picture file, a PIL picture or u8[h, w, 3], of any size. Raises InputError for an empty prompt and
+    what is no picture.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InputError(f"prompt {prompt!r}", "it says what to draw", 'give one, e.g. "Mara waves in the forest"')
+    return Scene(prompt, prompt, own_subjects(portraits), "user")
+
+
+def own_subjects(portraits: Portraits) -> tuple[Subject, ...]:
+    """Subjects with a portrait each, see `own_scene`."""
+    if isinstance(portraits, str | Path) or hasattr(portraits, "__array__"):
+        raise InputError(f"portraits of type {type(portraits).__name__}", "they are a list", "write [portrait]")
+    images = [as_photo(each, f"portrait {place}") for place, each in enumerate(portraits, start=1)]
+    return tuple(Subject(f"subject {place}", "", image[None]) for place, image in enumerate(images, start=1))
 
 
 def find_pictures(path: str | Path, damaged_policy: str = "stop") -> tuple[list[tuple[Scene, Path]], list[str]]:

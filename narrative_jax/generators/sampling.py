@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import to_uint8
 from narrative_jax.core.mesh import batch_sharding, check_batch, devices_of_batch, replicated, weight_shardings
+from narrative_jax.core.options import names_of
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.samplers import METHODS
@@ -45,6 +47,12 @@ class Sampling:
                 continue
             if not isinstance(scale, Real) or not 0 <= scale < math.inf:
                 raise InputError(f"{name} {scale!r}", "it is a number ≥ 0", "1.0 is off")
+
+    def changed(self, **changes: Any) -> "Sampling":
+        """A copy with other values. Raises InputError for unknown names, and for values as the class does."""
+        for name in changes:
+            check_name("option of sampling", name, names_of(Sampling))
+        return replace(self, **changes)
 
     def branches(self, subject_guidance: bool) -> list[Branch]:
         """What guidance compares with, see `rollout.guided_velocity`; the generator was trained for it or not."""

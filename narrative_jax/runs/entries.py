@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from narrative_jax.core.options import File, files_in, parse
+from narrative_jax.core.options import File, files_in, parse, whole_keys
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import generator_options
 from narrative_jax.runs.tables import Tables
@@ -26,6 +26,19 @@ def options_of(context: Context) -> Any:
     stage = stage_of(context)
     others = stage.sections(context) if hasattr(stage, "sections") else ()
     return parse(stage.Options, context.entry, context.name, ["stage", *others])
+
+
+def check_entry(context: Context) -> None:
+    """Raise InputError, by the whole key, for options of the context's entry that its stage refuses."""
+    options, stage = options_of(context), stage_of(context)
+    if hasattr(stage, "check"):
+        with whole_keys(type(options), context.name):
+            stage.check(context, options)
+
+
+def run_stage(context: Context) -> Mapping[str, float]:
+    """What the stage of the context's entry makes, and the numbers that it returns. Raises InputError, Stopped."""
+    return stage_of(context).run(context, options_of(context)) or {}
 
 
 def inputs_of(config: Mapping[str, Any], name: str, tables: Tables) -> list[str]:

@@ -91,7 +91,7 @@ def _check_compare(options):
     arms += options.controls
     for pair in options.compare:
         for arm in pair:
-            check_name("arm to compare", arm, arms)
+            check_name("arm in compare", arm, arms)
         if pair[0] == pair[1] or options.compare.count(pair) > 1:
             raise InputError(f"compare {pair!r}", "an arm is compared with another one, once", "name two arms")
 

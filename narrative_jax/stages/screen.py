@@ -40,7 +40,7 @@ class Options:
 
 def check(context: Context, options: Options) -> None:
     """Raise InputError for options that `run` cannot follow."""
-    check_name("screening rule", options.rule, RULES)
+    check_name("rule", options.rule, RULES)
     check_name("on_no_pairs", context.config.on_no_pairs, ON_NO_PAIRS)
     check_count("max_pairs_per_prompt", options.max_pairs_per_prompt)
     check_count("seed", options.seed)

@@ -1,0 +1,54 @@
+"""The fuzzer damages in every way it says, finds a reader that breaks, and finds none of ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.study import fuzz
+from narrative_jax.study.damaged import Target, mutations
+from narrative_jax.study.fuzz import as_commands, in_process, main
+
+
+def test_every_way_of_damage():
+    rng, whole = np.random.default_rng(0), b'{"id": "1", "prompt": "a dog"}'
+    flipped, cut, doubled, swapped = list(mutations(whole, 4, rng))
+    assert len(flipped) == len(whole) and flipped != whole
+    assert whole.startswith(cut) and len(cut) < len(whole) < len(doubled)
+    assert sorted(swapped) == sorted(whole)
+    assert len(list(mutations(b"\x89PNG", 7, rng))) == 7
+
+
+def test_what_breaks_is_found(tmp_path):
+    def read(path):
+        data = path.read_bytes()
+        if len(data) > 6:
+            raise InputError("it", "is long", "cut it")
+        if data[:1] == b"a":
+            raise KeyError("a")
+        return data
+
+    outcomes, wrong = in_process(Target(b"abcdef", "x", read, lambda path: []), 300, tmp_path, np.random.default_rng(0))
+    assert sum(outcomes.values()) == 300 and min(outcomes.values()) > 20
+    assert len(wrong) == outcomes["wrong"] and wrong[0].startswith("x: KeyError: 'a'")
+
+
+def test_commands_that_break_are_found(tmp_path):
+    """Python's own: `-m json.tool` ends with 1 for what is no JSON, and may leave a file."""
+    leaves = Target(b'{"a": 1}', "x.json", Path.read_bytes, lambda path: ["json.tool", f"{path}", f"{path}.out"])
+    outcomes, wrong = as_commands(leaves, 4, tmp_path, np.random.default_rng(0))
+    assert outcomes["wrong"] and any("left x.json.out" in each or "exit 1" in each for each in wrong)
+
+
+@pytest.mark.slow
+def test_none_of_our_readers_breaks(monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["--mutations=40", "--commands=1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" in process ") == printed.count(" as commands ") == 6 and "None is wrong" in printed
+
+
+def test_a_wrong_outcome_is_the_exit_code(monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "_fuzz", lambda options: ["x: KeyError"])
+    assert main([]) == 1
