@@ -71,7 +71,10 @@ def contents(folder):
             "β(a) with align.hyper.eta 3.0, k 1.0, b 0.5: β(0) = β · (1 - eta · (exp(k · b) - 1)) would",
         ),
         ("align.hyper.preserve=2.0", "align.hyper.preserve 2.0: preserve lies in [0, 1]"),
-        ("score.reward=ratters", "unknown calibrate.reward 'ratters': known are oracle, presence, raters, picture_statistics, "),
+        (
+            "score.reward=ratters",
+            "unknown calibrate.reward 'ratters': known are oracle, presence, raters, picture_statistics, ",
+        ),
         (
             "evaluate.reward=picture",
             "unknown evaluate.reward 'picture': known are oracle, presence, raters, picture_statistics, ",
@@ -112,8 +115,14 @@ def contents(folder):
             "evaluate.compare=(('algin', 'baseline'),)",
             "unknown arm in evaluate.compare 'algin': known are baseline, align; did you mean 'align'?",
         ),
-        ("evaluate.compare=(('align', 'best_of_4'),)", "unknown arm in evaluate.compare 'best_of_4': known are baseline, align"),
-        ("evaluate.compare=(('ceiling', 'align'),)", "unknown arm in evaluate.compare 'ceiling': known are baseline, align;"),
+        (
+            "evaluate.compare=(('align', 'best_of_4'),)",
+            "unknown arm in evaluate.compare 'best_of_4': known are baseline, align",
+        ),
+        (
+            "evaluate.compare=(('ceiling', 'align'),)",
+            "unknown arm in evaluate.compare 'ceiling': known are baseline, align;",
+        ),
         ("evaluate.compare=(('align', 7),)", "evaluate.compare[0][1] 7: it is a text; give such"),
         ("evaluate.compare=('align', 'baseline')", "evaluate.compare[0] 'align': it is a list of 2: a text, a text"),
         ("evaluate.compare=(('align',),)", "evaluate.compare[0] ('align',): it is a list of 2: a text, a text"),

@@ -118,7 +118,7 @@ def test_which_arms_there_are():
     check(config, "evaluate")
     for wrong, said in (
         (("adpo_0", "baseline"), "evaluate.compare[0] 'adpo_0': it is a list of 2: a text, a text; give"),
-        ((("guidance", "best_of_3"),), "unknown arm to compare 'best_of_3': .*'best_of_4'"),
+        ((("guidance", "best_of_3"),), "unknown arm in compare 'best_of_3': .*'best_of_4'"),
     ):
         config.evaluate.compare = wrong
         with pytest.raises(InputError, match=said.replace("[", r"\[")):

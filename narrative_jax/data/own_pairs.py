@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Preference, Scene
@@ -67,7 +68,8 @@ def find_pairs(path: str | Path, damaged_policy: str = "stop") -> OwnPairs:
 
 def _pairs_of(path, is_whole):
     """The whole pairs of a JSONL file."""
-    pairs = [_pair(fields, where, path.parent, is_whole) for fields, where in json_lines(path, FIELDS)]
+    lines = tqdm(json_lines(path, FIELDS), f"{path}", delay=5)
+    pairs = [_pair(fields, where, path.parent, is_whole) for fields, where in lines]
     if not pairs:
         raise InputError(f"{path}", "it holds no pair", "write one a line, as JSON")
     return [pair for pair in pairs if pair]
@@ -108,7 +110,7 @@ def _pairs_in(folder, is_whole, left_out):
         raise InputError(f"{folder}", rule, remedy)
     return [
         _Pair(Scene(stem, prompt_beside(files[0], stem), (), "user"), files, tie)
-        for stem, files, tie in pairs
+        for stem, files, tie in tqdm(pairs, f"{folder}", delay=5)
         if _are_whole(files, files, is_whole)
     ]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Preference, Scene, Subject
@@ -120,13 +121,15 @@ def _pictures_in(folder, is_whole, left_out):
         if name in found:
             raise InputError(f"{file}", f"{found[name][1].name} has that name too", "rename one")
         found[name] = Scene(name, prompt_beside(file, file.stem), (), "user"), file
-    return [(scene, file) for scene, file in found.values() if is_whole(file, f"{file}")]
+    bar = tqdm(found.values(), f"{folder}", delay=5)
+    return [(scene, file) for scene, file in bar if is_whole(file, f"{file}")]
 
 
 def _read_lines(path, is_whole=None):
     """The scene of each line; where pictures are asked for, with the path of its own, if that is whole."""
     scenes, line_of = [], {}
-    for fields, where in json_lines(path, (*_SCENE, "picture", "landmarks") if is_whole else _SCENE):
+    lines = json_lines(path, (*_SCENE, "picture", "landmarks") if is_whole else _SCENE)
+    for fields, where in tqdm(lines, f"{path}", delay=5):
         scene = _parse_scene(fields, where, path.parent, finished=is_whole is not None)
         if scene.id in line_of:
             raise InputError(f"{where}: id {scene.id!r}", f"line {line_of[scene.id]} has it too", "give it another id")
