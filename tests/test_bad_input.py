@@ -117,11 +117,11 @@ def contents(folder):
         ),
         (
             "evaluate.compare=(('align', 'best_of_4'),)",
-            "unknown arm in evaluate.compare 'best_of_4': known are baseline, align",
+            "unknown arm in evaluate.compare 'best_of_4': known are ",
         ),
         (
             "evaluate.compare=(('ceiling', 'align'),)",
-            "unknown arm in evaluate.compare 'ceiling': known are baseline, align;",
+            "unknown arm in evaluate.compare 'ceiling': known are ",
         ),
         ("evaluate.compare=(('align', 7),)", "evaluate.compare[0][1] 7: it is a text; give such"),
         ("evaluate.compare=('align', 'baseline')", "evaluate.compare[0] 'align': it is a list of 2: a text, a text"),
