@@ -29,16 +29,17 @@ def test_what_breaks_is_found(tmp_path):
             raise KeyError("a")
         return data
 
-    outcomes, wrong = in_process(Target(b"abcdef", "x", read, lambda path: []), 300, tmp_path, np.random.default_rng(0))
-    assert sum(outcomes.values()) == 300 and min(outcomes.values()) > 20
-    assert len(wrong) == outcomes["wrong"] and wrong[0].startswith("x: KeyError: 'a'")
+    found = in_process(Target(b"abcdef", "x", read, lambda path: []), 300, tmp_path, np.random.default_rng(0))
+    assert sum(found.counts.values()) == 300 and min(found.counts.values()) > 20
+    assert len(found.wrong) == found.counts["neither"] and found.wrong[0].startswith("x: KeyError: 'a'")
 
 
 def test_commands_that_break_are_found(tmp_path):
     """Python's own: `-m json.tool` ends with 1 for what is no JSON, and may leave a file."""
     leaves = Target(b'{"a": 1}', "x.json", Path.read_bytes, lambda path: ["json.tool", f"{path}", f"{path}.out"])
-    outcomes, wrong = as_commands(leaves, 4, tmp_path, np.random.default_rng(0))
-    assert outcomes["wrong"] and any("left x.json.out" in each or "exit 1" in each for each in wrong)
+    found = as_commands(leaves, 4, tmp_path, np.random.default_rng(0))
+    assert found.counts["neither"] and any("exit 1" in each for each in found.wrong)
+    assert found.seconds > 0 and found.size > 1e6
 
 
 @pytest.mark.slow
@@ -46,7 +47,7 @@ def test_none_of_our_readers_breaks(monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[1])
     assert main(["--mutations=40", "--commands=1"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(" in process ") == printed.count(" as commands ") == 6 and "None is wrong" in printed
+    assert printed.count(" in process ") == printed.count(" as commands ") == 6 and "Wrong: 0." in printed
 
 
 def test_a_wrong_outcome_is_the_exit_code(monkeypatch, capsys):

@@ -206,11 +206,11 @@ def test_a_reward_that_was_stopped_ends_as_if_nothing_had_happened(rewards, tmp_
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ("screen", "unknown train entry of a reward 'screen': known are aesthetic, scalar"),
-        ("by_clip", "unknown train entry of a reward 'by_clip': known are aesthetic, scalar"),
-        ("by_aesthetic", "unknown train entry of a reward 'by_aesthetic': .*did you mean 'aesthetic'"),
-        ("scalr", "unknown train entry of a reward 'scalr': .*did you mean 'scalar'"),
-        ("", "unknown train entry of a reward ''"),
+        ("screen", "unknown train entry in reward_from 'screen': known are aesthetic, scalar"),
+        ("by_clip", "unknown train entry in reward_from 'by_clip': known are aesthetic, scalar"),
+        ("by_aesthetic", "unknown train entry in reward_from 'by_aesthetic': .*did you mean 'aesthetic'"),
+        ("scalr", "unknown train entry in reward_from 'scalr': .*did you mean 'scalar'"),
+        ("", "unknown train entry in reward_from ''"),
     ],
 )
 def test_only_a_reward_that_is_trained_can_be_the_trained_one(named, said):
@@ -241,7 +241,8 @@ def test_options_of_the_training_are_checked_before_anything_runs(change, said):
 def test_the_whole_command_refuses_at_once(reward_flags, tmp_path, capsys):
     code = launch.main([*reward_flags, "--config.by_scalar.reward_from=screen", f"--workdir={tmp_path / 'run'}"])
     assert code == 2 and not (tmp_path / "run").exists()
-    assert capsys.readouterr().err.startswith("unknown train entry of a reward 'screen': known are aesthetic, scalar;")
+    said = "unknown train entry in by_scalar.reward_from 'screen': known are aesthetic, scalar;"
+    assert capsys.readouterr().err.startswith(said)
 
 
 def test_preferences_of_ones_own(encoders, tmp_path):

@@ -192,7 +192,7 @@ def _trained(context, from_disk):
     # A score entry may name the same rewards.
     sections = {name: section for name, section in context.config.items() if getattr(section, "stage", None) == "train"}
     known = [name for name, section in sections.items() if section.get("trains", "") == "reward"]
-    check_name("train entry of a reward", context.entry.get("reward_from", ""), known)
+    check_name("train entry in reward_from", context.entry.get("reward_from", ""), known)
     trained = context.of(context.entry.reward_from)
     return trained_reward(trained) if from_disk else trainable_reward(trained).untrained(context.config.seed)[0]
 

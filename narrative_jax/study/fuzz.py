@@ -5,12 +5,13 @@ value of them or raises InputError, nothing else; as whole commands they end wit
 nothing half-written, in bounded time and memory. Examples of what does not are printed, and the exit code is 1.
 """
 
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,42 +27,61 @@ MOST_SECONDS, MOST_BYTES = 20, 1.5e9  # of a command
 _SHOWN = 5
 
 
-def in_process(target: Target, count: int, folder: Path, rng: np.random.Generator) -> tuple[Counter, list[str]]:
-    """How many damaged forms gave a value, an InputError or anything else, and what that was."""
-    outcomes, wrong = Counter(), []
+@dataclass
+class Found:
+    """How many damaged forms gave a `value`, were `refused`, or neither; what is wrong; a command's extremes."""
+
+    counts: Counter = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    size: int = 0  # bytes in memory
+
+
+def in_process(target: Target, count: int, folder: Path, rng: np.random.Generator) -> Found:
+    """What the target's reader makes of damaged forms."""
+    found = Found()
     for data in tqdm(mutations(target.seed, count, rng), target.name, count, delay=5):
         path = put(target, data, folder)
         try:
             target.read(path)
-            outcomes["value"] += 1
+            found.counts["value"] += 1
         except InputError:
-            outcomes["refused"] += 1
+            found.counts["refused"] += 1
         except Exception as error:  # what this looks for
-            outcomes["wrong"] += 1
-            wrong.append(f"{target.name}: {type(error).__name__}: {str(error)[:200]} of {data[:80]!r}")
-    return outcomes, wrong
+            found.counts["neither"] += 1
+            found.wrong.append(f"{target.name}: {type(error).__name__}: {str(error)[:200]} of {data[:80]!r}")
+    return found
 
 
-def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generator) -> tuple[Counter, list[str]]:
-    """How many commands ended with 0 or with 2, or otherwise, and what was wrong with them."""
-    outcomes, wrong = Counter(), []
+def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generator) -> Found:
+    """What commands make of them."""
+    found = Found()
     for data in tqdm(mutations(target.seed, count, rng), f"{target.name}, commands", count, delay=5):
-        path = put(target, data, folder)
-        command = target.command(path)
-        before, start = sorted(folder.iterdir()), time.monotonic()
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, errors="replace")
-        seconds, trouble = time.monotonic() - start, []
-        outcomes[{DONE: "value", BAD_INPUT: "refused"}.get(done.returncode, "wrong")] += 1
-        if done.returncode not in (DONE, BAD_INPUT) or "Traceback" in done.stderr:
-            trouble.append(f"exit {done.returncode}, {done.stderr[-300:]}")
-        new = {file.name for file in folder.iterdir()} - {file.name for file in before}
-        if new - ({DRAWN} if done.returncode == DONE else set()):
-            trouble.append(f"left {', '.join(sorted(new))}")
-        if seconds > MOST_SECONDS:
-            trouble.append(f"{seconds:.0f} s")
-        wrong += [f"{target.name}: {each} of {data[:80]!r}" for each in trouble]
+        command = target.command(put(target, data, folder))
+        before, start = {file.name for file in folder.iterdir()}, time.monotonic()
+        code, said, size = _run(command)
+        seconds, left = time.monotonic() - start, {file.name for file in folder.iterdir()} - before
+        found.counts[{DONE: "value", BAD_INPUT: "refused"}.get(code, "neither")] += 1
+        found.seconds, found.size = max(found.seconds, seconds), max(found.size, size)
+        trouble = {
+            f"exit {code}, {said[-300:]}": code not in (DONE, BAD_INPUT) or "Traceback" in said,
+            f"left {', '.join(sorted(left))}": left - ({DRAWN} if code == DONE else set()),
+            f"{seconds:.0f} s": seconds > MOST_SECONDS,
+            f"{size / 1e9:.1f} GB": size > MOST_BYTES,
+        }
+        found.wrong += [f"{target.name}: {told} of {data[:80]!r}" for told, is_so in trouble.items() if is_so]
         (folder / DRAWN).unlink(missing_ok=True)
-    return outcomes, wrong
+    return found
+
+
+def _run(command):
+    """The exit code of a command, its words on stderr and the bytes that it had in memory."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        return process.returncode, said.read().decode("utf-8", "replace"), 1024 * usage.ru_maxrss
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,21 +105,13 @@ def _fuzz(options):
             for kind, target in known.items():
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     (Path(folder) / "photo.png").write_bytes((Path(temporary) / "photo.png").read_bytes())
-                    outcomes, found = how(target, count, Path(folder), rng)
-                rows.append(
-                    [kind, how.__name__.replace("_", " "), *(outcomes[o] for o in ("value", "refused", "wrong"))]
-                )
-                wrong += found
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    if most > MOST_BYTES:
-        wrong.append(f"a command took {most / 1e9:.1f} GB")
-    print(table(["kind", "how", "a value", "refused", "neither"], rows))
-    print(
-        f"\nThe largest command took {most / 1e9:.2f} GB. {len(wrong)} of these are wrong:"
-        if wrong
-        else "\nNone is wrong."
-    )
-    print("\n".join(wrong[:_SHOWN]))
+                    found = how(target, count, Path(folder), rng)
+                counts = [found.counts[outcome] for outcome in ("value", "refused", "neither")]
+                extremes = [f"{found.seconds:.0f}", f"{found.size / 1e9:.2f}"] if found.size else ["", ""]
+                rows.append([kind, how.__name__.replace("_", " "), *counts, *extremes])
+                wrong += found.wrong
+    print(table(["kind", "how", "a value", "refused", "neither", "longest, s", "largest, GB"], rows))
+    print(f"\nWrong: {len(wrong)}.", *wrong[:_SHOWN], sep="\n")
     return wrong
 
 
