@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
 
     config.stages = ("collect", "align", "evaluate")
-    config.collect = {"stage": "collect", "preferences": ""}
+    config.collect = {"stage": "collect", "preferences": "", "damaged_policy": "stop"}
     config.align = {
         "stage": "train",
         "source": "collect",

@@ -97,7 +97,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def _own(config):
     """The scalar reward at full size, without Storybook."""
-    files = {"stage": "collect", "pictures": "", "preferences": ""}
+    files = {"stage": "collect", "pictures": "", "preferences": "", "damaged_policy": "stop"}
     scalar = {**config.scalar.to_dict(), "source": "collect", "total_steps": 2000}
     scalar["scalar"].update(size="ViT-L/14", regions=())
     by_scalar = {**config.by_scalar.to_dict(), "batch_size": 8}

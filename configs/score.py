@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.scenes = ""
     config.report = False
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
-    config.collect = {"stage": "collect", "pictures": ""}
+    config.collect = {"stage": "collect", "pictures": "", "damaged_policy": "stop"}
     score = {"stage": "score", "source": "collect", "batch_size": 32}
     if variant == "judge":
         options = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8}

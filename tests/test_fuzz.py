@@ -7,7 +7,7 @@ import pytest
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.study import fuzz
-from narrative_jax.study.damaged import Target, mutations
+from narrative_jax.study.damaged import Target, mutations, put, targets
 from narrative_jax.study.fuzz import as_commands, in_process, main
 
 
@@ -47,9 +47,14 @@ def test_none_of_our_readers_breaks(monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[1])
     assert main(["--mutations=40", "--commands=1"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(" in process ") == printed.count(" as commands ") == 6 and "Wrong: 0." in printed
+    assert printed.count(" in process ") == printed.count(" as commands ") == 7 and "Wrong: 0." in printed
 
 
 def test_a_wrong_outcome_is_the_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(fuzz, "_fuzz", lambda options: ["x: KeyError"])
     assert main([]) == 1
+
+
+def test_what_is_whole_is_read(tmp_path):
+    for target in targets(tmp_path).values():
+        target.read(put(target, target.seed, tmp_path))

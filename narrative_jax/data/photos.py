@@ -37,6 +37,7 @@ class Photos:
 
     def __init__(self, files: Sequence[Path]):
         self.files = tuple(files)
+        self._changed = tuple(file.stat().st_mtime_ns for file in self.files)
         sizes = [_reduced(*picture_size(file)) for file in self.files]
         self.sizes = np.array(sizes)
         size = sizes[0] if len(set(sizes)) == 1 else (self.sizes.max(),) * 2
@@ -46,7 +47,7 @@ class Photos:
         return len(self.files)
 
     def __getitem__(self, place) -> np.ndarray:
-        return _read_photos(self.files, self.shape)[place]
+        return _read_photos(self.files, self._changed, self.shape)[place]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return iter(self[:])
@@ -56,7 +57,7 @@ class Photos:
 
 
 @lru_cache(maxsize=_READ_AT_ONCE)
-def _read_photos(files, shape):
+def _read_photos(files, _changed, shape):
     images = [read_photo(file) for file in files]
     if any(image.shape != shape[1:] for image in images):
         images = [fit_image(image, shape[1]) for image in images]

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.numpy import save
 
 from narrative_jax.core.config import load, override
-from narrative_jax.core.errors import InputError
+from narrative_jax.data.own_pairs import find_pairs
 from narrative_jax.data.photos import check_picture, picture_size, read_photo
-from narrative_jax.data.sources import find_pictures, read_scenes
+from narrative_jax.data.sources import read_scenes
 from narrative_jax.pipeline import check, completed
 from narrative_jax.runs.trained import with_lora_file
 from narrative_jax.study.drawn import embedded_generator
@@ -28,12 +28,12 @@ _OVERRIDES = (
     "sampling.num_steps=4",
     "sampling.guidance_scale=2.5",
     "generate.scenes=4",
-    "screening.threshold=0.1",
+    "screen.thresholds=(0.1,0.1,0.1)",
     "align.total_steps=2",
     "align.optimizer.learning_rate=1e-4",
     "align.adapter.rank=2",
     "evaluate.split=test",
-    'stages=("generate","score")',
+    'stages=("reference","calibrate","generate","score")',
 )
 
 
@@ -79,10 +79,12 @@ def _swap(data, rng):
 
 def targets(folder: Path) -> dict[str, Target]:
     """What is damaged, by kind; `folder` gets what stands beside it."""
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 18, 3), np.uint8))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), np.uint8))
     photo.save(folder / "photo.png")
     generator, params = embedded_generator()
     subject = {"class_word": "character", "name": "Mara", "images": ["photo.png"]}
+    photo.transpose(Image.Transpose.ROTATE_180).save(folder / "other.png")
+    pairs = [{"prompt": "Mara waves.", "chosen": "photo.png", "rejected": "other.png", "subjects": [subject]}]
     lines = [{"id": str(i), "prompt": "Mara waves.", "subjects": [subject] * (1 + i % 2)} for i in range(3)]
     lora, settings = _lora()
 
@@ -97,12 +99,6 @@ def targets(folder: Path) -> dict[str, Target]:
         check_picture(path, path.name)
         return picture_size(path), read_photo(path)
 
-    def read_lines(path):
-        try:
-            find_pictures(path)
-        except InputError:
-            return read_scenes(path)
-
     def drawn_from(path):
         return sampled(f"--subject={path}", path)
 
@@ -110,11 +106,17 @@ def targets(folder: Path) -> dict[str, Target]:
         kind: Target(_encoded(photo, kind), f"p.{kind.lower()}", read_picture, drawn_from) for kind in ("PNG", "JPEG")
     }
     return {
-        "JSONL": Target(
+        "JSONL of scenes": Target(
             "\n".join(map(json.dumps, lines)).encode(),
             "scenes.jsonl",
-            read_lines,
+            read_scenes,
             lambda path: checked(f"--config.scenes={path}"),
+        ),
+        "JSONL of pairs": Target(
+            "\n".join(map(json.dumps, pairs)).encode(),
+            "pairs.jsonl",
+            find_pairs,
+            lambda path: ["narrative_jax.launch", "--config=dpo", "--check", f"--config.collect.preferences={path}"],
         ),
         **pictures,
         "safetensors": Target(

@@ -104,7 +104,9 @@ def _fuzz(options):
         for how, count in ((in_process, options.mutations), (as_commands, options.commands)):
             for kind, target in known.items():
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
-                    (Path(folder) / "photo.png").write_bytes((Path(temporary) / "photo.png").read_bytes())
+                    for photo in Path(temporary).glob("*.png"):
+                        (Path(folder) / photo.name).write_bytes(photo.read_bytes())
+                    target.read(put(target, target.seed, Path(folder)))  # whole, it is read
                     found = how(target, count, Path(folder), rng)
                 counts = [found.counts[outcome] for outcome in ("value", "refused", "neither")]
                 extremes = [f"{found.seconds:.0f}", f"{found.size / 1e9:.2f}"] if found.size else ["", ""]
