@@ -8,7 +8,7 @@ import pytest
 from narrative_jax.core.errors import InputError
 from narrative_jax.study import fuzz
 from narrative_jax.study.damaged import Target, mutations, put, targets
-from narrative_jax.study.fuzz import as_commands, in_process, main
+from narrative_jax.study.fuzz import as_commands, in_process, main, measured
 
 
 def test_every_way_of_damage():
@@ -40,6 +40,13 @@ def test_commands_that_break_are_found(tmp_path):
     found = as_commands(leaves, 4, tmp_path, np.random.default_rng(0))
     assert found.counts["neither"] and any("exit 1" in each for each in found.wrong)
     assert found.seconds > 0 and found.size > 1e6
+
+
+def test_a_command_is_measured_without_what_measures_it():
+    """A process that this one starts is born with this one's peak."""
+    held = np.ones(50_000_000)  # 400 MB
+    code, said, size = measured(["json.tool", "no.json"])
+    assert code != 0 and "no.json" in said and 1e6 < size < 2e8 < held.nbytes
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from narrative_jax.core.text import check_text, read_text
 from narrative_jax.data.own_pairs import find_pairs
 from narrative_jax.data.photos import PHOTO_SIDE, check_picture, read_photo
 from narrative_jax.data.sources import find_pictures, read_preferences, read_scenes
+from narrative_jax.study.fuzz import measured
 
 RED = (200, 30, 30)
 
@@ -277,24 +278,20 @@ def test_a_photo_that_changes_is_read_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_many_photos_do_not_fill_the_memory(tmp_path):
+def test_many_photos_do_not_fill_the_memory(tmp_path, monkeypatch):
     """400 photos of 1024² less 4: 1.2 GB, were all kept."""
-    from subprocess import Popen
-    from sys import executable
-
     Image.effect_noise((1024, 1024), 50).convert("RGB").save(tmp_path / "photo.jpg")
     for number in range(400):
         os.link(tmp_path / "photo.jpg", tmp_path / f"{number}.jpg")
     peaks = []
-    code = "import sys; from narrative_jax.data.sources import read_scenes\n"
-    code += "print(sum(int(s.subjects[0].images[0][0, 0, 0]) for s in read_scenes(sys.argv[1])))"
+    monkeypatch.chdir(tmp_path)
+    reads = "import sys; from narrative_jax.data.sources import read_scenes\n"
+    Path("reads.py").write_text(reads + "for s in read_scenes(sys.argv[1]): s.subjects[0].images[0][0, 0, 0]")
     for count in (4, 400):
         lines = [scene(id=str(n), subjects=[{"class_word": "dog", "images": [f"{n}.jpg"]}]) for n in range(count)]
-        process = Popen([executable, "-c", code, write(tmp_path / f"{count}.jsonl", *lines)])
-        _, status, usage = os.wait4(process.pid, 0)  # its own peak: that of all children may be another test's
-        process.returncode = status
-        assert status == 0
-        peaks.append(usage.ru_maxrss * 1024)
+        code, said, peak = measured(["reads", str(write(tmp_path / f"{count}.jsonl", *lines))])
+        assert code == 0, said
+        peaks.append(peak)
     assert peaks[1] - peaks[0] <= 200e6
 
 

@@ -5,7 +5,6 @@ value of them or raises InputError, nothing else; as whole commands they end wit
 nothing half-written, in bounded time and memory. Examples of what does not are printed, and the exit code is 1.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,12 @@ from narrative_jax.study.damaged import DRAWN, Target, mutations, put, targets
 DIFFERENT = 1
 MOST_SECONDS, MOST_BYTES = 20, 1.5e9  # of a command
 _SHOWN = 5
+# A process's peak counts what it was forked from: who measures is small, and forks.
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
 
 
 @dataclass
@@ -59,7 +64,7 @@ def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generat
     for data in tqdm(mutations(target.seed, count, rng), f"{target.name}, commands", count, delay=5):
         command = target.command(put(target, data, folder))
         before, start = {file.name for file in folder.iterdir()}, time.monotonic()
-        code, said, size = _run(command)
+        code, said, size = measured(command)
         seconds, left = time.monotonic() - start, {file.name for file in folder.iterdir()} - before
         found.counts[{DONE: "value", BAD_INPUT: "refused"}.get(code, "neither")] += 1
         found.seconds, found.size = max(found.seconds, seconds), max(found.size, size)
@@ -74,14 +79,13 @@ def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generat
     return found
 
 
-def _run(command):
-    """The exit code of a command, its words on stderr and the bytes that it had in memory."""
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+def measured(command: list[str]) -> tuple[int, str, int]:
+    """The exit code of `python -m command`, its words on stderr and the most bytes that it had in memory."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = [sys.executable, "-c", _MEASURE, sys.executable, "-m", *command]
+        code, size = subprocess.run(process, stdout=subprocess.PIPE, stderr=said, check=True).stdout.split()
         said.seek(0)
-        return process.returncode, said.read().decode("utf-8", "replace"), 1024 * usage.ru_maxrss
+        return int(code), said.read(), int(size)
 
 
 def main(arguments: list[str] | None = None) -> int:
