@@ -5,6 +5,7 @@ import copy
 import numpy as np
 
 from narrative_jax.models.checkpoints import published_names
+from narrative_jax.models.stacks import shapes_on_disk
 
 
 def relative_error(ours, theirs):
@@ -16,6 +17,7 @@ def relative_error(ours, theirs):
 
 def published_shapes(shapes, names):
     """Keys and shapes that weights of these shapes have on disk."""
+    shapes = shapes_on_disk(shapes)
     published = published_names(shapes, names)
     assert len({entry.key for entry in published.values()}) == len(shapes)
     return {

@@ -26,6 +26,7 @@ from narrative_jax.models.clip import (
 )
 from narrative_jax.models.network import abstract
 from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.stacks import stacked, unstacked
 
 SMALL = (
     ClipTextConfig(99, 13, 32, 4, 2, 70, 24, 98, "quick_gelu"),
@@ -158,8 +159,9 @@ def test_prompts_of_openclip():
     state = theirs.state_dict()
     params = {
         name: jnp.asarray(state[key].numpy().transpose(layout or range(state[key].ndim)))
-        for name, (key, layout) in published_names(shapes, CLIP_TEXT_NAMES).items()
+        for name, (key, layout) in published_names(unstacked(shapes), CLIP_TEXT_NAMES).items()
     }
+    params = stacked(params, shapes)
     tokens = prompts(config, config.max_length)
     tokens[0, 0] = 2  # an ordinary word here
     tokens = np.where(np.cumsum(tokens == config.end_token, axis=1) > 1, 0, tokens)

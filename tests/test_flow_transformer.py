@@ -19,6 +19,7 @@ from narrative_jax.models.flow_transformer import (
 )
 from narrative_jax.models.layers import sinusoids
 from narrative_jax.models.network import abstract
+from narrative_jax.models.stacks import shapes_on_disk, unstacked
 
 GUIDED = FlowTransformerConfig(12, 3, (4, 6, 6), 1, 2, text_dim=20, pooled_dim=10, distilled_guidance=True)
 UNGUIDED = FlowTransformerConfig(6, 2, (8, 4, 4), 2, 1, text_dim=9, pooled_dim=7)
@@ -120,6 +121,7 @@ def test_equals_diffusers(published, rows, columns, length):
 
 def published_shapes(shapes):
     """Keys and shapes that our module would write."""
+    shapes = shapes_on_disk(shapes)
     entries = published_names(shapes, FLUX_NAMES)
     assert len({entry.key for entry in entries.values()}) == len(shapes)
     return {
@@ -209,7 +211,7 @@ def reference(form, mask, rule=sees, subject_t=0.0, subject_guidance=1.0):
     """OminiControl, plainly: one sequence [text | noisy | subject 1 | subject 2] in float64, a mask that says which
     token sees which, and for every token the modulation of its own time and guidance."""
     config, params, asked, tokens = form
-    p = {name: np.float64(value) for name, value in params.items()}
+    p = {name: np.float64(value) for name, value in unstacked(params).items()}
     noisy, text, pooled = asked["noisy"], asked["text"], asked["pooled"]
     sizes = [LENGTH, ROWS * COLUMNS, *[tokens.shape[2]] * tokens.shape[1]]
     groups = np.repeat(np.arange(4), sizes)
@@ -366,9 +368,8 @@ def test_prepared_branches_are_blind_to_each_other(independent):
     other = tokens.copy()
     other[:, 1] += 1
     before, after = prepare(independent), prepare(independent, other)
-    assert len(before) == config.double_blocks + config.single_blocks
-    for block, changed in zip(before, after, strict=True):
-        for left, right in zip(block, changed, strict=True):
-            assert left.shape == (B, 8, config.heads, sum(config.axes_dim))
-            np.testing.assert_array_equal(left[:, :4], right[:, :4])
-            assert (np.abs(left[:, 4:] - right[:, 4:]).max((1, 2, 3)) > 1e-2).all()
+    for kind, count in (("double", config.double_blocks), ("single", config.single_blocks)):
+        for left, right in zip(getattr(before, kind), getattr(after, kind), strict=True):
+            assert left.shape == (count, B, 8, config.heads, sum(config.axes_dim))
+            np.testing.assert_array_equal(left[:, :, :4], right[:, :, :4])
+            assert (np.abs(left[:, :, 4:] - right[:, :, 4:]).max((2, 3, 4)) > 1e-2).all()

@@ -56,7 +56,9 @@ class DPO(Algorithm):
         """`batch`: chosen and rejected latents f32[b, ...], conditioning, gap f32[b], index i32[b]."""
         chosen, asked = batch["chosen"], batch["conditioning"]
         t, noise, _ = drawn(models.policy.model, key, batch, chosen.shape[1:])
-        clean, t, noise = jnp.concatenate([chosen, batch["rejected"]]), jnp.tile(t, 2), jnp.concatenate([noise, noise])
+        # The members of a pair lie side by side, so that nothing moves where pairs are spread over devices.
+        clean = jnp.stack([chosen, batch["rejected"]], 1).reshape(-1, *chosen.shape[1:])
+        t, noise = jnp.repeat(t, 2), jnp.repeat(noise, 2, 0)
         noisy = add_noise(clean, noise, t)
 
         def residual(role):
@@ -66,8 +68,8 @@ class DPO(Algorithm):
             return velocity_residual(prediction, clean, noise, noisy, t, prediction_type=role.model.prediction_type)
 
         policy_residual = residual(models.policy)
-        chosen_error, rejected_error = jnp.split(mean_square(policy_residual), 2)
-        references = jnp.split(jax.lax.stop_gradient(mean_square(residual(models.reference))), 2)
+        chosen_error, rejected_error = _members(mean_square(policy_residual))
+        references = _members(jax.lax.stop_gradient(mean_square(residual(models.reference))))
         margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
         metrics = {
             "margin": margin,
@@ -76,9 +78,15 @@ class DPO(Algorithm):
             "rejected_error_rise": rejected_error - references[1],
         }
         if self.preserve is not None:
-            scale = preference.winner_preserving_scale(*jnp.split(policy_residual, 2), mu=self.preserve)
+            scale = preference.winner_preserving_scale(*_members(policy_residual), mu=self.preserve)
             rejected_error = preference.scale_gradient(rejected_error, scale)
             margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
             metrics["rejected_scale"] = scale
         beta = preference.adaptive_beta(batch["gap"], beta=self.beta, eta=self.eta, k=self.k, b=self.b)
         return summed(preference.dpo(margin, beta), beta=beta, **metrics)
+
+
+def _members(x):
+    """Of the chosen and of the rejected, which lie side by side."""
+    x = x.reshape(-1, 2, *x.shape[1:])
+    return x[:, 0], x[:, 1]

@@ -31,7 +31,8 @@ class Generator(Protocol):
     the axes of every weight, `names` the published names of each part. `denoiser` is the part that trains and carries
     adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use.
 
-    A family's conditioning is a pytree of its own with leading axis b, into which nobody else looks. `prediction_type`
+    A family's conditioning is a pytree of its own with leading axis b, and what it prepares a pytree of its own;
+    nobody else looks into either. `prediction_type`
     is what the denoiser predicts, `latent_shape` the shape of one picture's latents; `subject_guidance` says whether it
     was trained on scenes without their subjects too.
     """
@@ -75,7 +76,9 @@ class Generator(Protocol):
         return None
 
     def denoise(self, params: Params, noisy: jax.Array, t: jax.Array, conditioning: Any, prepared: Any) -> jax.Array:
-        """Prediction f32[k · b, ...] for noisy latents at t f32[k · b], all rows of the conditioning k times over.
+        """Prediction f32[b · k, ...] for noisy latents at t f32[b · k], each row of the conditioning k times over.
+
+        What belongs to one row lies side by side, so that nothing moves where the rows are spread over devices.
 
         `prepared` is what `prepare` made of the conditioning; with None it is worked out anew.
         """

@@ -23,6 +23,7 @@ from narrative_jax.models.flow_transformer import (
     SEGMENTS,
     FlowTransformerConfig,
     Positions,
+    Prepared,
     Subjects,
     acts_elsewhere,
 )
@@ -166,7 +167,7 @@ class FlowGenerator(Generator):
             conditioning = conditioning._replace(subject_mask=conditioning.subject_mask & ~subjects[:, None])
         return conditioning
 
-    def prepare(self, params: Params, conditioning: FlowConditioning) -> list[tuple[jax.Array, jax.Array]] | None:
+    def prepare(self, params: Params, conditioning: FlowConditioning) -> Prepared | None:
         """The subjects' keys and values, where subjects see nothing but themselves; else None."""
         if not self.config.transformer.independent_subjects:
             return None
@@ -179,11 +180,11 @@ class FlowGenerator(Generator):
         noisy: jax.Array,
         t: jax.Array,
         conditioning: FlowConditioning,
-        prepared: list[tuple[jax.Array, jax.Array]] | None = None,
+        prepared: Prepared | None = None,
     ) -> jax.Array:
-        """See `base.Generator`; noisy latents are f32[k · b, n, c]."""
+        """See `base.Generator`; noisy latents are f32[b · k, n, c]."""
         copies = len(noisy) // len(conditioning.pooled)
-        conditioning = jax.tree.map(lambda x: jnp.concatenate([x] * copies), conditioning)
+        conditioning = jax.tree.map(lambda x: jnp.repeat(x, copies, 0), conditioning)
         subjects = Subjects(conditioning.subjects, conditioning.subject_mask)
         guidance = jnp.full(len(noisy), self.config.distilled_guidance)
         return self._bound(params)(

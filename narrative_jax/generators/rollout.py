@@ -30,17 +30,20 @@ def guided_velocity(
     """
     rows, count = len(jax.tree.leaves(conditioning)[0]), 1 + len(branches)
     everywhere = jnp.ones(rows, bool)
+    kinds = [conditioning]
     for branch in branches:
         dropped = {kind: everywhere for kind in ("text", "subjects") if getattr(branch, kind)}
-        without = generator.drop(jax.tree.map(lambda x: x[:rows], conditioning), **dropped)
-        conditioning = jax.tree.map(lambda *parts: jnp.concatenate(parts), conditioning, without)
+        kinds.append(generator.drop(conditioning, **dropped))
+    # What is predicted of a picture lies side by side, so that nothing moves where pictures are spread over devices.
+    conditioning = jax.tree.map(lambda *parts: jnp.stack(parts, 1).reshape(-1, *parts[0].shape[1:]), *kinds)
     prepared = generator.prepare(params, conditioning)
 
     def velocity(noisy, t):
-        noisy, t = (jnp.concatenate([x] * count) if branches else x for x in (noisy, t))
+        noisy, t = (jnp.repeat(x, count, 0) for x in (noisy, t))
         prediction = generator.denoise(params, noisy, t, conditioning, prepared)
         found = to_velocity(prediction, noisy, t, generator.prediction_type)
-        return guide(jnp.split(found, count), [branch.scale for branch in branches])
+        found = found.reshape(rows, count, *found.shape[1:])
+        return guide([found[:, place] for place in range(count)], [branch.scale for branch in branches])
 
     return velocity
 

@@ -23,6 +23,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.types import Params
 from narrative_jax.models.known_files import recognise
+from narrative_jax.models.stacks import EACH, each_name, shapes_on_disk, unstacked
 from narrative_jax.models.torch_files import SUFFIXES, read_state
 
 # A layout says, for each of our axes, which axis of the published array it is.
@@ -56,7 +57,10 @@ Names = Mapping[str, str | Published]
 
 
 def published_names(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names) -> dict[str, Published]:
-    """Key and layout of each of `params`. Raises KeyError for one that the table does not cover (a defect)."""
+    """Key and layout of each of `params`, named as on disk.
+
+    Raises KeyError for one that the table does not cover (a defect).
+    """
     return {name: _published(name, len(value.shape), names) for name, value in params.items()}
 
 
@@ -76,7 +80,7 @@ def save_weights(
     path: str | Path, params: Params, names: Names, dtype=jnp.bfloat16, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write `params` as one safetensors file, whole or not at all. Raises InputError where it cannot be written."""
-    tensors = {}
+    tensors, params = {}, unstacked(params)
     for name, (key, layout) in published_names(params, names).items():
         value = np.asarray(jnp.asarray(params[name], dtype))
         value = value if layout is PLAIN else value.transpose(np.argsort(layout))
@@ -98,12 +102,18 @@ def load_weights(
     end of a key to those of its equal parts along the first axis, which `names` then speaks of. Raises InputError
     unless the files are whole and hold exactly these arrays, of finite numbers.
     """
-    published = published_names(like, names)
+    on_disk = shapes_on_disk(like)
+    published = published_names(on_disk, names)
     with ExitStack() as stack:
         slices = _apart(_slices(path, stack), fused or {})
         found = {key: part.get_shape() for key, part in slices.items()}
-        check_arrays(path, found, {entry.key: _shape(like[name].shape, entry) for name, entry in published.items()})
-        return {name: _read(path, slices, entry, like[name], dtype) for name, entry in published.items()}
+        check_arrays(path, found, {entry.key: _shape(on_disk[name].shape, entry) for name, entry in published.items()})
+
+        def read(name):
+            entries = [published[each] for each in each_name(name, like[name])]
+            return _read(path, slices, entries, like[name], EACH in name, dtype)
+
+        return {name: read(name) for name in like}
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -253,15 +263,21 @@ def first(keys: Collection[str]) -> str:
     return ", ".join(sorted(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
 
 
-def _read(path, slices, published, like, dtype):
-    """One array, each device's piece straight from the file."""
-    axes = tuple(range(len(like.shape))) if published.layout is PLAIN else published.layout
+def _read(path, slices, entries, like, is_stacked, dtype):
+    """One array, each device's piece straight from the files: of a stack, a published array a block."""
 
     def piece(index):
+        if not is_stacked:
+            return block(entries[0], index)
+        mine = entries[index[0]]
+        return np.stack([block(entry, index[1:]) for entry in mine]) if mine else np.zeros(like.shape, dtype)
+
+    def block(entry, index):
+        axes = tuple(range(len(index))) if entry.layout is PLAIN else entry.layout
         theirs = tuple(index[ours] for ours in np.argsort(axes))
         with np.errstate(over="ignore"):  # what the type cannot hold becomes infinite, and is told as that
-            value = slices[published.key][theirs].transpose(axes).astype(dtype)
-        return _finite(path, published.key, value)
+            value = slices[entry.key][theirs].transpose(axes).astype(dtype)
+        return _finite(path, entry.key, value)
 
     sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.make_array_from_callback(like.shape, sharding, piece)

@@ -12,6 +12,7 @@ from narrative_jax.models.checkpoints import CONV, Published
 from narrative_jax.models.layers import LayerNorm, Linear, attend, convolve, unit
 from narrative_jax.models.preprocessing import CENTRED, CLIP, Normalisation
 from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.stacks import Stack, attended
 
 EPSILON = 1e-5
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
@@ -44,14 +45,14 @@ class ClipBlock(nnx.Module):
         pairs = ((self.query, normed[:, :first]), (self.key, normed), (self.value, normed))
         q, k, v = (layer(tokens).reshape(*tokens.shape[:-1], self.heads, -1) for layer, tokens in pairs)
         x = x[:, :first]
-        x = x + self.attention_out(attend(q, k, v, mask).reshape(x.shape))
+        x = x + self.attention_out(attended(attend(q, k, v, mask)).reshape(x.shape))
         return x + self.mlp_out(ACTIVATIONS[self.activation](self.mlp_in(self.norm_mlp(x))))
 
 
-def blocks(config, *, rngs: nnx.Rngs) -> nnx.List:
+def blocks(config, *, rngs: nnx.Rngs) -> Stack:
     """The blocks of a tower with the sizes of its config."""
     sizes = config.width, config.heads, config.mlp_width, config.activation, config.blocks
-    return nnx.List([ClipBlock(*sizes, rngs=rngs) for _ in range(config.blocks)])
+    return Stack(lambda rngs: ClipBlock(*sizes, rngs=rngs), config.blocks, rngs=rngs)
 
 
 def projection(config, *, rngs: nnx.Rngs) -> Linear:
@@ -94,7 +95,7 @@ class ClipTextConfig:
     """Sizes; the defaults are those of OpenAI's ViT-L/14, which FLUX and SDXL read prompts with.
 
     `projection` is the size of the embedding shared with images, None for an encoder without one. `end_token` closes
-    every prompt. Raises InputError for an unknown activation.
+    every prompt. `scanned` says how the blocks run, see `Stack.run`. Raises InputError for an unknown activation.
     """
 
     vocab_size: int = 49408
@@ -106,6 +107,7 @@ class ClipTextConfig:
     projection: int | None = None
     end_token: int = 49407
     activation: str = "quick_gelu"
+    scanned: bool = False
 
     def __post_init__(self):
         check_name("activation", self.activation, ACTIVATIONS)
@@ -140,8 +142,7 @@ class ClipTextEncoder(nnx.Module):
             raise InputError(f"prompts of {length} tokens", rule, "encode them to a smaller length")
         x = self.token_embedding[tokens] + self.position_embedding[:length]
         past = jnp.tril(jnp.ones((length, length), bool))
-        for block in self.blocks:
-            x = block(x, past)
+        x, _ = self.blocks.run(lambda block, x, _: (block(x, past), None), x, scanned=self.config.scanned)
         x = self.norm(x)
         end = jnp.argmax(tokens == self.config.end_token, axis=1)
         pooled = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
@@ -168,7 +169,7 @@ CLIP_NAMES = {
 class ClipVisionConfig:
     """Sizes; the defaults are those of OpenAI's ViT-L/14. `normalisation` is what its pictures have gone through.
 
-    Raises InputError for an unknown activation.
+    `scanned` says how the blocks run, see `Stack.run`. Raises InputError for an unknown activation.
     """
 
     image_size: int = 224
@@ -180,6 +181,7 @@ class ClipVisionConfig:
     projection: int = 768
     activation: str = "quick_gelu"
     normalisation: Normalisation = CLIP
+    scanned: bool = False
 
     def __post_init__(self):
         check_name("activation", self.activation, ACTIVATIONS)
@@ -193,8 +195,10 @@ CLIP_SIZES = {
     ),
     "ViT-L/14": (ClipTextConfig(projection=768), ClipVisionConfig()),
     "ViT-H/14": (
-        ClipTextConfig(width=1024, heads=16, blocks=24, mlp_width=4096, projection=1024, activation="gelu"),
-        ClipVisionConfig(width=1280, blocks=32, mlp_width=5120, projection=1024, activation="gelu"),
+        ClipTextConfig(
+            width=1024, heads=16, blocks=24, mlp_width=4096, projection=1024, activation="gelu", scanned=True
+        ),
+        ClipVisionConfig(width=1280, blocks=32, mlp_width=5120, projection=1024, activation="gelu", scanned=True),
     ),
     STORYBOOK: (
         ClipTextConfig(max_length=24, width=128, heads=4, blocks=3, mlp_width=512, projection=128),
@@ -239,9 +243,9 @@ class ClipVisionEncoder(nnx.Module):
         patches = patches.reshape(len(images), -1, self.config.width)
         first = jnp.broadcast_to(self.class_embedding[...], (len(images), 1, self.config.width))
         x = self.norm_in(jnp.concatenate([first, patches], axis=1) + self.position_embedding[...])
-        *others, last = self.blocks
-        for block in others:
-            x = block(x)
+        others = self.config.blocks - 1
+        x, _ = self.blocks.run(lambda block, x, _: (block(x), None), x, count=others, scanned=self.config.scanned)
+        last = self.blocks.block(-1)
         # Most want the class token only: computed apart, it lets jit leave out the last block's other tokens.
         pooled = self.norm(last(x, first=1)[:, 0])
         return VisionEncoding(last(x), pooled, self.projection(pooled))

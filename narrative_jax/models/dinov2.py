@@ -14,6 +14,7 @@ from narrative_jax.models.clip import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
 from narrative_jax.models.preprocessing import CENTRED, IMAGENET, Normalisation, cubic, filter_weights
 from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.stacks import Stack, attended
 
 START = normal(0.02)
 
@@ -71,7 +72,7 @@ class Dinov2Config:
     """Sizes; the defaults are those of ViT-B/14. `image_size` is the one that has a position embedding per patch.
 
     `mlp_width` counts what the block's second linear map reads, `normalisation` is what pictures have gone through.
-    Raises InputError for an unknown kind of MLP.
+    `scanned` says how the blocks run, see `Stack.run`. Raises InputError for an unknown kind of MLP.
     """
 
     image_size: int = 518
@@ -83,6 +84,7 @@ class Dinov2Config:
     mlp: str = "gelu"
     registers: int = 0
     normalisation: Normalisation = IMAGENET
+    scanned: bool = False
 
     def __post_init__(self):
         check_name("mlp", self.mlp, MLPS)
@@ -93,7 +95,7 @@ DINOV2_SIZES = {
     "ViT-S/14": Dinov2Config(width=384, heads=6, mlp_width=1536),
     "ViT-B/14": Dinov2Config(),
     "ViT-L/14": Dinov2Config(width=1024, heads=16, blocks=24, mlp_width=4096),
-    "ViT-g/14": Dinov2Config(width=1536, heads=24, blocks=40, mlp_width=4096, mlp="swiglu"),
+    "ViT-g/14": Dinov2Config(width=1536, heads=24, blocks=40, mlp_width=4096, mlp="swiglu", scanned=True),
 }
 # Each of them is also published with 4 registers.
 DINOV2_SIZES |= {f"{size}+registers": replace(config, registers=4) for size, config in DINOV2_SIZES.items()}
@@ -130,7 +132,7 @@ class Dinov2Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         normed = self.norm_attention(x)
         q, k, v = (layer(normed).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.query, self.key, self.value))
-        x = x + self.attention_out(attend(q, k, v).reshape(x.shape)) * self.scale_attention.astype(x.dtype)
+        x = x + self.attention_out(attended(attend(q, k, v)).reshape(x.shape)) * self.scale_attention.astype(x.dtype)
         return x + self.mlp(self.norm_mlp(x)) * self.scale_mlp.astype(x.dtype)
 
 
@@ -151,7 +153,7 @@ class Dinov2Encoder(nnx.Module):
         self.registers = tokens(config.registers) if config.registers else None
         axes = (None, None, None, "embed")
         self.patch_embedding = Conv(3, width, patch, stride=patch, axes=axes, kernel_init=START, rngs=rngs)
-        self.blocks = nnx.List([Dinov2Block(config, rngs=rngs) for _ in range(config.blocks)])
+        self.blocks = Stack(lambda rngs: Dinov2Block(config, rngs=rngs), config.blocks, rngs=rngs)
         self.norm = LayerNorm(width)
 
     def __call__(self, images: jax.Array) -> Dinov2Encoding:
@@ -165,8 +167,7 @@ class Dinov2Encoder(nnx.Module):
         apart = jnp.concatenate(apart, axis=1)
         apart = jnp.broadcast_to(apart, (batch, *apart.shape[1:]))
         x = jnp.concatenate([apart, patches.reshape(batch, -1, width)], axis=1)
-        for block in self.blocks:
-            x = block(x)
+        x, _ = self.blocks.run(lambda block, x, _: (block(x), None), x, scanned=self.config.scanned)
         x = self.norm(x)
         return Dinov2Encoding(jnp.concatenate([x[:, :1], x[:, apart.shape[1] :]], axis=1), x[:, 0])
 

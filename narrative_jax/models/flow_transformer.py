@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from narrative_jax.core.errors import check_name
 from narrative_jax.core.types import Segment
 from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, attend, rotary, rotate, sinusoids
+from narrative_jax.models.stacks import KEPT, Stack, attended
 
 TEXT, NOISY, SUBJECT = SEGMENTS = ("text", "noisy", "subject")  # kinds of tokens; all subjects are one segment
 FREQUENCIES = 256  # of the sinusoids that timesteps and guidance become
+TYPES = ("float32", "bfloat16")  # to compute in
 TIME_SCALE = 1000.0  # FLUX's networks count t from 0 to 1000
 
 
@@ -92,7 +95,11 @@ def acts_elsewhere(layers: Collection[str], segments: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class FlowTransformerConfig:
-    """Sizes; the width is heads × sum(axes_dim). `text_dim` and `pooled_dim` are the text encoders' sizes."""
+    """Sizes; the width is heads × sum(axes_dim). `text_dim` and `pooled_dim` are the text encoders' sizes.
+
+    `scanned` and `kept` say how the blocks run, see `Stack.run`; they change no result. `compute` is the type in which
+    tokens pass through the network, between float32 noise and a float32 prediction.
+    """
 
     channels: int
     heads: int
@@ -103,6 +110,13 @@ class FlowTransformerConfig:
     pooled_dim: int
     distilled_guidance: bool = False
     independent_subjects: bool = True
+    scanned: bool = False
+    kept: str = "all"
+    compute: str = "float32"
+
+    def __post_init__(self):
+        check_name("kept", self.kept, KEPT)
+        check_name("compute", self.compute, TYPES)
 
     @property
     def width(self) -> int:
@@ -123,12 +137,19 @@ class Subjects(NamedTuple):
     mask: jax.Array
 
 
+class Prepared(NamedTuple):
+    """Keys and values of subject tokens, f32[blocks, b, s · m, heads, d] each, of both kinds of blocks."""
+
+    double: tuple[jax.Array, jax.Array]
+    single: tuple[jax.Array, jax.Array]
+
+
 class _Part(NamedTuple):
-    """A run of tokens on its way through a block: its hidden states, modulation vector, rotation and segments."""
+    """A run of tokens on its way through the blocks: hidden states, modulation vector, rotation and segments."""
 
     hidden: jax.Array
     vector: jax.Array
-    rotation: np.ndarray
+    rotation: jax.Array
     segments: tuple[Segment, ...]
 
 
@@ -178,11 +199,11 @@ class Stream(nnx.Module):
         return self.attention(hidden, part.rotation, part.segments), rest
 
     def finish(self, part, attended, rest):
-        """The part after the block."""
+        """The part's hidden states after the block."""
         gate, mlp_shift, mlp_scale, mlp_gate = rest
         hidden = part.hidden + gate * self.to_out(_merge_heads(attended), part.segments)
         mlp = self.mlp_in(self.norm(hidden) * (1 + mlp_scale) + mlp_shift, part.segments)
-        return part._replace(hidden=hidden + mlp_gate * self.mlp_out(jax.nn.gelu(mlp), part.segments))
+        return hidden + mlp_gate * self.mlp_out(jax.nn.gelu(mlp), part.segments)
 
 
 class DoubleBlock(nnx.Module):
@@ -212,10 +233,10 @@ class SingleBlock(nnx.Module):
         return self.attention(hidden, part.rotation, part.segments), (gate, mlp)
 
     def finish(self, part, attended, rest):
-        """The part after the block."""
+        """The part's hidden states after the block."""
         gate, mlp = rest
         both = jnp.concatenate([_merge_heads(attended), mlp], -1)
-        return part._replace(hidden=part.hidden + gate * self.out(both, part.segments))
+        return part.hidden + gate * self.out(both, part.segments)
 
 
 class FlowTransformer(nnx.Module):
@@ -229,8 +250,8 @@ class FlowTransformer(nnx.Module):
         self.time_in = Embedder(FREQUENCIES, width, rngs=rngs)
         self.guidance_in = Embedder(FREQUENCIES, width, rngs=rngs) if config.distilled_guidance else None
         self.pooled_in = Embedder(config.pooled_dim, width, rngs=rngs)
-        self.double_blocks = nnx.List([DoubleBlock(config, rngs=rngs) for _ in range(config.double_blocks)])
-        self.single_blocks = nnx.List([SingleBlock(config, rngs=rngs) for _ in range(config.single_blocks)])
+        self.double_blocks = Stack(lambda rngs: DoubleBlock(config, rngs=rngs), config.double_blocks, rngs=rngs)
+        self.single_blocks = Stack(lambda rngs: SingleBlock(config, rngs=rngs), config.single_blocks, rngs=rngs)
         self.norm = LayerNorm(width, affine=False)
         self.modulation = Linear(width, 2 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
         self.out = Linear(width, config.channels, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
@@ -243,15 +264,16 @@ class FlowTransformer(nnx.Module):
         pooled: jax.Array,
         positions: Positions,
         subjects: Subjects | None = None,
-        prepared: Sequence[tuple[jax.Array, jax.Array]] | None = None,
+        prepared: Prepared | None = None,
         distilled_guidance: jax.Array | None = None,
     ) -> jax.Array:
         """Prediction f32[b, n, c] for noisy tokens f32[b, n, c] at t f32[b].
 
         `text` f32[b, l, text_dim], `pooled` f32[b, pooled_dim], `distilled_guidance` f32[b] (FLUX-dev's embedded
-        guidance). Of `subjects` only the mask is used where `prepared` holds their keys and values of every block,
-        of b / k rows that serve k times over.
+        guidance). Of `subjects` only the mask is used where `prepared` holds their keys and values, of b / k rows that
+        serve k times over, each time side by side.
         """
+        noisy, text = (x.astype(self.config.compute) for x in (noisy, text))
         n_text, n_noisy = text.shape[1], noisy.shape[1]
         zeros = np.zeros((n_text, 3), positions.noisy.dtype)
         segments = (Segment(TEXT, 0, n_text), Segment(NOISY, n_text, n_text + n_noisy))
@@ -261,49 +283,68 @@ class FlowTransformer(nnx.Module):
         text_part = _Part(self.text_in(text, segments[:1]), vector, self._rotation(zeros), segments[:1])
         subject = None if subjects is None or prepared is not None else self._subject_part(subjects, pooled, positions)
         mask = None if subjects is None else subjects.mask
-        cached = iter(prepared or ())
+        double, single = prepared or (None, None)
 
-        for block in self.double_blocks:
+        def double_block(block, carry, cached):
             members = ((block.text, text_part), (block.image, image))
-            (text_part, image), subject = self._layer(members, block.image, subject, mask, next(cached, None))
-        both = np.concatenate([text_part.rotation, image.rotation], 1)
-        main = _Part(jnp.concatenate([text_part.hidden, image.hidden], 1), vector, both, segments)
-        for block in self.single_blocks:
-            (main,), subject = self._layer(((block, main),), block, subject, mask, next(cached, None))
+            return self._layer(members, (block.image, subject), mask, carry, cached), None
+
+        def single_block(block, carry, cached):
+            return self._layer(((block, main),), (block, subject), mask, carry, cached), None
+
+        carry = (text_part.hidden, image.hidden), None if subject is None else subject.hidden
+        (hidden, of_subjects), _ = self._through(self.double_blocks, double_block, carry, double)
+        both = jnp.concatenate([text_part.rotation, image.rotation], 1)
+        main = _Part(None, vector, both, segments)
+        carry = (jnp.concatenate(hidden, 1),), of_subjects
+        ((hidden,), _), _ = self._through(self.single_blocks, single_block, carry, single)
 
         scale, shift = jnp.split(self.modulation(jax.nn.silu(vector), noisy_only), 2, -1)
-        return self.out(self.norm(main.hidden[:, n_text:]) * (1 + scale) + shift, noisy_only)
+        return self.out(self.norm(hidden[:, n_text:]) * (1 + scale) + shift, noisy_only).astype(jnp.float32)
 
-    def prepare(self, subjects: Subjects, pooled: jax.Array, positions: Positions) -> list[tuple[jax.Array, jax.Array]]:
-        """Keys and values of the subject tokens in every block, f32[b, s · m, heads, d] each (independent form)."""
-        part, prepared = self._subject_part(subjects, pooled, positions), []
-        for block in [b.image for b in self.double_blocks] + list(self.single_blocks):
-            (q, k, v), rest = block.queries(part)
-            prepared.append((k, v))
-            part = block.finish(part, self._attend_branches(q, k, v, subjects.mask.shape[1]), rest)
-        return prepared
+    def prepare(self, subjects: Subjects, pooled: jax.Array, positions: Positions) -> Prepared:
+        """What `__call__` needs of the subject tokens (independent form)."""
+        part, branches = self._subject_part(subjects, pooled, positions), subjects.mask.shape[1]
 
-    def _layer(self, members, subject_block, subject, mask, cached):
-        """One block on the main parts (all attend to all) and the subject branches (each to itself, or to main too)."""
+        def body(block, hidden, _):
+            now = part._replace(hidden=hidden)
+            (q, k, v), rest = block.queries(now)
+            return block.finish(now, self._attend_branches(q, k, v, branches), rest), (k, v)
+
+        hidden, double = self._through(self.double_blocks, lambda block, *rest: body(block.image, *rest), part.hidden)
+        _, single = self._through(self.single_blocks, body, hidden)
+        return Prepared(double, single)
+
+    def _through(self, stack, body, carry, given=None):
+        return stack.run(body, carry, given, scanned=self.config.scanned, kept=self.config.kept)
+
+    def _layer(self, members, subject, mask, carry, cached):
+        """One block on the main parts (all attend to all) and the subject branches (each to itself, or to main too).
+
+        `members` and `subject` are (block, part), `carry` the hidden states of the first and of the second.
+        """
+        hidden, of_subjects = carry
+        members = [(block, part._replace(hidden=x)) for (block, part), x in zip(members, hidden, strict=True)]
         queried = [block.queries(part) for block, part in members]
         q, k, v = (jnp.concatenate(parts, 1) for parts in zip(*(qkv for qkv, _ in queried), strict=True))
-        if subject is not None:
-            (subject_q, *cached), subject_rest = subject_block.queries(subject)
-        attended = attend(q, k, v) if cached is None else self._attend_with_subjects(q, k, v, cached, mask)
-        ends = np.cumsum([part.hidden.shape[1] for _, part in members])[:-1]
+        if of_subjects is not None:
+            subject_block, part = subject[0], subject[1]._replace(hidden=of_subjects)
+            (subject_q, *cached), subject_rest = subject_block.queries(part)
+        out = attend(q, k, v) if cached is None else self._attend_with_subjects(q, k, v, cached, mask)
+        ends = np.cumsum([x.shape[1] for x in hidden])[:-1]
         main = tuple(
             block.finish(part, out, rest)
-            for (block, part), out, (_, rest) in zip(members, jnp.split(attended, ends, 1), queried, strict=True)
+            for (block, part), out, (_, rest) in zip(members, jnp.split(attended(out), ends, 1), queried, strict=True)
         )
-        if subject is None:
+        if of_subjects is None:
             return main, None
         seen = () if self.config.independent_subjects else (k, v)
         branches = self._attend_branches(subject_q, *cached, mask.shape[1], *seen)
-        return main, subject_block.finish(subject, branches, subject_rest)
+        return main, subject_block.finish(part, attended(branches), subject_rest)
 
     def _attend_with_subjects(self, q, k, v, subject_keys_values, mask):
         copies = len(q) // len(subject_keys_values[0])  # repeated here, a block at a time, and never as a whole
-        subject_k, subject_v = (jnp.concatenate([x] * copies) for x in subject_keys_values)
+        subject_k, subject_v = (jnp.repeat(x, copies, 0) for x in subject_keys_values)
         there = jnp.repeat(mask, subject_k.shape[1] // mask.shape[1], 1)
         there = jnp.concatenate([jnp.ones((len(mask), k.shape[1]), bool), there], 1)[:, None, None]
         return attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)
@@ -319,18 +360,22 @@ class FlowTransformer(nnx.Module):
         return attend(q, k, v).reshape(shape)
 
     def _subject_part(self, subjects, pooled, positions):
-        b, s, m, c = subjects.tokens.shape
+        tokens = subjects.tokens.astype(self.config.compute)
+        b, s, m, c = tokens.shape
         segments = (Segment(SUBJECT, 0, s * m),)
         vector = self._vector(jnp.zeros(b), pooled, jnp.ones(b), segments)
         rotation = self._rotation(positions.subjects[:s].reshape(s * m, -1))
-        return _Part(self.image_in(subjects.tokens.reshape(b, s * m, c), segments), vector, rotation, segments)
+        return _Part(self.image_in(tokens.reshape(b, s * m, c), segments), vector, rotation, segments)
 
     def _vector(self, t, pooled, distilled_guidance, segments):
         """What modulates a part's tokens, f32[b, 1, width], from its time, its guidance and the pooled text."""
-        vector = self.time_in(sinusoids(TIME_SCALE * t, FREQUENCIES)[:, None], segments)
+        vector = self.time_in(self._sinusoids(t), segments)
         if self.guidance_in is not None:
-            vector += self.guidance_in(sinusoids(TIME_SCALE * distilled_guidance, FREQUENCIES)[:, None], segments)
-        return vector + self.pooled_in(pooled[:, None], segments)
+            vector += self.guidance_in(self._sinusoids(distilled_guidance), segments)
+        return vector + self.pooled_in(pooled[:, None].astype(self.config.compute), segments)
+
+    def _sinusoids(self, values):
+        return sinusoids(TIME_SCALE * values, FREQUENCIES)[:, None].astype(self.config.compute)
 
     def _rotation(self, positions):
         return rotary(positions, self.config.axes_dim)

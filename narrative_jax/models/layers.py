@@ -112,26 +112,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
     return (values / total).astype(v.dtype).swapaxes(1, 2)
 
 
-def rotary(positions: np.ndarray, axes_dim: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
-    """Rotary angles of positions [..., axes] as unit complex parts (cos, sin), f32[2, ..., sum(axes_dim) / 2].
+def rotary(positions: np.ndarray, axes_dim: Sequence[int], theta: float = 10_000.0) -> jax.Array:
+    """Rotary angles of positions [n, axes] as cosines and signed sines for `rotate`, f32[2, n, sum(axes_dim)].
 
     Each axis owns `axes_dim` channels, in adjacent pairs (Su et al. 2021; the axes as in FLUX).
     """
-    angles = [
-        positions[..., axis, None] / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
-        for axis, dim in enumerate(axes_dim)
-    ]
-    angles = np.concatenate(angles, -1)
-    return np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    found = []
+    for axis, dim in enumerate(axes_dim):
+        # A table of the places that there are: in float64, and small where a program keeps it as a constant.
+        places, which = np.unique(positions[:, axis], return_inverse=True)
+        angles = np.repeat(places[:, None] / theta ** (np.arange(0, dim, 2, dtype=np.float64) / dim), 2, -1)
+        table = np.stack([np.cos(angles), np.sin(angles) * np.tile((-1, 1), dim // 2)], 1).astype(np.float32)
+        found.append(jnp.asarray(table)[which.astype(np.int32)])
+    return jnp.concatenate(found, -1).swapaxes(0, 1)
 
 
-def rotate(x: jax.Array, rotation: np.ndarray) -> jax.Array:
-    """Turn adjacent channel pairs of x f32[b, n, heads, d] by `rotation` f32[2, n, d / 2]."""
-    cos, sin = (part[:, None] for part in rotation)
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    even, odd = pairs[..., 0], pairs[..., 1]
-    turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
-    return turned.reshape(x.shape).astype(x.dtype)
+def rotate(x: jax.Array, rotation: jax.Array) -> jax.Array:
+    """Turn adjacent channel pairs of x f32[b, n, heads, d] by `rotation` f32[2, n, d], as `rotary` gives it."""
+    cos, sin = rotation[:, :, None]
+    # Pairs change places by a product with a permutation: accelerators pad an axis of two to a whole tile.
+    lanes = jnp.arange(x.shape[-1])
+    exchanged = jnp.matmul(x, (lanes[:, None] == lanes ^ 1).astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
+    return (x.astype(jnp.float32) * cos + exchanged.astype(jnp.float32) * sin).astype(x.dtype)
 
 
 def sinusoids(values: jax.Array, size: int, max_period: float = 10_000.0) -> jax.Array:

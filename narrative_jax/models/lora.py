@@ -20,6 +20,7 @@ from narrative_jax.core.types import Params, Segment
 from narrative_jax.models.checkpoints import read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
+from narrative_jax.models.stacks import each_name, unstacked
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,21 @@ class AdapterOptions:
 
 
 class Lora(nnx.Module):
-    """Adds (alpha / rank) · x · a · b on the tokens of its `segments` (all tokens where it names none)."""
+    """Adds (alpha / rank) · x · a · b on the tokens of its `segments` (all tokens where it names none).
 
-    def __init__(self, layer: Linear, rank: int, alpha: float, segments: Sequence[str], *, rngs: nnx.Rngs):
-        size_in, size_out = layer.kernel.shape
-        axis_in, axis_out = layer.kernel.axes
+    Of a stacked layer `picked`, a bool a block, says which blocks' it adapts.
+    """
+
+    def __init__(self, layer, rank, alpha, segments: Sequence[str], picked=None, *, rngs: nnx.Rngs):
+        *blocks, size_in, size_out = layer.kernel.shape
+        *of_blocks, axis_in, axis_out = layer.kernel.axes
         self.scale = alpha / rank
         self.segments = tuple(segments)
-        self.a = nnx.LoRAParam(jax.random.normal(rngs.params(), (size_in, rank)) / rank, axes=(axis_in, None))
-        self.b = nnx.LoRAParam(jnp.zeros((rank, size_out)), axes=(None, axis_out))
+        a = jax.random.normal(rngs.params(), (*blocks, size_in, rank)) / rank
+        # With a and b 0 neither has a gradient: blocks that are not picked stay as they are.
+        a = a if picked is None else a * np.float32(picked)[:, None, None]
+        self.a = nnx.LoRAParam(a, axes=(*of_blocks, axis_in, None))
+        self.b = nnx.LoRAParam(jnp.zeros((*blocks, rank, size_out)), axes=(*of_blocks, None, axis_out))
 
     def add_to(self, y: jax.Array, x: jax.Array, segments: Sequence[Segment]) -> jax.Array:
         """`y`, the layer's output for `x`, with this adapter's part added."""
@@ -92,6 +99,8 @@ def append_adapter(
 ) -> None:
     """Append an adapter with b = 0 to every linear layer whose dotted path matches the regex `targets`, in place.
 
+    Blocks of a stack are named as on disk, by number; those that `targets` leave out get an a of 0 too, which stays.
+
     Raises InputError for a name that is taken or has dots, targets that match nothing, and a rank below 1 or beyond
     that of every layer's kernel.
     """
@@ -100,19 +109,19 @@ def append_adapter(
     if "." in name or any(name in layer.adapters for _, layer in layers):
         raise InputError(f"adapter {name!r}", "names in a stack differ and have no dots", "choose another name")
     try:
-        matched = [layer for path, layer in layers if re.fullmatch(targets, path)]
+        matched = [(layer, picked) for path, layer in layers if any(picked := _picked(path, layer, targets))]
     except re.error as error:
         rule = f"they are a regular expression ({error})"
         raise InputError(f"targets {targets!r}", rule, "write .* for anything, e.g. '.*to_[qkv]'") from None
     if not matched:
         raise InputError(f"targets {targets!r}", "they match dotted paths of linear layers", "see lora.linear_paths")
-    most = max(min(layer.kernel.shape) for layer in matched)
+    most = max(min(layer.kernel.shape[-2:]) for layer, _ in matched)
     if rank > most:
         rule = f"the kernels that it adapts have ranks up to {most}, and more changes nothing"
         raise InputError(f"rank {rank}", rule, f"give one up to {most}")
     rngs = nnx.Rngs(seed)
-    for layer in matched:
-        layer.adapters[name] = Lora(layer, rank, alpha, segments, rngs=rngs)
+    for layer, picked in matched:
+        layer.adapters[name] = Lora(layer, rank, alpha, segments, picked if len(picked) > 1 else None, rngs=rngs)
 
 
 def with_adapter(network: Network, params: Params, name: str, **adapter) -> tuple[Network, Params]:
@@ -123,13 +132,17 @@ def with_adapter(network: Network, params: Params, name: str, **adapter) -> tupl
 
 
 def linear_paths(model: nnx.Module) -> list[str]:
-    """Dotted paths of the layers that can carry adapters."""
-    return [path for path, _ in _linear_layers(model)]
+    """Dotted paths of the layers that can carry adapters, those of stacks a block at a time."""
+    return [each for path, layer in _linear_layers(model) for each in each_name(path, layer.kernel)]
 
 
 def _linear_layers(model):
     modules = nnx.iter_modules(model)
     return [(".".join(map(str, path)), module) for path, module in modules if isinstance(module, Linear)]
+
+
+def _picked(path, layer, targets):
+    return [bool(re.fullmatch(targets, each)) for each in each_name(path, layer.kernel)]
 
 
 def adapter_of(name: str) -> str | None:
@@ -138,15 +151,21 @@ def adapter_of(name: str) -> str | None:
     return found.group(1) if found else None
 
 
+def adapter_weights(params: Params, name: str) -> Params:
+    """The weights of adapter `name`, by names on disk; blocks that it does not adapt, whose a is 0, have none."""
+    mine = unstacked({key: np.asarray(value) for key, value in params.items() if adapter_of(key) == name})
+    return {key: np.ascontiguousarray(value) for key, value in mine.items() if mine[f"{key[:-1]}a"].any()}
+
+
 def save_adapter(path: str | Path, params: Params, name: str, options: AdapterOptions, base: str) -> None:
     """Write the weights of adapter `name` with the options it was made with, and the base's hash."""
-    weights = {key: np.ascontiguousarray(value) for key, value in params.items() if adapter_of(key) == name}
+    weights = adapter_weights(params, name)
     description = {"name": name, "base": base, "made_with": json.dumps(asdict(options))}
     write_bytes(path, save(weights, metadata=description))
 
 
 def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
-    """Name, options, the base's hash and the weights. Raises InputError for an unreadable file."""
+    """Name, options, the base's hash and the weights, by names on disk. Raises InputError for an unreadable file."""
     weights, description = read_arrays(path)
     try:
         options = parse(AdapterOptions, json.loads(description["made_with"]), "what it was made with")
@@ -157,9 +176,9 @@ def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
 
 
 def fingerprint(params: Params) -> str:
-    """A hash of weights, the same on every machine."""
+    """A hash of weights, the same on every machine, whether blocks are stacked or not."""
     digest = hashlib.sha256()
-    for name in sorted(params):
+    for name, value in sorted(unstacked(params).items()):
         digest.update(name.encode())
-        digest.update(np.asarray(params[name]).tobytes())
+        digest.update(np.asarray(value).tobytes())
     return digest.hexdigest()[:16]

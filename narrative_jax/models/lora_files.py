@@ -39,6 +39,7 @@ from narrative_jax.models.lora_layouts import (
     spellings,
     without_prefix,
 )
+from narrative_jax.models.stacks import shapes_on_disk
 
 WEIGHTS, CONFIG = "pytorch_lora_weights.safetensors", "adapter_config.json"
 NAME = "lora"  # of an adapter that was read
@@ -50,9 +51,9 @@ _OURS = "give a LoRA that was trained on this generator"
 def save_lora(
     folder: Path, weights: Params, options: AdapterOptions, base: str, base_name: str, names: Names, part: str
 ) -> None:
-    """Write one adapter's weights and PEFT's settings of it; `base` is the base's hash. Raises InputError.
+    """Write one adapter's weights, by names on disk, and PEFT's settings of it; `base` is the base's hash.
 
-    `part` is what a pipeline calls the network, and begins its keys with.
+    `part` is what a pipeline calls the network, and begins its keys with. Raises InputError.
     """
     plain = {re.sub(r"\.adapters\.[^.]+", "", key): value for key, value in weights.items()}
     layers = {layer: key for layer, key in names.items() if isinstance(key, str)}
@@ -90,7 +91,8 @@ def read_lora(
         rule = "only safetensors files are read, since a pickle can run code"
         raise InputError(f"{path}", rule, "convert it, or take the safetensors form")
     arrays, metadata = read_arrays(path)
-    kernels = {name: value for name, value in network.items() if name.endswith(".kernel") and len(value.shape) == 2}
+    shapes = shapes_on_disk(network).items()
+    kernels = {name: value for name, value in shapes if name.endswith(".kernel") and len(value.shape) == 2}
     layers = {entry.key.removesuffix(".weight"): name for name, entry in published_names(kernels, names).items()}
     shapes = {module: kernels[name].shape for module, name in layers.items()}
     pairs = _pairs(path, _of_generator(path, arrays))

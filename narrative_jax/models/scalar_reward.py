@@ -26,6 +26,7 @@ from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Config
 from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet, IResNetConfig
 from narrative_jax.models.layers import LayerNorm, Linear, unit
 from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.stacks import Stack
 from narrative_jax.statistics import match_characters, matched_similarity
 
 TOWERS = ("text", "vision", "subject")  # what starts from published weights
@@ -74,9 +75,8 @@ class ScalarReward(nnx.Module):
         # What a token is of: the one that gathers, prompt, picture, each view, each subject.
         kinds = 3 + config.views + config.max_subjects
         self.kind_embedding = nnx.Param(normal(0.02)(rngs.params(), (kinds, width)), axes=(None, "embed"))
-        self.blocks = nnx.List(
-            [ClipBlock(width, config.heads, 4 * width, "gelu", config.blocks, rngs=rngs) for _ in range(config.blocks)]
-        )
+        sizes = width, config.heads, 4 * width, "gelu", config.blocks
+        self.blocks = Stack(lambda rngs: ClipBlock(*sizes, rngs=rngs), config.blocks, rngs=rngs)
         self.norm = LayerNorm(width, epsilon=EPSILON)
         self.out = Linear(width, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.line = Linear(2, 1, bias=False, kernel_init=nnx.initializers.constant(0.01), rngs=rngs)
@@ -112,8 +112,7 @@ class ScalarReward(nnx.Module):
         always = jnp.ones((len(tokens), 1), bool)
         counts = [always, read, jnp.repeat(always, picture.tokens.shape[1], 1), there, mask]
         counts = jnp.concatenate(counts, 1)[:, None, None]
-        for block in self.blocks:
-            x = block(x, counts)
+        x, _ = self.blocks.run(lambda block, x, _: (block(x, counts), None), x)
         return straight + self.out(self.norm(x[:, 0]))[:, 0]
 
     def _characters(self, pictures):

@@ -1,5 +1,6 @@
 """The generator that a run begins with, and how it draws."""
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,8 @@ from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator, Preset
 from narrative_jax.generators.sampling import Sampling
-from narrative_jax.models.lora import AdapterOptions, adapter_of
+from narrative_jax.models.lora import AdapterOptions
+from narrative_jax.models.stacks import unstacked
 from narrative_jax.runs.directory import Context
 
 GENERATOR = "generator"  # the section of the config, and what a train entry trains unless it says otherwise
@@ -53,7 +55,8 @@ def base_generator(context: Context) -> tuple[Generator, Params]:
 
 
 def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the weights that an adapter of this name has on the preset's denoiser; nothing is computed.
+    """Shapes of the weights, by names on disk, that an adapter of this name has on the preset's denoiser; nothing is
+    computed.
 
     Raises InputError for one that the network cannot carry or run.
     """
@@ -64,4 +67,6 @@ def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> dict[s
         noisy = jnp.zeros((1, *generator.latent_shape))
         return weights, adapted.denoise(weights, noisy, jnp.ones(1), generator.blank(1), None)
 
-    return {key: shape for key, shape in jax.eval_shape(run, dict(shapes))[0].items() if adapter_of(key) == name}
+    weights = unstacked(jax.eval_shape(run, dict(shapes))[0])
+    targets = rf"{generator.denoiser}\.({options.targets})\.adapters\.{name}\..*"
+    return {key: shape for key, shape in weights.items() if re.fullmatch(targets, key)}
