@@ -69,20 +69,23 @@ class FlowPreset(FlowConfig):
 
 STORYBOOK_FLOW = FlowPreset(
     transformer=FlowTransformerConfig(
-        channels=192, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
+        channels=75, heads=4, axes_dim=(8, 20, 20), double_blocks=1, single_blocks=4, text_dim=128, pooled_dim=128
     ),
     image_size=40,
-    subject_size=24,
-    patch=8,
+    subject_size=25,
+    patch=5,
     text_length=16,
-    subject_offsets=((0, -4), (0, 6)),
+    subject_offsets=((0, -5), (0, 8)),
     prediction_type="clean",
-    timestep_distribution=LogitNormal(mean=0.8, std=1.0),
+    timestep_distribution=LogitNormal(mean=0.4, std=1.0),
+    subject_guidance=True,
     embedded=True,
 )
 TINY_FLOW = replace(
     STORYBOOK_FLOW,
-    transformer=replace(STORYBOOK_FLOW.transformer, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
-    subject_guidance=True,
+    transformer=replace(STORYBOOK_FLOW.transformer, channels=192, heads=2, axes_dim=(4, 6, 6), single_blocks=1),
+    subject_size=24,
+    patch=8,
+    subject_offsets=((0, -4), (0, 6)),
     embedded=False,
 )
