@@ -9,14 +9,15 @@ identity encoder and an aesthetic head score one aspect each, as where only publ
 was trained on raters.
 `:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal compute, DPO on shuffled
 labels, on pairs by presence alone, and on as many pairs by each rule at one β, each compared with ADPO of its seed;
-best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:tiny` is a smoke run.
+best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:flux` aligns FLUX.1-dev
+with two subjects by published rewards, on 64 chips: for `python -m narrative_jax.plan`. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import check_name
 
-VARIANTS = ("", "proxies", "controls", "tiny")
+VARIANTS = ("", "proxies", "controls", "flux", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -39,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
     config.score = {"stage": "score", "source": "generate", "reward": "", "raters": {"seeds": (0, 1, 2)}}
-    if variant == "proxies":
+    if variant in ("proxies", "flux"):
         config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
     _calibrate(config)
     config.screen = {
@@ -83,6 +84,8 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     if variant == "controls":
         _add_controls(config)
+    if variant == "flux":
+        _enlarge(config)
     if variant == "tiny":
         _shrink(config)
     return config
@@ -157,6 +160,15 @@ def _add_controls(config):
     config.stages = (*config.stages[:4], "present", "screen", *screens, *arms, "evaluate")
     config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(1.5, 2.0, 3.0), compare=pairs)
     config.evaluate.controls = ("copying", "presence")
+
+
+def _enlarge(config):
+    """FLUX.1-dev at 1024², four pairs a chip of 64."""
+    config.mesh = {"data": 4, "fsdp": 16, "tensor": 1, "context": 1}
+    config.generator.preset = "flux"
+    config.sampling.update(num_steps=28, guidance_scale=1.0, batch_size=64)  # guidance is in the network
+    config.align.update(batch_size=256, total_steps=2000, sample_every=0)
+    config.align.optimizer.update(learning_rate=1e-4, warmup_steps=100)
 
 
 def _shrink(config):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from narrative_jax.models.layers import attend
+from narrative_jax.models.attention import attend
 
 
 def draw(dtype, batch=2, queries=5, keys=7, heads=3, size=4):

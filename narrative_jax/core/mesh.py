@@ -1,35 +1,83 @@
-"""The device mesh, and which axis of it each axis of a weight or a batch is spread over."""
+"""The device mesh, and which of its axes each axis of a weight, a batch or an activation is spread over."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 
-AXES = ("data", "fsdp", "tensor")
-WEIGHT_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "vocab": "tensor"}
+AXES = ("data", "fsdp", "tensor", "context")
+# What an axis of a weight is spread over: first choices are made for all of a weight's axes, then second ones of what
+# is left, so that the narrow side of an adapter, which has no "embed", lies over fsdp as well.
+WEIGHT_RULES = {"embed": ("fsdp",), "mlp": ("tensor", "fsdp"), "heads": ("tensor", "fsdp"), "vocab": ("tensor",)}
 BATCH_AXES = ("data", "fsdp")
+_current: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """A mesh with the axes `data`, `fsdp` and `tensor` over all devices; one size may be -1 and takes what is left.
+def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
+    """A mesh with the axes `AXES` over all devices, or over those given; one size may be -1 and takes what is left.
 
-    Raises InputError for another axis, and where the sizes do not multiply to the number of devices.
+    `data` goes over slices first, since only gradients pass between them. `context` is the token axis of long
+    sequences. Raises InputError for another axis, and where the sizes do not multiply to the number of devices.
     """
     for axis in sizes:
         check_name("mesh axis", axis, AXES)
     shape = {axis: sizes.get(axis, 1) for axis in AXES}
-    devices, open_axes = jax.device_count(), [axis for axis in AXES if shape[axis] == -1]
+    count, open_axes = len(devices or jax.devices()), [axis for axis in AXES if shape[axis] == -1]
     fixed = [size for size in shape.values() if size != -1]
     known = math.prod(fixed)
-    if len(open_axes) > 1 or min(fixed, default=1) < 1 or devices % known or not (open_axes or known == devices):
+    if len(open_axes) > 1 or min(fixed, default=1) < 1 or count % known or not (open_axes or known == count):
         given = ", ".join(f"{axis} {size}" for axis, size in shape.items())
-        rule = f"sizes are positive and multiply to the number of devices, {devices}; one may be -1 for what is left"
+        rule = f"sizes are positive and multiply to the number of devices, {count}; one may be -1 for what is left"
         raise InputError(f"mesh {given}", rule, "set data to -1 and the others to 1")
-    filled = [devices // known if axis in open_axes else shape[axis] for axis in AXES]
-    return jax.make_mesh(filled, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    filled = [count // known if axis in open_axes else shape[axis] for axis in AXES]
+    return Mesh(_arranged(filled, devices or jax.devices()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape, devices):
+    """The devices as an array in which neighbours on an axis are near each other; slices along `data`."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, *others = shape
+    if data % slices:
+        rule = f"data goes over the slices, of which there are {slices}"
+        raise InputError(f"mesh data {data}", rule, f"set a multiple of {slices}")
+    between = (slices, *(1 for _ in others))
+    return mesh_utils.create_hybrid_device_mesh((data // slices, *others), between, devices)
+
+
+@contextmanager
+def traced_on(mesh: Mesh) -> Iterator[None]:
+    """What is traced within is for this mesh: `spread_tokens` and `platform` know it."""
+    token = _current.set(mesh)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh):
+            yield
+    finally:
+        _current.reset(token)
+
+
+def current_mesh() -> Mesh | None:
+    """The mesh of `traced_on`, None outside of it."""
+    return _current.get()
+
+
+def platform() -> str:
+    """That of the devices for which a program is traced: "cpu", "gpu" or "tpu"."""
+    mesh = current_mesh()
+    return mesh.devices.flat[0].platform if mesh else jax.default_backend()
+
+
+def spread_tokens(x: jax.Array) -> jax.Array:
+    """`x` f32[b, n, ...] with rows over the batch's axes of the mesh and tokens over `context`; the same x."""
+    mesh = current_mesh()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, "context"))
 
 
 def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
@@ -58,10 +106,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def weight_shardings(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:
     """A sharding for each weight from the names of its axes; an axis that does not divide evenly stays whole."""
+    return {name: NamedSharding(mesh, _spec(axes[name], shapes[name], mesh)) for name in shapes}
 
-    def spec(name):
-        rules = [WEIGHT_RULES.get(axis) for axis in axes[name]]
-        sizes = shapes[name]
-        return PartitionSpec(*(r if r and n % mesh.shape[r] == 0 else None for r, n in zip(rules, sizes, strict=True)))
 
-    return {name: NamedSharding(mesh, spec(name)) for name in shapes}
+def _spec(names, sizes, mesh):
+    rules, over = [WEIGHT_RULES.get(name, ()) for name in names], [()] * len(names)
+    for choice in range(max(map(len, WEIGHT_RULES.values()))):
+        for place, (rule, size) in enumerate(zip(rules, sizes, strict=True)):
+            taken = {axis for axes in over for axis in axes}
+            wanted = (*over[place], *rule[choice : choice + 1])
+            if (
+                len(rule) > choice
+                and rule[choice] not in taken
+                and size % math.prod(mesh.shape[a] for a in wanted) == 0
+            ):
+                over[place] = wanted
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in over))

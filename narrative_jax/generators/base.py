@@ -106,6 +106,7 @@ class Preset(Protocol):
     max_subjects: int
     subject_guidance: bool  # see `Generator`
     image_size: int  # pixels of the shorter side of its pictures
+    files: tuple[str, ...]  # published ones that it needs, and which are not read yet
 
     def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:
         """The generator, and shapes and types of the weights but for its encoders'; nothing is read."""

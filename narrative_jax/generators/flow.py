@@ -34,7 +34,7 @@ TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"  # the parts, as diffu
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Sizes and conventions of one flow generator; sizes in pixels, `patch` in latent cells.
+    """Sizes and conventions of one flow generator; sizes in pixels, `patch` in latent cells of `cell` pixels' side.
 
     Subject branch i stands `subject_offsets[i]` (rows, columns) of tokens away from the picture; there are as many
     slots as offsets. `distilled_guidance` is the value for networks that embed their guidance; `subject_guidance` says
@@ -52,6 +52,7 @@ class FlowConfig:
     sampler_shift: float = 1.0
     distilled_guidance: float = 1.0
     subject_guidance: bool = False
+    cell: int = 1
 
     @property
     def max_subjects(self) -> int:
@@ -193,7 +194,7 @@ class FlowGenerator(Generator):
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
         """Images f32[b, h, w, 3] in [-1, 1]."""
-        height = self.config.image_size // self.autoencoder.factor
+        height = self.config.image_size // self.config.cell
         return self.autoencoder.decode(latents, self.config.patch, height)
 
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["FlowGenerator", Params]:
@@ -226,10 +227,10 @@ class FlowGenerator(Generator):
 
     @cached_property
     def _positions(self) -> Positions:
-        config, cell = self.config, self.autoencoder.factor * self.config.patch
-        portrait = _grid(config.subject_size // cell)
+        config, token = self.config, self.config.cell * self.config.patch  # its side in pixels
+        portrait = _grid(config.subject_size // token)
         offsets = [np.array((0, *offset)) for offset in config.subject_offsets]
-        return Positions(_grid(config.image_size // cell), np.stack([portrait + offset for offset in offsets]))
+        return Positions(_grid(config.image_size // token), np.stack([portrait + offset for offset in offsets]))
 
 
 def _grid(side):

@@ -32,15 +32,21 @@ class FlowOptions:
 
 @dataclass(frozen=True)
 class FlowPreset(FlowConfig):
-    """A flow generator by name; `embedded` says whether weights of it ship. See `base.Preset`."""
+    """A flow generator by name; `embedded` says whether weights of it ship. See `base.Preset`.
+
+    Frozen weights lie in memory as `weight_type`. `files` are the published ones that it is made of.
+    """
 
     Options: ClassVar[type] = FlowOptions
 
     embedded: bool = False
+    weight_type: str = "float32"
+    files: tuple[str, ...] = ()
 
     def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
         """See `base.Preset`."""
         network, shapes = abstract(self._transformer)
+        shapes = {name: jax.ShapeDtypeStruct(shape.shape, self.weight_type) for name, shape in shapes.items()}
         return FlowGenerator(self, network), under(TRANSFORMER, shapes)
 
     def load(self, options: FlowOptions, seed: int) -> tuple["FlowGenerator", Params]:
@@ -50,9 +56,11 @@ class FlowPreset(FlowConfig):
         text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
         if options.weights == RANDOM:
             network, drawing = split(self._transformer(seed))
+            drawing = {name: value.astype(self.weight_type) for name, value in drawing.items()}
         else:
             network, shapes = abstract(self._transformer)
-            drawing = load_weights(options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors", shapes, FLUX_NAMES)
+            file = options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors"
+            drawing = load_weights(file, shapes, FLUX_NAMES, self.weight_type)
         return FlowGenerator(self, network, text), under(TRANSFORMER, drawing) | under(TEXT_ENCODER, reading)
 
     def described(self, options: FlowOptions, seed: int) -> tuple[str, str]:
@@ -89,3 +97,28 @@ TINY_FLOW = replace(
     subject_offsets=((0, -4), (0, 6)),
     embedded=False,
 )
+# FLUX.1-dev with two subjects of 512², beside the picture as OminiControl places them; its sampler's shift is that of
+# 4,096 tokens, exp(1.15).
+FLUX_DEV = FlowPreset(
+    transformer=FlowTransformerConfig(
+        channels=64, heads=24, axes_dim=(16, 56, 56), double_blocks=19, single_blocks=38, text_dim=4096, pooled_dim=768,
+        distilled_guidance=True, scanned=True, kept="nothing", compute="bfloat16", attention="auto",
+    ),
+    image_size=1024,
+    subject_size=512,
+    patch=2,
+    cell=8,
+    text_length=512,
+    subject_offsets=((0, -32), (0, 64)),
+    prediction_type="velocity",
+    timestep_distribution=LogitNormal(),
+    sampler_shift=3.158,
+    distilled_guidance=3.5,
+    weight_type="bfloat16",
+    files=(
+        "FLUX.1-dev's transformer (11.9 B, flux1-dev.safetensors or transformer/ of its diffusers folder)",
+        "CLIP ViT-L/14's text encoder and tokenizer (text_encoder/, tokenizer/)",
+        "T5 v1.1 XXL's encoder and tokenizer (text_encoder_2/, tokenizer_2/)",
+        "the autoencoder of 16 channels (ae.safetensors or vae/)",
+    ),
+)  # fmt: skip

@@ -13,7 +13,14 @@ from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.images import to_uint8
-from narrative_jax.core.mesh import batch_sharding, check_batch, devices_of_batch, replicated, weight_shardings
+from narrative_jax.core.mesh import (
+    batch_sharding,
+    check_batch,
+    devices_of_batch,
+    replicated,
+    traced_on,
+    weight_shardings,
+)
 from narrative_jax.core.options import names_of
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
@@ -86,7 +93,7 @@ class Drawer:
         sampling.check(generator.subject_guidance)
         self.generator, self.sampling, self.mesh = generator, sampling, mesh
         everywhere, batch = replicated(mesh), batch_sharding(mesh)
-        run = _drawing(generator, sampling)
+        run = _drawing(generator, sampling, mesh)
         self._run = jax.jit(run, in_shardings=(None, batch, batch), out_shardings=everywhere)
 
     def place(self, params: Params) -> Params:
@@ -117,12 +124,13 @@ def drawer_for(generator: Generator, sampling: Sampling, count: int, mesh: Mesh)
     return Drawer(generator, replace(sampling, batch_size=batch_size), mesh)
 
 
-def _drawing(generator: Generator, sampling: Sampling) -> Callable:
+def _drawing(generator: Generator, sampling: Sampling, mesh: Mesh) -> Callable:
     times, branches = generator.sampler_times(sampling.num_steps), sampling.branches(generator.subject_guidance)
 
     def run(params, seeds, conditioning):
-        noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), generator.latent_shape))(seeds)
-        latents = rollout(generator, params, conditioning, noise, times, branches, sampling.sampler)
-        return generator.decode(params, latents)
+        with traced_on(mesh):
+            noise = jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), generator.latent_shape))(seeds)
+            latents = rollout(generator, params, conditioning, noise, times, branches, sampling.sampler)
+            return generator.decode(params, latents)
 
     return run

@@ -7,8 +7,6 @@ from einops import rearrange
 class PixelAutoencoder:
     """Latents are the pixels themselves: for worlds so small that there is nothing to compress."""
 
-    factor = 1  # pixels a latent cell, each way
-
     def encode(self, images: jax.Array, patch: int) -> jax.Array:
         """Latent tokens f32[b, n, c] of images f32[b, h, w, 3] in [-1, 1]."""
         return to_tokens(images, patch)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.models.attention import attend
 from narrative_jax.models.checkpoints import CONV, Published
-from narrative_jax.models.layers import LayerNorm, Linear, attend, convolve, unit
+from narrative_jax.models.layers import LayerNorm, Linear, convolve, unit
 from narrative_jax.models.preprocessing import CENTRED, CLIP, Normalisation
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.models.stacks import Stack, attended

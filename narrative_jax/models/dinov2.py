@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.models.attention import attend
 from narrative_jax.models.checkpoints import Published
 from narrative_jax.models.clip import normal
-from narrative_jax.models.layers import Conv, LayerNorm, Linear, attend
+from narrative_jax.models.layers import Conv, LayerNorm, Linear
 from narrative_jax.models.preprocessing import CENTRED, IMAGENET, Normalisation, cubic, filter_weights
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.models.stacks import Stack, attended

@@ -16,8 +16,10 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import check_name
+from narrative_jax.core.mesh import spread_tokens
 from narrative_jax.core.types import Segment
-from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, attend, rotary, rotate, sinusoids
+from narrative_jax.models.attention import ATTENTIONS, attend
+from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, rotary, rotate, sinusoids
 from narrative_jax.models.stacks import KEPT, Stack, attended
 
 TEXT, NOISY, SUBJECT = SEGMENTS = ("text", "noisy", "subject")  # kinds of tokens; all subjects are one segment
@@ -98,7 +100,7 @@ class FlowTransformerConfig:
     """Sizes; the width is heads × sum(axes_dim). `text_dim` and `pooled_dim` are the text encoders' sizes.
 
     `scanned` and `kept` say how the blocks run, see `Stack.run`; they change no result. `compute` is the type in which
-    tokens pass through the network, between float32 noise and a float32 prediction.
+    tokens pass through the network, between float32 noise and a float32 prediction, `attention` as `attend` has it.
     """
 
     channels: int
@@ -113,10 +115,12 @@ class FlowTransformerConfig:
     scanned: bool = False
     kept: str = "all"
     compute: str = "float32"
+    attention: str = "xla"
 
     def __post_init__(self):
         check_name("kept", self.kept, KEPT)
         check_name("compute", self.compute, TYPES)
+        check_name("attention", self.attention, ATTENTIONS)
 
     @property
     def width(self) -> int:
@@ -203,7 +207,7 @@ class Stream(nnx.Module):
         gate, mlp_shift, mlp_scale, mlp_gate = rest
         hidden = part.hidden + gate * self.to_out(_merge_heads(attended), part.segments)
         mlp = self.mlp_in(self.norm(hidden) * (1 + mlp_scale) + mlp_shift, part.segments)
-        return hidden + mlp_gate * self.mlp_out(jax.nn.gelu(mlp), part.segments)
+        return spread_tokens(hidden + mlp_gate * self.mlp_out(jax.nn.gelu(mlp), part.segments))
 
 
 class DoubleBlock(nnx.Module):
@@ -236,7 +240,7 @@ class SingleBlock(nnx.Module):
         """The part's hidden states after the block."""
         gate, mlp = rest
         both = jnp.concatenate([_merge_heads(attended), mlp], -1)
-        return part.hidden + gate * self.out(both, part.segments)
+        return spread_tokens(part.hidden + gate * self.out(both, part.segments))
 
 
 class FlowTransformer(nnx.Module):
@@ -279,8 +283,10 @@ class FlowTransformer(nnx.Module):
         segments = (Segment(TEXT, 0, n_text), Segment(NOISY, n_text, n_text + n_noisy))
         vector = self._vector(t, pooled, distilled_guidance, segments)
         noisy_only = (Segment(NOISY, 0, n_noisy),)
-        image = _Part(self.image_in(noisy, noisy_only), vector, self._rotation(positions.noisy), noisy_only)
-        text_part = _Part(self.text_in(text, segments[:1]), vector, self._rotation(zeros), segments[:1])
+        image = _Part(
+            spread_tokens(self.image_in(noisy, noisy_only)), vector, self._rotation(positions.noisy), noisy_only
+        )
+        text_part = _Part(spread_tokens(self.text_in(text, segments[:1])), vector, self._rotation(zeros), segments[:1])
         subject = None if subjects is None or prepared is not None else self._subject_part(subjects, pooled, positions)
         mask = None if subjects is None else subjects.mask
         double, single = prepared or (None, None)
@@ -330,7 +336,7 @@ class FlowTransformer(nnx.Module):
         if of_subjects is not None:
             subject_block, part = subject[0], subject[1]._replace(hidden=of_subjects)
             (subject_q, *cached), subject_rest = subject_block.queries(part)
-        out = attend(q, k, v) if cached is None else self._attend_with_subjects(q, k, v, cached, mask)
+        out = self._attend(q, k, v) if cached is None else self._attend_with_subjects(q, k, v, cached, mask)
         ends = np.cumsum([x.shape[1] for x in hidden])[:-1]
         main = tuple(
             block.finish(part, out, rest)
@@ -347,7 +353,10 @@ class FlowTransformer(nnx.Module):
         subject_k, subject_v = (jnp.repeat(x, copies, 0) for x in subject_keys_values)
         there = jnp.repeat(mask, subject_k.shape[1] // mask.shape[1], 1)
         there = jnp.concatenate([jnp.ones((len(mask), k.shape[1]), bool), there], 1)[:, None, None]
-        return attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)
+        return self._attend(q, jnp.concatenate([k, subject_k], 1), jnp.concatenate([v, subject_v], 1), there)
+
+    def _attend(self, q, k, v, mask=None):
+        return attend(q, k, v, mask, self.config.attention)
 
     def _attend_branches(self, q, k, v, branches, main_k=None, main_v=None):
         """Each branch's tokens attend to that branch, and to the main tokens where those are given."""
@@ -357,7 +366,7 @@ class FlowTransformer(nnx.Module):
             k, v = (
                 jnp.concatenate([jnp.repeat(main, branches, 0), own], 1) for main, own in ((main_k, k), (main_v, v))
             )
-        return attend(q, k, v).reshape(shape)
+        return self._attend(q, k, v).reshape(shape)
 
     def _subject_part(self, subjects, pooled, positions):
         tokens = subjects.tokens.astype(self.config.compute)
@@ -365,7 +374,7 @@ class FlowTransformer(nnx.Module):
         segments = (Segment(SUBJECT, 0, s * m),)
         vector = self._vector(jnp.zeros(b), pooled, jnp.ones(b), segments)
         rotation = self._rotation(positions.subjects[:s].reshape(s * m, -1))
-        return _Part(self.image_in(tokens.reshape(b, s * m, c), segments), vector, rotation, segments)
+        return _Part(spread_tokens(self.image_in(tokens.reshape(b, s * m, c), segments)), vector, rotation, segments)
 
     def _vector(self, t, pooled, distilled_guidance, segments):
         """What modulates a part's tokens, f32[b, 1, width], from its time, its guidance and the pooled text."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import check_batch, make_mesh
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params
@@ -40,12 +40,17 @@ def sampling_of(context: Context, **changes: Any) -> Sampling:
 
 
 def check_generator(context: Context) -> None:
-    """Raise InputError for an unknown preset or option, a mesh that the devices cannot form, a batch off the mesh, and
-    guidance that the generator was not trained for.
+    """Raise InputError for an unknown preset or option, a preset whose files are not read yet, a mesh that the devices
+    cannot form, a batch off the mesh, and guidance that the generator was not trained for.
     """
     generator_options(context)
+    preset = preset_of(context)
+    if preset.files:
+        rule = f"it is made of {'; '.join(preset.files)}, of which encoders and autoencoder are not read yet"
+        remedy = "plan its run with narrative_jax.plan, or choose 'storybook'"
+        raise InputError(f"generator.preset {context.config.generator.preset!r}", rule, remedy)
     sampling = sampling_of(context)
-    sampling.check(preset_of(context).subject_guidance)
+    sampling.check(preset.subject_guidance)
     check_batch("sampling.batch_size", sampling.batch_size, make_mesh(context.config.mesh))
 
 

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh, Sharding
 
 from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models
-from narrative_jax.core.mesh import batch_sharding, replicated, weight_shardings
+from narrative_jax.core.mesh import batch_sharding, replicated, traced_on, weight_shardings
 from narrative_jax.core.types import Params
 
 
@@ -87,7 +87,8 @@ def make_step(
 
     def run(state: TrainState, frozen: Params, batch: Batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, metrics = gradients(algorithm, trainee, state.params, frozen, batch, key, accumulate)
+        with traced_on(mesh):
+            grads, metrics = gradients(algorithm, trainee, state.params, frozen, batch, key, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
