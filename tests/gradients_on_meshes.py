@@ -4,7 +4,6 @@
 """
 
 import sys
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -20,13 +19,12 @@ from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
 from narrative_jax.data.sources import storybook_scenes
-from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
-from narrative_jax.generators.flow_presets import TINY_FLOW
+from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning
+from narrative_jax.generators.flow_presets import STORYBOOK_FLOW
 from narrative_jax.generators.sampling import Sampling, drawer_for
 from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
-from narrative_jax.models.flow_transformer import FlowTransformer
 from narrative_jax.models.lora import adapter_of
-from narrative_jax.models.network import split, under
+from narrative_jax.models.network import below, split, under
 from narrative_jax.models.scalar_reward import TOWERS
 from narrative_jax.rewards.scalar import ScalarContext
 from narrative_jax.trainees.encoder import EncoderTrainee
@@ -38,34 +36,33 @@ from narrative_jax.training.step import Trainee, TrainState, make_step
 BATCH = 16
 CASES = {
     "sft": SFT(text_dropout=0.5),
-    "dpo": DPO(beta=50.0),
     "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
     "contrastive": Contrastive(),
     "reward_modelling": RewardModelling(),
 }
-MESHES = {"data8": {"data": 8}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
+MESHES = {
+    "data8": {"data": 8},
+    "cube": {"data": 2, "fsdp": 2, "tensor": 2},
+    "fsdp8": {"fsdp": 8},
+    "context2": {"data": 4, "context": 2},
+}
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qv]|mlp_out|out)"
 
 
 def make_generator():
-    """The tiny preset with an adapter; no weight is 0, or most gradients would be."""
-    transformer = replace(TINY_FLOW.transformer, text_dim=16, pooled_dim=16)
-    preset = replace(TINY_FLOW, transformer=transformer, prediction_type="velocity")
-    network, params = split(FlowTransformer(transformer, rngs=nnx.Rngs(0)))
-    base = FlowGenerator(preset, network)
+    """The embedded one with an adapter whose b is not 0: an untrained network predicts 0, and has no gradient."""
+    base, params = STORYBOOK_FLOW.load(STORYBOOK_FLOW.Options(), seed=0)
+    params = under(TRANSFORMER, below(TRANSFORMER, params))
     policy, weights = base.with_adapter(
-        under(TRANSFORMER, params), "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
+        params, "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
     )
-    return base, policy, shake(weights, 0.05, adapters=1.0)
+    return base, policy, weights | shake({name: value for name, value in weights.items() if name.endswith(".b")}, 0.05)
 
 
-def shake(weights, scale, adapters=0.0):
-    """Random changes: large ones of adapters, since a margin next to 0 is nothing but rounding."""
-    rng, scales = np.random.default_rng(0), {True: scale, False: adapters}
-    return {
-        name: np.float32(value + scales[adapter_of(name) is None] * rng.normal(size=value.shape))
-        for name, value in weights.items()
-    }
+def shake(weights, scale):
+    """Random changes."""
+    rng = np.random.default_rng(0)
+    return {name: np.float32(value + scale * rng.normal(size=value.shape)) for name, value in weights.items()}
 
 
 def make_clip():
@@ -110,12 +107,14 @@ def make_batch(case):
         context = ScalarContext(tokens, draw(2, 16, 16, 3), mask)
         pictures = {"chosen": draw(16, 16, 3), "rejected": draw(16, 16, 3)}
         return {**pictures, "context": context, "tie": np.arange(BATCH) % 4 == 0}
-    empty = np.full((BATCH, TINY_FLOW.text_length, 16), 0.1, np.float32), np.full((BATCH, 16), 0.1, np.float32)
-    conditioning = FlowConditioning(draw(TINY_FLOW.text_length, 16), draw(16), *empty, draw(2, 9, 192), mask)
+    sizes, length = STORYBOOK_FLOW.transformer, STORYBOOK_FLOW.text_length
+    empty = np.full((BATCH, length, sizes.text_dim), 0.1), np.full((BATCH, sizes.pooled_dim), 0.1)
+    asked = draw(length, sizes.text_dim), draw(sizes.pooled_dim), *map(np.float32, empty)
+    conditioning = FlowConditioning(*asked, draw(2, 25, sizes.channels), mask)
     if case == "sft":
-        return {"conditioning": conditioning, "latents": draw(25, 192)}
+        return {"conditioning": conditioning, "latents": draw(64, sizes.channels)}
     # Unlike pictures, or the gradients of both would all but cancel.
-    pictures = {"chosen": draw(25, 192), "rejected": 0.5 + 0.5 * draw(25, 192)}
+    pictures = {"chosen": draw(64, sizes.channels), "rejected": 0.5 + 0.5 * draw(64, sizes.channels)}
     return {"conditioning": conditioning, **pictures, "gap": np.abs(draw())}
 
 
@@ -135,16 +134,16 @@ def results(case, mesh, accumulate=1):
 
 def drawing(mesh):
     """Five pictures, and how many the drawer makes at once."""
-    generator, weights = TINY_FLOW.load(TINY_FLOW.Options(weights="random"), seed=0)
+    generator, weights = STORYBOOK_FLOW.load(STORYBOOK_FLOW.Options(), seed=0)
     drawer = drawer_for(generator, Sampling(num_steps=2), 5, mesh)
     jobs = [(scene, place) for place, scene in enumerate(storybook_scenes("test", 5))]
-    pictures = list(drawer.draw(drawer.place(shake(weights, 0.1)), jobs))
+    pictures = list(drawer.draw(drawer.place(weights), jobs))
     return {"pictures": np.concatenate(pictures), "batch_size": drawer.sampling.batch_size}
 
 
 def one_device():
     """A mesh of the first device alone."""
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
 
 
 if __name__ == "__main__":

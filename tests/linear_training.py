@@ -57,9 +57,12 @@ class Linear:
     def prepare(self, params, conditioning):
         return None
 
+    def prepares_as(self, base):
+        return False
+
     def denoise(self, params, noisy, t, conditioning, prepared):
         assert params.keys() == set(self.weights) and prepared is None
-        conditioning = jnp.concatenate([conditioning] * (len(noisy) // len(conditioning)))
+        conditioning = jnp.repeat(conditioning, len(noisy) // len(conditioning), 0)
         return noisy @ sum(params.values()) + conditioning[:, None]
 
 

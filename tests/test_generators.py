@@ -277,7 +277,7 @@ def test_placed_weights(drawer, tiny_generator):
 
 
 def test_a_batch_off_the_mesh(tiny_generator):
-    two = AbstractMesh((2, 1, 1), AXES)
+    two = AbstractMesh((2, 1, 1, 1), AXES)
     with pytest.raises(InputError, match=r"batch_size 3: it is a multiple of 2 .*; set 4"):
         Drawer(tiny_generator[0], SAMPLING, two)
 
@@ -289,7 +289,7 @@ def test_a_batch_off_the_mesh(tiny_generator):
 def test_a_batch_for_so_many_on_eight_devices(tiny_generator, sizes, count, batch_size, expected):
     """Pictures that are drawn there are those of one device: see test_algorithms."""
     sampling = replace(SAMPLING, batch_size=batch_size)
-    drawer = drawer_for(tiny_generator[0], sampling, count, AbstractMesh(sizes, AXES))
+    drawer = drawer_for(tiny_generator[0], sampling, count, AbstractMesh((*sizes, 1), AXES))
     assert drawer.sampling == replace(sampling, batch_size=expected)
 
 
@@ -298,7 +298,7 @@ def test_a_batch_for_so_many_on_one_device(tiny_generator, mesh, count, expected
     drawer = drawer_for(tiny_generator[0], replace(SAMPLING, batch_size=64), count, mesh)
     assert drawer.sampling.batch_size == expected
     # A tensor axis takes no part of the batch.
-    assert drawer_for(tiny_generator[0], SAMPLING, 1, AbstractMesh((2, 1, 4), AXES)).sampling.batch_size == 2
+    assert drawer_for(tiny_generator[0], SAMPLING, 1, AbstractMesh((2, 1, 4, 1), AXES)).sampling.batch_size == 2
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,24 @@ def test_a_fresh_adapter_draws_the_same(drawer, tiny_generator, mesh):
     assert np.abs(pictures - draw(drawer, params, JOBS[:3])).max() <= 1  # two programs, compiled apart
     with pytest.raises(InputError, match="unknown segment 'subjects': known are text, noisy, subject; did you mean"):
         generator.with_adapter(params, "align", **{**adapter, "segments": ("subjects",)})
+
+
+@pytest.mark.parametrize("segments", [("text", "noisy"), ("noisy", "subject"), ()])
+def test_whether_an_adapter_changes_what_is_prepared(tiny_generator, segments):
+    generator, params = tiny_generator
+    adapter = {"rank": 2, "alpha": 2.0, "targets": ".*", "segments": segments, "seed": 0}
+    adapted, stacked = generator.with_adapter(params, "align", **adapter)
+    rng = np.random.default_rng(0)
+    trained = {n: value if n in params else np.float32(rng.normal(size=value.shape)) for n, value in stacked.items()}
+    conditioning = generator.encode(params, [ONE])
+    ours, theirs = (
+        [np.asarray(leaf) for leaf in jax.tree.leaves(jax.jit(model.prepare)(weights, conditioning))]
+        for model, weights in ((adapted, trained), (generator, params))
+    )
+    same = all(np.abs(one - other).max() <= 1e-5 for one, other in zip(ours, theirs, strict=True))
+    assert adapted.prepares_as(generator) == same == (segments == ("text", "noisy"))
+    twice, _ = adapted.with_adapter(trained, "again", **{**adapter, "segments": ("noisy",)})
+    assert twice.prepares_as(adapted) and twice.prepares_as(generator) == same
 
 
 def test_a_generator_from_files(tiny_generator, tmp_path):

@@ -1,48 +1,81 @@
 """Meshes, and what is spread over them; equality of results on them is in test_algorithms and test_training."""
 
+from dataclasses import dataclass
+
 import jax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from narrative_jax.core import mesh as meshes
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.mesh import AXES, batch_sharding, check_batch, make_mesh, weight_shardings
+from narrative_jax.core.mesh import AXES, batch_sharding, check_batch, check_divides, make_mesh, weight_shardings
 
-CUBE = AbstractMesh((2, 2, 2), AXES)
+CUBE = AbstractMesh((2, 2, 2, 1), AXES)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"data": -1}, {"data": 1, "fsdp": -1}, {"data": 1, "fsdp": 1, "tensor": 1}])
 def test_one_device(sizes):
     mesh = make_mesh(sizes)
-    assert mesh.axis_names == AXES and mesh.devices.shape == (1, 1, 1)
+    assert mesh.axis_names == AXES and mesh.devices.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [({"data": -1}, (8, 1, 1)), ({"data": 2, "fsdp": -1}, (2, 4, 1)), ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2))],
+    [
+        ({"data": -1}, (8, 1, 1, 1)),
+        ({"data": 2, "fsdp": -1}, (2, 4, 1, 1)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2, 1)),
+        ({"data": 2, "tensor": 2, "context": -1}, (2, 1, 2, 2)),
+    ],
 )
-def test_eight_devices(monkeypatch, sizes, shape):
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
-    monkeypatch.setattr(jax, "make_mesh", lambda shape, axes, axis_types: (tuple(shape), axes))
-    assert make_mesh(sizes) == (shape, AXES)
+def test_eight_devices(eight, sizes, shape):
+    mesh = make_mesh(sizes)
+    assert mesh.devices.shape == shape and mesh.axis_names == AXES
+    assert set(mesh.devices.flat) == set(eight)
+    assert make_mesh(sizes, eight) == mesh
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    slice_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+@pytest.fixture
+def eight(monkeypatch):
+    devices = [Device(number) for number in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    return devices
+
+
+def test_slices_lie_along_data():
+    devices = [Device(number, slice_index=number // 4) for number in range(8)]
+    mesh = make_mesh({"data": 4, "fsdp": 2}, devices)
+    assert [[d.slice_index for d in row.flat] for row in mesh.devices] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(InputError, match="mesh data 1: data goes over the slices, of which there are 2; set"):
+        make_mesh({"data": 1, "fsdp": -1}, devices)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3}, r"mesh data 3, fsdp 1, tensor 1: .* the number of devices, 8"),
+        ({"data": 3}, r"mesh data 3, fsdp 1, tensor 1, context 1: .* the number of devices, 8"),
         ({"data": 4}, "one may be -1"),
         ({"data": 16}, "multiply"),
         ({"data": -1, "fsdp": 3}, "multiply"),
-        ({"data": -1, "fsdp": -1}, r"mesh data -1, fsdp -1, tensor 1"),
+        ({"data": -1, "fsdp": -1}, r"mesh data -1, fsdp -1, tensor 1, context 1"),
         ({"data": 0}, "positive"),
         ({"data": -1, "fsdp": 0}, "positive"),
         ({"data": -2, "fsdp": -4}, "positive"),
         ({"dta": 8}, "unknown mesh axis 'dta'.*did you mean 'data'"),
     ],
 )
-def test_devices_that_do_not_fit(monkeypatch, sizes, message):
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
+def test_devices_that_do_not_fit(eight, sizes, message):
     with pytest.raises(InputError, match=message):
         make_mesh(sizes)
 
@@ -57,14 +90,40 @@ def test_a_batch_divides_the_devices_and_the_parts():
         check_batch("batch_size", 0, CUBE)
 
 
+def test_what_does_not_divide_says_what_would():
+    check_divides("heads", 24, "tensor", CUBE)
+    mesh = AbstractMesh((1, 1, 5, 1), AXES)
+    with pytest.raises(InputError, match="mesh tensor 5: the heads, 24, divide over it; set tensor to 4"):
+        check_divides("heads", 24, "tensor", mesh)
+
+
 def test_weights_are_spread_where_they_divide():
-    axes = {"a": ("embed", "mlp"), "odd": ("embed", "heads"), "free": (None, "vocab"), "scale": ()}
-    shapes = {"a": (4, 6), "odd": (3, 2), "free": (5, 8), "scale": ()}
+    axes = {
+        "a": ("embed", "mlp"),
+        "out": ("heads", "embed"),
+        "odd": ("embed", "heads"),
+        "free": (None, "vocab"),
+        "wide": (None, None, "mlp"),  # of an adapter, over fsdp as well
+        "narrow": ("heads", None),
+        "scale": (),
+    }
+    shapes = {
+        "a": (4, 6),
+        "out": (4, 4),
+        "odd": (3, 2),
+        "free": (5, 8),
+        "wide": (9, 3, 8),
+        "narrow": (6, 3),
+        "scale": (),
+    }
     specs = {name: sharding.spec for name, sharding in weight_shardings(axes, shapes, CUBE).items()}
     assert specs == {
         "a": PartitionSpec("fsdp", "tensor"),
+        "out": PartitionSpec("tensor", "fsdp"),
         "odd": PartitionSpec(None, "tensor"),
         "free": PartitionSpec(None, "tensor"),
+        "wide": PartitionSpec(None, None, ("tensor", "fsdp")),
+        "narrow": PartitionSpec("tensor", None),  # 6 do not divide by 4
         "scale": PartitionSpec(),
     }
     assert batch_sharding(CUBE).spec == PartitionSpec(("data", "fsdp"))

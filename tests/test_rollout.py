@@ -67,7 +67,7 @@ def test_subjects_are_prepared_unless_they_see_the_picture(asked, denoise):
     if not generator.config.transformer.independent_subjects:
         assert prepared is None
         return
-    assert [part.shape for part in jax.tree.leaves(prepared)] == [(2, 18, 2, 16)] * 4  # keys, values of two blocks
+    assert [part.shape for part in jax.tree.leaves(prepared)] == [(1, 2, 18, 2, 16)] * 4  # keys, values of two blocks
     # What was prepared is what is looked at: the tokens themselves no longer matter.
     without_tokens = conditioning._replace(subjects=np.zeros_like(conditioning.subjects))
     found = denoise(NOISE, [0.5, 0.2], conditioning, prepared)
@@ -78,14 +78,14 @@ def test_subjects_are_prepared_unless_they_see_the_picture(asked, denoise):
 
 @pytest.mark.parametrize("is_prepared", [True, False])
 def test_copies_equal_separate_calls(asked, denoise, is_prepared):
-    """Rows are the conditioning's, three times over, each with noise and time of its own."""
+    """Rows are the conditioning's, each three times over, each time with noise and time of its own."""
     generator, params, conditioning = asked
     prepared = generator.prepare(params, conditioning) if is_prepared else None
     rng = np.random.default_rng(1)
-    noisy, t = rng.normal(size=(3, 2, 25, 192)), rng.random((3, 2))
+    noisy, t = rng.normal(size=(2, 3, 25, 192)), rng.random((2, 3))
     together = denoise(noisy.reshape(6, 25, 192), t.reshape(6), conditioning, prepared)
-    apart = [denoise(*each, conditioning, prepared) for each in zip(noisy, t, strict=True)]
-    close(together, np.concatenate(apart))
+    apart = [denoise(noisy[:, i], t[:, i], conditioning, prepared) for i in range(3)]
+    close(together, np.stack(apart, 1).reshape(6, 25, 192))
     assert far(apart[1], apart[0])
 
 

@@ -67,7 +67,7 @@ class ToyGenerator(Generator):
         return conditioning if text is None else Words(jnp.where(text[:, None], 0, conditioning.words))
 
     def denoise(self, params, noisy, t, conditioning, prepared):
-        words = jnp.concatenate([conditioning.words] * (len(noisy) // len(conditioning.words)))
+        words = jnp.repeat(conditioning.words, len(noisy) // len(conditioning.words), 0)
         return self.network.bind(below("unet", params))(noisy, t, words)
 
     def decode(self, params, latents):
@@ -86,6 +86,8 @@ class ToyPreset:
     max_subjects: ClassVar[int] = 2
     subject_guidance: ClassVar[bool] = False
     image_size: ClassVar[int] = 40
+    files: ClassVar[tuple] = ()
+    spread: ClassVar[tuple] = ()
 
     def abstract(self):
         network, shapes = abstract(lambda: Denoiser(nnx.Rngs(0)))

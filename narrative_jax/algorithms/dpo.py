@@ -61,15 +61,21 @@ class DPO(Algorithm):
         t, noise = jnp.repeat(t, 2), jnp.repeat(noise, 2, 0)
         noisy = add_noise(clean, noise, t)
 
-        def residual(role):
-            # The subjects of a pair are the same pictures, so both members share what is prepared of them.
-            prepared = role.model.prepare(role.params, asked)
+        def prepare(role):
+            return role.model.prepare(role.params, asked)
+
+        def residual(role, prepared):
             prediction = role.model.denoise(role.params, noisy, t, asked, prepared)
             return velocity_residual(prediction, clean, noise, noisy, t, prediction_type=role.model.prediction_type)
 
-        policy_residual = residual(models.policy)
+        # The subjects of a pair are the same pictures, so both members share what is prepared of them; so do policy
+        # and reference, where nothing that is trained has a part in it.
+        policy, reference = models.policy, models.reference
+        of_reference = prepare(reference)
+        of_policy = of_reference if policy.model.prepares_as(reference.model) else prepare(policy)
+        policy_residual = residual(policy, of_policy)
         chosen_error, rejected_error = _members(mean_square(policy_residual))
-        references = _members(jax.lax.stop_gradient(mean_square(residual(models.reference))))
+        references = _members(jax.lax.stop_gradient(mean_square(residual(reference, of_reference))))
         margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
         metrics = {
             "margin": margin,

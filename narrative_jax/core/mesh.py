@@ -89,6 +89,14 @@ def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> 
         raise InputError(f"{kind} {batch_size}", rule, f"set {-(-batch_size // parts) * parts}")
 
 
+def check_divides(what: str, size: int, axis: str, mesh: Mesh) -> None:
+    """Raise InputError unless the mesh's axis divides what is spread over it."""
+    count = mesh.shape[axis]
+    if size % count:
+        nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - count), n))
+        raise InputError(f"mesh {axis} {count}", f"the {what}, {size}, divide over it", f"set {axis} to {nearest}")
+
+
 def devices_of_batch(mesh: Mesh) -> int:
     """Over how many parts of the mesh a batch is spread."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -75,6 +75,10 @@ class Generator(Protocol):
         """What does not change over times: a pytree for `denoise`, None where there is no such thing."""
         return None
 
+    def prepares_as(self, base: "Generator") -> bool:
+        """Whether `prepare` gives what it gives of `base`, whose stack this one's begins with, on its weights."""
+        return False
+
     def denoise(self, params: Params, noisy: jax.Array, t: jax.Array, conditioning: Any, prepared: Any) -> jax.Array:
         """Prediction f32[b · k, ...] for noisy latents at t f32[b · k], each row of the conditioning k times over.
 
@@ -107,6 +111,7 @@ class Preset(Protocol):
     subject_guidance: bool  # see `Generator`
     image_size: int  # pixels of the shorter side of its pictures
     files: tuple[str, ...]  # published ones that it needs, and which are not read yet
+    spread: Sequence[tuple[str, int, str]]  # (what, how many, the axis of a mesh that these are spread over)
 
     def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:
         """The generator, and shapes and types of the weights but for its encoders'; nothing is read."""

@@ -1,7 +1,7 @@
 """Generators of the FLUX family with subject branches; Storybook's is a small preset of the same classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -21,6 +21,7 @@ from narrative_jax.models.autoencoder import PixelAutoencoder
 from narrative_jax.models.flow_transformer import (
     FLUX_NAMES,
     SEGMENTS,
+    SUBJECT,
     FlowTransformerConfig,
     Positions,
     Prepared,
@@ -74,7 +75,10 @@ class FlowConditioning(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowGenerator(Generator):
-    """See `base.Generator`; latents are tokens f32[b, n, c] of the picture's patches."""
+    """See `base.Generator`; latents are tokens f32[b, n, c] of the picture's patches.
+
+    `stack` holds the segments of each adapter that was put on.
+    """
 
     names: ClassVar[Mapping] = {TRANSFORMER: FLUX_NAMES}
     denoiser: ClassVar[str] = TRANSFORMER
@@ -84,6 +88,7 @@ class FlowGenerator(Generator):
     network: Network
     text: TextSide | None = None
     autoencoder: PixelAutoencoder = field(default_factory=PixelAutoencoder)
+    stack: tuple[tuple[str, ...], ...] = ()
     _seen: Memory = field(default_factory=Memory, compare=False)
 
     @property
@@ -175,6 +180,10 @@ class FlowGenerator(Generator):
         subjects = Subjects(conditioning.subjects, conditioning.subject_mask)
         return self._bound(params).prepare(subjects, conditioning.pooled, self._positions)
 
+    def prepares_as(self, base: Generator) -> bool:
+        """See `base.Generator`: the adapters on top of `base` act on no subject token."""
+        return all(segments and SUBJECT not in segments for segments in self.stack[len(base.stack) :])
+
     def denoise(
         self,
         params: Params,
@@ -201,7 +210,8 @@ class FlowGenerator(Generator):
         """See `base.Generator`."""
         for segment in adapter["segments"]:
             check_name("segment", segment, SEGMENTS)
-        return super().with_adapter(params, name, **adapter)
+        adapted, weights = super().with_adapter(params, name, **adapter)
+        return replace(adapted, stack=(*self.stack, tuple(adapter["segments"]))), weights
 
     def lora_notes(self, weights: Params, segments: Sequence[str]) -> list[str]:
         """See `base.Generator`: tokens that the adapter does not act on here, and what the network predicts."""

@@ -43,6 +43,18 @@ class FlowPreset(FlowConfig):
     weight_type: str = "float32"
     files: tuple[str, ...] = ()
 
+    @property
+    def spread(self) -> tuple[tuple[str, int, str], ...]:
+        """See `base.Preset`."""
+        sizes, side = self.transformer, self.cell * self.patch
+        return (
+            ("channels of its width", sizes.width, "fsdp"),
+            ("heads", sizes.heads, "tensor"),
+            ("tokens of its text", self.text_length, "context"),
+            ("tokens of its pictures", (self.image_size // side) ** 2, "context"),
+            ("tokens of its subjects", self.max_subjects * (self.subject_size // side) ** 2, "context"),
+        )
+
     def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
         """See `base.Preset`."""
         network, shapes = abstract(self._transformer)
