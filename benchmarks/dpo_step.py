@@ -38,6 +38,7 @@ from narrative_jax.models.checkpoints import published_names
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformerConfig
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import below
+from narrative_jax.models.stacks import unstacked
 from narrative_jax.trainees.generator import GeneratorTrainee
 from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import gradients, make_step, new_state
@@ -126,7 +127,7 @@ def torch_names(names):
 
 def flux(config, base, adapter):
     """diffusers' model with these weights and peft's adapter, whose parameters stand under our names."""
-    base, adapter = below(TRANSFORMER, base), below(TRANSFORMER, adapter)
+    base, adapter = (unstacked(below(TRANSFORMER, weights)) for weights in (base, adapter))
     model = diffusers.FluxTransformer2DModel(
         in_channels=config.channels,
         num_layers=config.double_blocks,
@@ -345,7 +346,8 @@ def check_parity(trainers, generator, base, adapter, batch, torch_batch):
             losses[name] = loss.item()
         else:
             run = jax.jit(partial(gradients, DPO(beta=BETA), trainer.trainee))
-            grads[name], metrics = run(adapter, base, batch, key)
+            found, metrics = run(adapter, base, batch, key)
+            grads[name] = unstacked(found)
             losses[name] = float(metrics["loss"])
     expected = losses["torch"]
     assert abs(expected / np.log(2) - 1) > 0.01, "the adapter changes nothing: parity would be empty"

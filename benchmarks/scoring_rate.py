@@ -30,6 +30,7 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.checkpoints import published_names
 from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.preprocessing import CLIP
+from narrative_jax.models.stacks import shapes_on_disk, stacked
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipPair
@@ -94,11 +95,12 @@ def with_weights(model, size, tokenizer):
     state = {key: value.numpy() for key, value in model.state_dict().items()}
 
     def read(like):
-        published = published_names(like, CLIP_NAMES)
-        return {
+        published = published_names(shapes_on_disk(like), CLIP_NAMES)
+        weights = {
             name: jnp.asarray(state[key] if layout is None else state[key].transpose(layout))
             for name, (key, layout) in published.items()
         }
+        return stacked(weights, like)
 
     text = replace(size.text, vocab_size=tokenizer.vocab_size, end_token=tokenizer.end)
     return ClipPair("random", tokenizer, text, size.vision, read)

@@ -41,13 +41,13 @@ def random_weights():
 
     def draw(shapes, seed=0):
         rng = np.random.default_rng(seed)
-        return {name: _draw(name.rpartition(".")[2], shapes[name].shape, rng) for name in sorted(shapes)}
+        return {name: _draw(name, shapes[name].shape, rng) for name in sorted(shapes)}
 
-    def _draw(leaf, shape, rng):
-        values = rng.standard_normal(shape, np.float32)
+    def _draw(name, shape, rng):
+        values, leaf = rng.standard_normal(shape, np.float32), name.rpartition(".")[2]
         if leaf == "scale":
             return 1 + 0.2 * values
-        return values * (0.2 if leaf == "bias" else shape[0] ** -0.5)
+        return values * (0.2 if leaf == "bias" else shape["*" in name] ** -0.5)
 
     return draw
 

@@ -139,7 +139,9 @@ def test_config(refuse, change, message):
 
 
 def test_variant(refuse):
-    assert "unknown variant 'tinny': known are proxies, controls, tiny; did you mean 'tiny'?" in refuse(variant="tinny")
+    assert "unknown variant 'tinny': known are proxies, controls, flux, tiny; did you mean 'tiny'?" in refuse(
+        variant="tinny"
+    )
 
 
 def test_a_config_of_ones_own_that_leaves_the_adapter_out(tmp_path, monkeypatch, capsys):

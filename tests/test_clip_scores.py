@@ -18,6 +18,7 @@ from narrative_jax.models.checkpoints import published_names, save_weights
 from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.preprocessing import CLIP, longest_side_pad, normalise, shortest_side_crop
+from narrative_jax.models.stacks import unstacked
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.clip_scores import (
     ClipCosine,
@@ -117,6 +118,7 @@ def test_what_is_empty_or_cut_off_is_said_once(clip, capsys):
 
 def fused(params):
     """The state of OpenCLIP's model with these weights."""
+    params = unstacked(params)
     state, names = {}, published_names(params, OPEN_CLIP_NAMES)
     for name, (key, layout) in names.items():
         value = np.asarray(params[name])

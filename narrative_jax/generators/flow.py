@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import crop_image, fit_image, to_float
 from narrative_jax.core.memory import Memory, content_key
 from narrative_jax.core.records import Scene
@@ -20,13 +20,13 @@ from narrative_jax.generators.text import TextSide
 from narrative_jax.models.autoencoder import PixelAutoencoder
 from narrative_jax.models.flow_transformer import (
     FLUX_NAMES,
-    SEGMENTS,
     SUBJECT,
     FlowTransformerConfig,
     Positions,
     Prepared,
     Subjects,
     acts_elsewhere,
+    check_segments,
 )
 from narrative_jax.models.network import Network, below, under
 
@@ -208,8 +208,7 @@ class FlowGenerator(Generator):
 
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["FlowGenerator", Params]:
         """See `base.Generator`."""
-        for segment in adapter["segments"]:
-            check_name("segment", segment, SEGMENTS)
+        check_segments(adapter["segments"])
         adapted, weights = super().with_adapter(params, name, **adapter)
         return replace(adapted, stack=(*self.stack, tuple(adapter["segments"]))), weights
 

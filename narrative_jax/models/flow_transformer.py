@@ -73,6 +73,12 @@ FLUX_NAMES = {
 }
 
 
+def check_segments(segments: Sequence[str]) -> None:
+    """Raise InputError for a kind of tokens that there is not."""
+    for segment in segments:
+        check_name("segment", segment, SEGMENTS)
+
+
 def tokens_of(layer: str) -> tuple[str, ...]:
     """The kinds of tokens that pass a linear layer, named by its dotted path."""
     if layer == "text_in" or ".text." in layer:

@@ -20,7 +20,7 @@ from narrative_jax.core.types import Params, Segment
 from narrative_jax.models.checkpoints import read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
-from narrative_jax.models.stacks import each_name, unstacked
+from narrative_jax.models.stacks import each_name, stacked, unstacked
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,11 @@ def adapter_weights(params: Params, name: str) -> Params:
     """The weights of adapter `name`, by names on disk; blocks that it does not adapt, whose a is 0, have none."""
     mine = unstacked({key: np.asarray(value) for key, value in params.items() if adapter_of(key) == name})
     return {key: np.ascontiguousarray(value) for key, value in mine.items() if mine[f"{key[:-1]}a"].any()}
+
+
+def with_adapter_weights(params: Params, name: str, weights: Params) -> Params:
+    """`params` with the weights of adapter `name` as they were on disk."""
+    return params | stacked(weights, {key: value for key, value in params.items() if adapter_of(key) == name})
 
 
 def save_adapter(path: str | Path, params: Params, name: str, options: AdapterOptions, base: str) -> None:

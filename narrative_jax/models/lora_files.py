@@ -9,12 +9,10 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import mode
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -75,9 +73,7 @@ def save_lora(
     save_weights(folder / WEIGHTS, plain, table, jnp.float32, metadata)
 
 
-def read_lora(
-    path: Path, network: Mapping[str, jax.Array | jax.ShapeDtypeStruct], names: Names, part: str
-) -> tuple[str, AdapterOptions, str, Params]:
+def read_lora(path: Path, network: Params, names: Names, part: str) -> tuple[str, AdapterOptions, str, Params]:
     """An adapter for the network with these weights: name, options, the base's hash ("" in files of others) and the
     weights. `path` is a file, or a folder as our export or PEFT leaves it; `part` is what a pipeline calls the network,
     and may begin its keys with.

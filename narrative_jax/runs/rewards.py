@@ -11,8 +11,7 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records
-from narrative_jax.models.lora import AdapterOptions, adapter_of, fingerprint, read_adapter, save_adapter
-from narrative_jax.models.stacks import stacked
+from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
 from narrative_jax.rewards.base import (
     ASPECTS,
     HostReward,
@@ -116,8 +115,7 @@ def trained_reward(context: Context) -> PureReward:
         return options.load(context.folder)
     name, made_with, _, weights = read_adapter(adapter)
     reward, params = with_reward_adapter(context, options, name, made_with)
-    mine = {key: value for key, value in params.items() if adapter_of(key) == name}
-    return WithWeights(reward, {**params, **stacked(weights, mine)})
+    return WithWeights(reward, with_adapter_weights(dict(params), name, weights))
 
 
 def save_trained_reward(

@@ -10,10 +10,16 @@ from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.models.checkpoints import check_arrays, load_weights, save_weights
-from narrative_jax.models.lora import AdapterOptions, adapter_weights, fingerprint, read_adapter, save_adapter
+from narrative_jax.models.lora import (
+    AdapterOptions,
+    adapter_weights,
+    fingerprint,
+    read_adapter,
+    save_adapter,
+    with_adapter_weights,
+)
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
-from narrative_jax.models.stacks import stacked
 from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config, was_trained
 from narrative_jax.runs.generator import GENERATOR, base_generator, sampling_of
 from narrative_jax.runs.tables import Tables
@@ -113,11 +119,10 @@ def _base_hash(generator, params):
 
 
 def _stacked(path, generator, params, name, options, base, weights):
-    adapted, with_fresh = generator.with_adapter(params, name, **asdict(options))
-    fresh = {key: value for key, value in with_fresh.items() if key not in params}
+    adapted, fresh = generator.with_adapter(params, name, **asdict(options))
     shapes = {key: value.shape for key, value in adapter_weights(fresh, name).items()}
     check_arrays(path, {key: value.shape for key, value in weights.items()}, shapes)
     if base and base != _base_hash(generator, params):
         rule = f"it was trained on a base with hash {base}, this one has {_base_hash(generator, params)}"
         raise InputError(f"{path}", rule, "give the generator it was trained on")
-    return adapted, params | stacked(weights, fresh)
+    return adapted, with_adapter_weights(fresh, name, weights)
