@@ -58,7 +58,7 @@ def contents(folder):
         ("algin.batch_size=8", "unknown config key 'algin.batch_size': known are align, calibrate, evaluate"),
         ("align.batchsize=8", "did you mean 'align.batch_size'?"),
         ("align.batch_size=many", "--config.align.batch_size=many: a value of type int is expected, like 4"),
-        ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny; did you mean"),
+        ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny, flux; did you mean"),
         (
             "align.algorithm=dop",
             "unknown align.algorithm 'dop': known are sft, dpo, contrastive, reward_modelling; did you mean 'dpo'?",
@@ -98,7 +98,10 @@ def contents(folder):
             "align.accumulate=3",
             "batch_size 4: it is a multiple of 3 (devices of the mesh's data and fsdp axes ×",
         ),
-        ("mesh.fsdp=3", "mesh data -1, fsdp 3, tensor 1: sizes are positive and multiply to the number of devices"),
+        (
+            "mesh.fsdp=3",
+            "mesh data -1, fsdp 3, tensor 1, context 1: sizes are positive and multiply to the number of devices",
+        ),
         ("align.total_steps=0", "total_steps 0: total_steps is an integer ≥ 1"),
         ("align.save_every=0", "save_every 0: save_every is an integer ≥ 1"),
         ("align.sample_every=-1", "sample_every -1: sample_every is an integer ≥ 0"),

@@ -17,7 +17,7 @@ from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params, Segment
-from narrative_jax.models.checkpoints import read_arrays
+from narrative_jax.models.checkpoints import check_arrays, read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
 from narrative_jax.models.stacks import each_name, stacked, unstacked
@@ -157,8 +157,13 @@ def adapter_weights(params: Params, name: str) -> Params:
     return {key: np.ascontiguousarray(value) for key, value in mine.items() if mine[f"{key[:-1]}a"].any()}
 
 
-def with_adapter_weights(params: Params, name: str, weights: Params) -> Params:
-    """`params` with the weights of adapter `name` as they were on disk."""
+def with_adapter_weights(path: str | Path, params: Params, name: str, weights: Params) -> Params:
+    """`params`, where adapter `name` is fresh, with its weights as they were in the file of this path.
+
+    Raises InputError for those of another network, rank or targets.
+    """
+    fresh = adapter_weights(params, name)
+    check_arrays(path, *({key: value.shape for key, value in each.items()} for each in (weights, fresh)))
     return params | stacked(weights, {key: value for key, value in params.items() if adapter_of(key) == name})
 
 

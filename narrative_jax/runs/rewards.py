@@ -115,7 +115,7 @@ def trained_reward(context: Context) -> PureReward:
         return options.load(context.folder)
     name, made_with, _, weights = read_adapter(adapter)
     reward, params = with_reward_adapter(context, options, name, made_with)
-    return WithWeights(reward, with_adapter_weights(dict(params), name, weights))
+    return WithWeights(reward, with_adapter_weights(adapter, dict(params), name, weights))
 
 
 def save_trained_reward(

@@ -9,15 +9,8 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling
-from narrative_jax.models.checkpoints import check_arrays, load_weights, save_weights
-from narrative_jax.models.lora import (
-    AdapterOptions,
-    adapter_weights,
-    fingerprint,
-    read_adapter,
-    save_adapter,
-    with_adapter_weights,
-)
+from narrative_jax.models.checkpoints import load_weights, save_weights
+from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
 from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config, was_trained
@@ -120,9 +113,8 @@ def _base_hash(generator, params):
 
 def _stacked(path, generator, params, name, options, base, weights):
     adapted, fresh = generator.with_adapter(params, name, **asdict(options))
-    shapes = {key: value.shape for key, value in adapter_weights(fresh, name).items()}
-    check_arrays(path, {key: value.shape for key, value in weights.items()}, shapes)
+    complete = with_adapter_weights(path, fresh, name, weights)
     if base and base != _base_hash(generator, params):
         rule = f"it was trained on a base with hash {base}, this one has {_base_hash(generator, params)}"
         raise InputError(f"{path}", rule, "give the generator it was trained on")
-    return adapted, with_adapter_weights(fresh, name, weights)
+    return adapted, complete
