@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import BATCH_AXES, current_mesh, platform
 
 AUTO, XLA, CUDNN, SPLASH = ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+ATTENDED = "attended"  # what attention gives, as policies of what is kept for the gradient know it
 _RUNS_ON = {CUDNN: "gpu", SPLASH: "tpu"}
 _BLOCKS = (512, 384, 256, 128)  # of tokens, that splash takes at once
 
@@ -23,7 +25,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
         attention = next((name for name in _RUNS_ON if not _obstacle(name, q, k, mask)), XLA)
     elif attention in _RUNS_ON and (obstacle := _obstacle(attention, q, k, mask)):
         raise InputError(f"attention {attention!r}", obstacle, f"set {AUTO!r}")
-    return {XLA: _xla, CUDNN: _cudnn, SPLASH: _splash}[attention](q, k, v, mask)
+    found = {XLA: _xla, CUDNN: _cudnn, SPLASH: _splash}[attention](q, k, v, mask)
+    return found if attention == SPLASH else checkpoint_name(found, ATTENDED)
 
 
 def _obstacle(attention, q, k, mask):
@@ -73,6 +76,8 @@ def _splash(q, k, v, mask, interpret=False):
         block_sizes=blocks,
         head_shards=mesh.shape["tensor"],
         q_seq_shards=mesh.shape["context"],
+        # Named inside, with the sums that its gradient needs too: what is named outside would not spare the kernel.
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
     # Hidden keys belong to another segment than the queries.
