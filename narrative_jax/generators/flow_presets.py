@@ -43,11 +43,27 @@ class FlowPreset(FlowConfig):
     weight_type: str = "float32"
     files: tuple[str, ...] = ()
 
+    @property
+    def kept(self) -> str:
+        """See `base.Preset`."""
+        return self.transformer.kept
+
+    @property
+    def divided(self) -> dict[str, dict[str, int]]:
+        """See `base.Preset`."""
+        sizes, side = self.transformer, self.image_size // self.cell // self.patch
+        tokens = {"text tokens": self.text_length, "tokens of a picture": side**2}
+        return {"fsdp": {"width": sizes.width}, "tensor": {"heads": sizes.heads}, "context": tokens}
+
     def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
         """See `base.Preset`."""
         network, shapes = abstract(self._transformer)
         shapes = {name: jax.ShapeDtypeStruct(shape.shape, self.weight_type) for name, shape in shapes.items()}
         return FlowGenerator(self, network), under(TRANSFORMER, shapes)
+
+    def keeping(self, kept: str) -> "FlowPreset":
+        """See `base.Preset`."""
+        return replace(self, transformer=replace(self.transformer, kept=kept))
 
     def load(self, options: FlowOptions, seed: int) -> tuple["FlowGenerator", Params]:
         """See `base.Preset`."""

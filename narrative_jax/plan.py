@@ -1,0 +1,156 @@
+"""Plans a config's training and drawing on TPUs without the TPUs: memory, FLOPs, traffic between chips, time.
+
+    python -m narrative_jax.plan --config=configs/adpo.py:flux --topology=v5p:4x4x4
+
+The real train step of each entry that trains the generator, and what draws its pictures, are compiled for the mesh
+that the config names, minutes each. Values of the config are changed as for a run (`--config.align.batch_size=128
+--config.mesh.fsdp=64`). Times are bounds from below, from what is assumed of a chip: compute at its peak (what is
+worked out again to save memory takes time, but is no useful FLOP), memory traffic of the compiled program, rings over
+the links; nothing was run. --search ranks meshes, microbatches and what blocks keep for the gradient.
+Exit codes: 0 planned; 2 bad input.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from narrative_jax.core.command import Parser, exit_code, parse_changes
+from narrative_jax.core.config import load_changed
+from narrative_jax.core.errors import InputError, check_count, check_name
+
+SAMPLING = "sampling"  # the program that draws, beside those of train entries
+FLAGS = {
+    "--config": "a recipe or a config file, with a variant of it after a colon",
+    "--topology": "kind of chip and slice of them, e.g. v5p:4x4x4",
+    "--only": "plan these programs, with commas between: train entries, or 'sampling'",
+    "--json": "a file to write the numbers to, too",
+}
+NUMBERS = {
+    "--slices": (int, "so many slices, data over them (default 1)"),
+    "--pairs": (int, "say how long so many take (default: those of the entry's total_steps)"),
+    "--tflops": (float, "of a chip in bfloat16, instead of what is published"),
+    "--memory-gbs": (float, "GB/s of a chip's memory, instead of what is published"),
+    "--link-gbs": (float, "GB/s of a chip's links in all, instead of what is published"),
+}
+SEARCH = "--search"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the plan; returns the exit code."""
+    return exit_code(lambda: _plan(sys.argv[1:] if argv is None else argv))
+
+
+def _plan(argv):
+    options, changes = _parse(argv)
+    # Imported late: JAX takes its time, and a slip in the flags should not.
+    from narrative_jax.core.files import check_writable, write_json
+    from narrative_jax.planning.topologies import split_name
+
+    split_name(options.topology)
+    config = load_changed(options.config, changes)
+    if options.json:
+        check_writable(Path(options.json).parent)
+    plan = planned(config, options)
+    if options.json:
+        write_json(Path(options.json), plan)
+
+
+def planned(config: Any, options: Namespace, tables: Any = None) -> dict[str, Any]:
+    """Print the plan of a config by the command's flags; returns its numbers. Raises InputError."""
+    from ml_collections import FrozenConfigDict
+
+    from narrative_jax import pipeline
+    from narrative_jax.core.mesh import devices_of_batch, make_mesh
+    from narrative_jax.planning import topologies, words
+    from narrative_jax.planning.programs import check_divided, sampler_program, train_program
+    from narrative_jax.planning.report import compiled, remedies
+    from narrative_jax.planning.search import search
+    from narrative_jax.runs.directory import Context
+    from narrative_jax.runs.generator import preset_of
+    from narrative_jax.runs.trained import train_entries
+
+    config = FrozenConfigDict(pipeline.completed(config))
+    entries = train_entries(config)
+    if not entries:
+        given = f"stages {', '.join(config.stages)}"
+        raise InputError(given, "none of them trains the generator", "plan a config with such a train entry")
+    names = options.only.split(",") if options.only else [*entries, SAMPLING]
+    for name in names:
+        check_name("program to plan", name, [*entries, SAMPLING])
+    contexts = {name: Context(config, name, Path(), tables=tables or pipeline.default_tables()) for name in entries}
+    preset = preset_of(contexts[entries[0]])
+    devices = topologies.devices_of(options.topology, options.slices)
+    mesh = make_mesh(config.mesh, devices)
+    check_divided(preset, mesh.shape)
+    kind, _ = topologies.split_name(options.topology)
+    chip = _assumed(topologies.CHIPS[kind], options)
+    print(f"{options.config} on {options.slices} × {options.topology}, mesh {_sizes(mesh)}")
+    print(words.assumptions(kind, chip), flush=True)
+    plan = {
+        "config": options.config,
+        "topology": options.topology,
+        "slices": options.slices,
+        "chips": len(devices),
+        "mesh": dict(mesh.shape),
+        "assumed": asdict(chip),
+    }
+    if options.search:
+        context = contexts[next(name for name in names if name != SAMPLING)]
+        return plan | {"search": search(context, devices, chip, print)}
+    reports, told = [], {}
+    for name in names:
+        drawing = name == SAMPLING
+        program = sampler_program(contexts[entries[0]], mesh) if drawing else train_program(contexts[name], mesh)
+        report = compiled(program, len(devices), chip)
+        records = None if drawing else options.pairs or program.rows * program.runs
+        told[name] = words.figures(report, records)
+        reports.append(asdict(report) | {"per_second": report.per_second})
+        if records:
+            reports[-1] |= {"records": records, "days": report.days(records)}
+        if not report.fits:
+            what = remedies(report, devices_of_batch(mesh), "" if drawing else preset.kept)
+            print(words.misfit(report, what), flush=True)
+    print(words.columns(told))
+    return plan | {"programs": reports}
+
+
+def _assumed(chip, options):
+    scales = {"flops": (options.tflops, 1e12)}
+    scales |= {"memory_bandwidth": (options.memory_gbs, 1e9), "link_bandwidth": (options.link_gbs, 1e9)}
+    return replace(chip, **{name: value * scale for name, (value, scale) in scales.items() if value})
+
+
+def _sizes(mesh):
+    return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+
+
+def _parse(argv) -> tuple[Namespace, list[str]]:
+    """The flags, and the changes to the config as they stand."""
+    parser = Parser(prog="narrative_jax.plan", description=__doc__, allow_abbrev=False)
+    for flag, text in FLAGS.items():
+        parser.add_argument(flag, default="", help=text)
+    for flag, (kind, text) in NUMBERS.items():
+        parser.add_argument(flag, type=kind, help=text)
+    parser.add_argument(
+        SEARCH, action="store_true", help="rank meshes, microbatches and what is kept, compile the best"
+    )
+    options, changes = parse_changes(parser, argv, [*FLAGS, *NUMBERS, SEARCH])
+    for flag, example in (("config", "adpo:flux"), ("topology", "v5p:4x4x4")):
+        if not getattr(options, flag):
+            raise InputError(f"--{flag}", f"it is {FLAGS[f'--{flag}']}", f"give one, e.g. --{flag}={example}")
+    options.slices = 1 if options.slices is None else options.slices
+    for flag in ("pairs", "slices"):
+        if getattr(options, flag) is not None:
+            check_count(f"--{flag}", getattr(options, flag), minimum=1)
+    for flag in ("tflops", "memory_gbs", "link_gbs"):
+        value = getattr(options, flag)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{flag.replace('_', '-')} {value:g}", "it is a number > 0", "give one")
+    return options, changes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
