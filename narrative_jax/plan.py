@@ -13,15 +13,15 @@ Exit codes: 0 planned; 2 bad input.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+
+from ml_collections import FrozenConfigDict
 
 from narrative_jax.core.command import Parser, exit_code, parse_changes
 from narrative_jax.core.config import load_changed
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import InputError, check_count
 
-SAMPLING = "sampling"  # the program that draws, beside those of train entries
 FLAGS = {
     "--config": "a recipe or a config file, with a variant of it after a colon",
     "--topology": "kind of chip and slice of them, e.g. v5p:4x4x4",
@@ -47,84 +47,16 @@ def _plan(argv):
     options, changes = _parse(argv)
     # Imported late: JAX takes its time, and a slip in the flags should not.
     from narrative_jax.core.files import check_writable, write_json
-    from narrative_jax.planning.topologies import split_name
+    from narrative_jax.pipeline import completed, default_tables
+    from narrative_jax.planning.planner import Asked, plan
 
-    split_name(options.topology)
-    config = load_changed(options.config, changes)
+    config = completed(load_changed(options.config, changes))
     if options.json:
         check_writable(Path(options.json).parent)
-    plan = planned(config, options)
+    asked = {field.name: getattr(options, field.name) for field in fields(Asked)}
+    found = plan(FrozenConfigDict(config), Asked(**asked), default_tables())
     if options.json:
-        write_json(Path(options.json), plan)
-
-
-def planned(config: Any, options: Namespace, tables: Any = None) -> dict[str, Any]:
-    """Print the plan of a config by the command's flags; returns its numbers. Raises InputError."""
-    from ml_collections import FrozenConfigDict
-
-    from narrative_jax import pipeline
-    from narrative_jax.core.mesh import devices_of_batch, make_mesh
-    from narrative_jax.planning import topologies, words
-    from narrative_jax.planning.programs import check_divided, sampler_program, train_program
-    from narrative_jax.planning.report import compiled, remedies
-    from narrative_jax.planning.search import search
-    from narrative_jax.runs.directory import Context
-    from narrative_jax.runs.generator import preset_of
-    from narrative_jax.runs.trained import train_entries
-
-    config = FrozenConfigDict(pipeline.completed(config))
-    entries = train_entries(config)
-    if not entries:
-        given = f"stages {', '.join(config.stages)}"
-        raise InputError(given, "none of them trains the generator", "plan a config with such a train entry")
-    names = options.only.split(",") if options.only else [*entries, SAMPLING]
-    for name in names:
-        check_name("program to plan", name, [*entries, SAMPLING])
-    contexts = {name: Context(config, name, Path(), tables=tables or pipeline.default_tables()) for name in entries}
-    preset = preset_of(contexts[entries[0]])
-    devices = topologies.devices_of(options.topology, options.slices)
-    mesh = make_mesh(config.mesh, devices)
-    check_divided(preset, mesh.shape)
-    kind, _ = topologies.split_name(options.topology)
-    chip = _assumed(topologies.CHIPS[kind], options)
-    print(f"{options.config} on {options.slices} × {options.topology}, mesh {_sizes(mesh)}")
-    print(words.assumptions(kind, chip), flush=True)
-    plan = {
-        "config": options.config,
-        "topology": options.topology,
-        "slices": options.slices,
-        "chips": len(devices),
-        "mesh": dict(mesh.shape),
-        "assumed": asdict(chip),
-    }
-    if options.search:
-        context = contexts[next(name for name in names if name != SAMPLING)]
-        return plan | {"search": search(context, devices, chip, print)}
-    reports, told = [], {}
-    for name in names:
-        drawing = name == SAMPLING
-        program = sampler_program(contexts[entries[0]], mesh) if drawing else train_program(contexts[name], mesh)
-        report = compiled(program, len(devices), chip)
-        records = None if drawing else options.pairs or program.rows * program.runs
-        told[name] = words.figures(report, records)
-        reports.append(asdict(report) | {"per_second": report.per_second})
-        if records:
-            reports[-1] |= {"records": records, "days": report.days(records)}
-        if not report.fits:
-            what = remedies(report, devices_of_batch(mesh), "" if drawing else preset.kept)
-            print(words.misfit(report, what), flush=True)
-    print(words.columns(told))
-    return plan | {"programs": reports}
-
-
-def _assumed(chip, options):
-    scales = {"flops": (options.tflops, 1e12)}
-    scales |= {"memory_bandwidth": (options.memory_gbs, 1e9), "link_bandwidth": (options.link_gbs, 1e9)}
-    return replace(chip, **{name: value * scale for name, (value, scale) in scales.items() if value})
-
-
-def _sizes(mesh):
-    return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        write_json(Path(options.json), found)
 
 
 def _parse(argv) -> tuple[Namespace, list[str]]:

@@ -1,0 +1,101 @@
+"""A config's plan: its programs compiled for a topology, one after the other, or ways to train compared."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.mesh import devices_of_batch, make_mesh
+from narrative_jax.planning import words
+from narrative_jax.planning.programs import check_divided, sampler_program, train_program
+from narrative_jax.planning.report import compiled, remedies
+from narrative_jax.planning.search import search
+from narrative_jax.planning.topologies import CHIPS, GB, TERA, Chip, devices_of, split_name
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import preset_of
+from narrative_jax.runs.tables import Tables
+from narrative_jax.runs.trained import train_entries
+
+SAMPLING = "sampling"  # the program that draws, beside those of train entries
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for, as the command's flags have it; None is what is usual."""
+
+    topology: str
+    slices: int = 1
+    only: str = ""
+    pairs: int | None = None
+    tflops: float | None = None
+    memory_gbs: float | None = None
+    link_gbs: float | None = None
+    search: bool = False
+
+    def chip(self) -> Chip:
+        """What is assumed of a chip."""
+        scaled = {
+            "flops": (self.tflops, TERA),
+            "memory_bandwidth": (self.memory_gbs, GB),
+            "link_bandwidth": (self.link_gbs, GB),
+        }
+        given = {name: value * scale for name, (value, scale) in scaled.items() if value}
+        return replace(CHIPS[split_name(self.topology)[0]], **given)
+
+
+def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, Any]:
+    """Print the plan of a completed config; returns its numbers. Raises InputError."""
+    chip, contexts = asked.chip(), _contexts(config, tables)
+    known = [*contexts, SAMPLING]
+    names = asked.only.split(",") if asked.only else known
+    for name in names:
+        check_name("program to plan", name, known)
+    devices = devices_of(asked.topology, asked.slices)
+    if asked.search:
+        entry = next((name for name in names if name != SAMPLING), next(iter(contexts)))
+        print(words.assumptions(asked.topology, chip), flush=True)
+        found = {"search": search(contexts[entry], devices, chip, print)}
+        return _head(asked, devices, chip) | found
+    mesh = make_mesh(config.mesh, devices)
+    check_divided(preset_of(next(iter(contexts.values()))), mesh.shape)
+    sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    print(f"{asked.slices} × {asked.topology}, mesh {sizes}")
+    print(words.assumptions(asked.topology, chip), flush=True)
+    reports, told = [], {}
+    for name in names:
+        numbers, told[name] = _program(name, contexts, mesh, chip, asked.pairs)
+        reports.append(numbers)
+    print(words.columns(told))
+    return _head(asked, devices, chip) | {"mesh": dict(mesh.shape), "programs": reports}
+
+
+def _contexts(config, tables) -> Mapping[str, Context]:
+    """Of the entries that train the generator. Raises InputError where there is none."""
+    contexts = {name: Context(config, name, Path(), tables=tables) for name in train_entries(config)}
+    if not contexts:
+        given = f"stages {', '.join(config.stages)}"
+        raise InputError(given, "none of them trains the generator", "plan a config with such a train entry")
+    return contexts
+
+
+def _program(name, contexts, mesh, chip, pairs):
+    """The numbers of one program, and what the table says of them."""
+    context = contexts.get(name) or next(iter(contexts.values()))
+    drawing = name == SAMPLING
+    program = sampler_program(context, mesh) if drawing else train_program(context, mesh)
+    report = compiled(program, mesh.size, chip)
+    if not report.fits:
+        what = remedies(report, devices_of_batch(mesh), "" if drawing else preset_of(context).kept)
+        print(words.misfit(report, what), flush=True)
+    records = None if drawing else pairs or program.rows * program.runs
+    numbers = asdict(report) | {"per_second": report.per_second}
+    return numbers | ({"records": records, "days": report.days(records)} if records else {}), words.figures(
+        report, records
+    )
+
+
+def _head(asked, devices, chip):
+    return {"topology": asked.topology, "slices": asked.slices, "chips": len(devices), "assumed": asdict(chip)}
