@@ -1,7 +1,7 @@
 """A config's plan: its programs compiled for a topology, one after the other, or ways to train compared."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from narrative_jax.planning import words
 from narrative_jax.planning.programs import check_divided, sampler_program, train_program
 from narrative_jax.planning.report import compiled, remedies
 from narrative_jax.planning.search import search
-from narrative_jax.planning.topologies import CHIPS, GB, TERA, Chip, devices_of, split_name
+from narrative_jax.planning.topologies import chip_of, devices_of
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.tables import Tables
@@ -35,20 +35,11 @@ class Asked:
     link_gbs: float | None = None
     search: bool = False
 
-    def chip(self) -> Chip:
-        """What is assumed of a chip."""
-        scaled = {
-            "flops": (self.tflops, TERA),
-            "memory_bandwidth": (self.memory_gbs, GB),
-            "link_bandwidth": (self.link_gbs, GB),
-        }
-        given = {name: value * scale for name, (value, scale) in scaled.items() if value}
-        return replace(CHIPS[split_name(self.topology)[0]], **given)
-
 
 def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, Any]:
     """Print the plan of a completed config; returns its numbers. Raises InputError."""
-    chip, contexts = asked.chip(), _contexts(config, tables)
+    chip = chip_of(asked.topology, asked.tflops, asked.memory_gbs, asked.link_gbs)
+    contexts = _contexts(config, tables)
     known = [*contexts, SAMPLING]
     names = asked.only.split(",") if asked.only else known
     for name in names:

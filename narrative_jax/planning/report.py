@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,8 @@ def compiled(program: Program, chips: int, chip: Chip) -> Report:
     }
     start = time.monotonic()
     try:
-        done = traced.lower().compile()
+        with _uncached():
+            done = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
@@ -141,6 +143,17 @@ def remedies(report: Report, parts: int, kept: str) -> list[str]:
     if free > 0 and each <= 1:
         found.append("a larger fsdp, or chips with more memory")
     return found
+
+
+@contextmanager
+def _uncached():
+    """What is compiled for chips that are not here cannot be read back from JAX's cache."""
+    usual = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", usual)
 
 
 def _memory(analysis):

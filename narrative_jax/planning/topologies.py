@@ -1,7 +1,7 @@
 """TPU slices by name, what one of their chips can do, and their devices without a TPU."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,6 +56,19 @@ def split_name(topology: str) -> tuple[str, str]:
     check_name("kind of chip", kind, CHIPS)
     check_name(f"slice of {kind}", shape, SLICES[kind])
     return kind, shape
+
+
+def chip_of(
+    topology: str, tflops: float | None = None, memory_gbs: float | None = None, link_gbs: float | None = None
+) -> Chip:
+    """What is assumed of a chip of a topology, with one's own TFLOP/s and GB/s where they are given."""
+    own = {
+        "flops": (tflops, TERA),
+        "memory_bandwidth": (memory_gbs, GB),
+        "link_bandwidth": (link_gbs, GB),
+    }
+    given = {name: value * scale for name, (value, scale) in own.items() if value}
+    return replace(CHIPS[split_name(topology)[0]], **given)
 
 
 def devices_of(topology: str, slices: int = 1) -> list[Any]:

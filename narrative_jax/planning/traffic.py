@@ -12,7 +12,7 @@ _STILL += ("partition-id", "replica-id", "opt-barrier", "iota")
 def memory_bytes(program: Program) -> int:
     """Bytes a step: operands and results of what runs, but for those in the chip's small, fast memory.
 
-    An estimate from above: a fusion reads each operand once, of a sliced one the slices.
+    An estimate: a fusion or a kernel reads each operand once, of a sliced one the slices.
     """
     computations = {name: _Computation(program, name) for name in program.computations}
     return sum(computations[each.computation].moved(each) * each.times for each in _moving(program))
