@@ -4,8 +4,9 @@ All are ranked by an estimate from the trace: what a step holds (arguments by th
 its operations), what it computes, and the weights that its loops gather. The first of them are then compiled.
 """
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from narrative_jax.planning.flops import flops, live
 from narrative_jax.planning.programs import check_divided, train_program
 from narrative_jax.planning.report import Report, compiled
 from narrative_jax.planning.topologies import GIB, Chip
-from narrative_jax.planning.words import markdown
+from narrative_jax.planning.words import markdown, seconds
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 
@@ -49,7 +50,7 @@ class Candidate:
 
     @property
     def seconds(self) -> float:
-        """A bound from below; of two with the same the one that sends less comes first, see `ranked`."""
+        """A bound from below: it computes or sends, whichever takes longer."""
         return max(self.compute_seconds, self.collective_seconds)
 
 
@@ -78,8 +79,9 @@ def search(context: Context, devices: Sequence[Any], chip: Chip, say: Callable[[
         report = compiled(program, len(devices), chip)
         done[ahead[0]], last = report, report.compile_seconds
         say(f"compiled {_told(ahead[0])} in {last:.0f} s: {report.hbm_bytes_per_chip / GIB:.2f} GiB")
-    say(_table([*done, *(each for each in fitting if each not in done)][:SHOWN], done))
-    return [asdict(each) | {"compiled": asdict(report)} for each, report in done.items()]
+    best = sorted(done, key=lambda each: (not done[each].fits, done[each].roofline_seconds or math.inf))
+    say(_table([*best, *(each for each in fitting if each not in done)][:SHOWN], done))
+    return [asdict(each) | {"compiled": asdict(done[each])} for each in best]
 
 
 def candidates(context: Context, devices: Sequence[Any], chip: Chip) -> list[Candidate]:
@@ -92,20 +94,25 @@ def candidates(context: Context, devices: Sequence[Any], chip: Chip) -> list[Can
     for kept in KEPT:
         program = train_program(context, make_mesh(layouts[0][0], devices), kept, 1)
         jaxpr = live(program.trace().jaxpr)
-        seconds = flops(jaxpr).per_chip(len(devices)) / chip.flops
+        computing = flops(jaxpr).per_chip(len(devices)) / chip.flops
         whole = held(jaxpr, [True] * program.weights + [False] * (len(jaxpr.invars) - program.weights))
         for sizes, arguments, trained in layouts:
             for accumulate in _divisors(program.rows // (sizes["data"] * sizes["fsdp"])):
                 temporary, sent = _estimated(sizes, accumulate, whole, trained)
                 main = (sizes["data"], sizes["fsdp"], sizes["tensor"], accumulate, kept)
-                found.append(Candidate(*main, arguments, temporary, seconds, sent / chip.link_bandwidth))
+                found.append(Candidate(*main, arguments, temporary, computing, sent / chip.link_bandwidth))
     return found
 
 
-def ranked(found: Sequence[Candidate], chip: Chip) -> list[Candidate]:
-    """Those that fit, the fastest first; of equal ones that which sends less, and then that which holds less."""
+def ranked(found: Iterable[Candidate], chip: Chip) -> list[Candidate]:
+    """Those that fit, the fastest first, then which sends less; for each mesh and policy the best of its microbatches,
+    the larger one where two are as good.
+    """
     fitting = [each for each in found if each.bytes <= chip.hbm_bytes]
-    return sorted(fitting, key=lambda each: (each.seconds, each.collective_seconds, each.bytes))
+    best = {}
+    for each in sorted(fitting, key=lambda each: (each.seconds, each.collective_seconds, each.accumulate)):
+        best.setdefault((each.data, each.fsdp, each.tensor, each.kept), each)
+    return list(best.values())
 
 
 def _layouts(context, chips, preset):
@@ -157,15 +164,15 @@ def _told(each: Candidate) -> str:
 
 
 def _table(rows, done):
-    header = ["", "estimated GiB", "compute s", "links s", "compiled GiB", "fits", "roofline s", "bound by"]
+    header = ["", "estimated GiB", "compute", "links", "compiled GiB", "fits", "roofline", "bound by"]
 
     def cells(each):
         report = done.get(each)
-        estimate = [f"{each.bytes / GIB:.2f}", f"{each.compute_seconds:.3f}", f"{each.collective_seconds:.3f}"]
+        estimate = [f"{each.bytes / GIB:.2f}", seconds(each.compute_seconds), seconds(each.collective_seconds)]
         if report is None:
             return [_told(each), *estimate, "-", "-", "-", "-"]
         found = [f"{report.hbm_bytes_per_chip / GIB:.2f}", "yes" if report.fits else "no"]
-        times = [f"{report.roofline_seconds:.3f}", report.binding] if report.binding else ["-", "-"]
+        times = [seconds(report.roofline_seconds), report.binding] if report.binding else ["-", "-"]
         return [_told(each), *estimate, *found, *times]
 
     return markdown(header, [cells(each) for each in rows])

@@ -24,21 +24,21 @@ def figures(report: Report, records: int | None) -> dict[str, str]:
         "of it arguments": f"{report.argument_bytes_per_chip / GIB:.2f} GiB",
         "useful FLOPs a chip": f"{report.flops_per_chip / TERA:.1f} T",
         "executed, with recomputation": f"{report.executed_flops_per_chip / TERA:.1f} T",
-        "compute": _seconds(report.compute_seconds),
+        "compute": seconds(report.compute_seconds),
     }
     if report.roofline_seconds:
         moved = report.collective_bytes_per_chip
         rows |= {
-            "memory traffic": f"{_seconds(report.hbm_seconds)} ({report.hbm_traffic_bytes_per_chip / GB:.1f} GB)",
-            "links": f"{_seconds(report.collective_seconds)} ({sum(moved.values()) / GB:.2f} GB of results)",
+            "memory traffic": f"{seconds(report.hbm_seconds)} ({report.hbm_traffic_bytes_per_chip / GB:.1f} GB)",
+            "links": f"{seconds(report.collective_seconds)} ({sum(moved.values()) / GB:.2f} GB of results)",
             **{f"  {kind}": f"{size / GB:.3f} GB" for kind, size in moved.items()},
             "  outside of loops": f"{report.collectives_outside_loops_bytes_per_chip / GB:.3f} GB",
-            "roofline": f"{_seconds(report.roofline_seconds)}, bound by {report.binding}",
+            "roofline": f"{seconds(report.roofline_seconds)}, bound by {report.binding}",
             f"{report.unit} a second": f"{report.per_second:.2f}",
         }
         if records:
             rows[f"{records:,} {report.unit}"] = f"{report.days(records):.2f} days"
-    return rows | {"compiled in": _seconds(report.compile_seconds)}
+    return rows | {"compiled in": seconds(report.compile_seconds)}
 
 
 def columns(named: Mapping[str, Mapping[str, str]]) -> str:
@@ -61,5 +61,6 @@ def misfit(report: Report, remedies: Sequence[str]) -> str:
     return f"{report.program} does not fit: {over:.2f} GiB a chip too much. It would with {'; or '.join(remedies)}."
 
 
-def _seconds(value):
+def seconds(value: float) -> str:
+    """A time with its unit."""
     return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
