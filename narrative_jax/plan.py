@@ -34,6 +34,7 @@ NUMBERS = {
     "--tflops": (float, "of a chip in bfloat16, instead of what is published"),
     "--memory-gbs": (float, "GB/s of a chip's memory, instead of what is published"),
     "--link-gbs": (float, "GB/s of a chip's links in all, instead of what is published"),
+    "--hbm-gib": (float, "GiB of a chip's memory, instead of what the compiler lets a program have"),
 }
 SEARCH = "--search"
 
@@ -56,7 +57,7 @@ def _plan(argv):
     asked = {field.name: getattr(options, field.name) for field in fields(Asked)}
     found = plan(FrozenConfigDict(config), Asked(**asked), default_tables())
     if options.json:
-        write_json(Path(options.json), found)
+        write_json(Path(options.json), {"config": options.config, "changes": changes, **found})
 
 
 def _parse(argv) -> tuple[Namespace, list[str]]:
@@ -77,7 +78,7 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
     for flag in ("pairs", "slices"):
         if getattr(options, flag) is not None:
             check_count(f"--{flag}", getattr(options, flag), minimum=1)
-    for flag in ("tflops", "memory_gbs", "link_gbs"):
+    for flag in ("tflops", "memory_gbs", "link_gbs", "hbm_gib"):
         value = getattr(options, flag)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{flag.replace('_', '-')} {value:g}", "it is a number > 0", "give one")

@@ -313,6 +313,11 @@ def test_bad_input_is_one_line(arguments, said, capsys):
     assert said in told and told.count("\n") == 1
 
 
+def test_ones_own_chip():
+    chip = topologies.chip_of("v5e:2x2", tflops=100, link_gbs=50, hbm_gib=8)
+    assert chip == topologies.Chip(100e12, 819e9, 50e9, 8 * 2**30)
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     monkeypatch.setattr(topologies, "find_spec", lambda name: None)

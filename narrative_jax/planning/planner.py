@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ class Asked:
     tflops: float | None = None
     memory_gbs: float | None = None
     link_gbs: float | None = None
+    hbm_gib: float | None = None
     search: bool = False
 
 
 def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, Any]:
     """Print the plan of a completed config; returns its numbers. Raises InputError."""
-    chip = chip_of(asked.topology, asked.tflops, asked.memory_gbs, asked.link_gbs)
+    chip = chip_of(asked.topology, asked.tflops, asked.memory_gbs, asked.link_gbs, asked.hbm_gib)
     contexts = _contexts(config, tables)
     known = [*contexts, SAMPLING]
     names = asked.only.split(",") if asked.only else known
@@ -83,10 +85,13 @@ def _program(name, contexts, mesh, chip, pairs):
         print(words.misfit(report, what), flush=True)
     records = None if drawing else pairs or program.rows * program.runs
     numbers = asdict(report) | {"per_second": report.per_second}
-    return numbers | ({"records": records, "days": report.days(records)} if records else {}), words.figures(
-        report, records
-    )
+    if records:
+        numbers |= {"records": records, "days": report.days(records)}
+    return numbers, words.figures(report, records)
 
 
 def _head(asked, devices, chip):
-    return {"topology": asked.topology, "slices": asked.slices, "chips": len(devices), "assumed": asdict(chip)}
+    # Memory and collectives are decisions of the compiler, of this version.
+    versions = {package: version(package) for package in ("jax", "flax", "libtpu")}
+    where = {"topology": asked.topology, "slices": asked.slices, "chips": len(devices)}
+    return where | {"assumed": asdict(chip), "versions": versions}

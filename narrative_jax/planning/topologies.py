@@ -1,7 +1,7 @@
 """TPU slices by name, what one of their chips can do, and their devices without a TPU."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,16 +59,20 @@ def split_name(topology: str) -> tuple[str, str]:
 
 
 def chip_of(
-    topology: str, tflops: float | None = None, memory_gbs: float | None = None, link_gbs: float | None = None
+    topology: str,
+    tflops: float | None = None,
+    memory_gbs: float | None = None,
+    link_gbs: float | None = None,
+    hbm_gib: float | None = None,
 ) -> Chip:
-    """What is assumed of a chip of a topology, with one's own TFLOP/s and GB/s where they are given."""
-    own = {
-        "flops": (tflops, TERA),
-        "memory_bandwidth": (memory_gbs, GB),
-        "link_bandwidth": (link_gbs, GB),
-    }
-    given = {name: value * scale for name, (value, scale) in own.items() if value}
-    return replace(CHIPS[split_name(topology)[0]], **given)
+    """What is assumed of a chip of a topology, with one's own TFLOP/s, GB/s and GiB where they are given."""
+    usual = CHIPS[split_name(topology)[0]]
+    return Chip(
+        flops=tflops * TERA if tflops else usual.flops,
+        memory_bandwidth=memory_gbs * GB if memory_gbs else usual.memory_bandwidth,
+        link_bandwidth=link_gbs * GB if link_gbs else usual.link_bandwidth,
+        hbm_bytes=int(hbm_gib * GIB) if hbm_gib else usual.hbm_bytes,
+    )
 
 
 def devices_of(topology: str, slices: int = 1) -> list[Any]:
