@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from narrative_jax.planning.collectives import by_kind, collectives
 from narrative_jax.planning.flops import flops, live
@@ -150,10 +151,12 @@ def _uncached():
     """What is compiled for chips that are not here cannot be read back from JAX's cache."""
     usual = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # or what was asked for before the first compilation would stay
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", usual)
+        reset_cache()
 
 
 def _memory(analysis):
