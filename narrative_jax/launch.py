@@ -15,9 +15,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from narrative_jax.core.command import Parser, exit_code
-from narrative_jax.core.config import find, load, override
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.command import Parser, exit_code, parse_changes
+from narrative_jax.core.config import find, load_changed
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.stop import StopFlag
 
 FLAGS = {
@@ -39,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _launch(argv):
     options, changes = _parse(argv)
-    config = load(options.config)
-    for change in changes:
-        key, equals, text = change.removeprefix("--config.").partition("=")
-        if not equals:
-            raise InputError(change, "a value follows its key after '='", f"write {change}=VALUE")
-        override(config, key, text)
+    config = load_changed(options.config, changes)
     # Imported late: JAX takes its time, and a slip in the flags should not.
     from narrative_jax import pipeline
 
@@ -64,11 +59,7 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
     for flag, text in FLAGS.items():
         parser.add_argument(flag, help=text)
     parser.add_argument(CHECK, action="store_true", help="look at the config and the files that it names, run nothing")
-    options, rest = parser.parse_known_args(argv)
-    changes = [argument for argument in rest if argument.startswith("--config.")]
-    for argument in rest:
-        if argument not in changes:
-            check_name("flag", argument.partition("=")[0], [*FLAGS, CHECK, "--config.KEY"])
+    options, changes = parse_changes(parser, argv, [*FLAGS, CHECK])
     if not options.config:
         raise InputError("--config", "it names a config file", "give one, e.g. --config=adpo")
     return options, changes

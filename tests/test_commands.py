@@ -72,12 +72,12 @@ def test_without_a_name_the_commands_are_listed(tmp_path):
     [
         (
             ("luanch", "--config=adpo"),
-            "unknown command 'luanch': known are export, launch, sample, study adversaries, ",
+            "unknown command 'luanch': known are export, launch, plan, sample, study adversaries, ",
         ),
         (("study", "coverge"), "did you mean 'study coverage'?"),
         (
             ("launch", "--config=adpo:tinny"),
-            "unknown variant 'tinny': known are proxies, controls, flux, tiny; did you mean",
+            "unknown variant 'tinny': known are proxies, controls, flux, tiny; did",
         ),
         (("study", "coverage", "--studies=0"), "studies 0: studies is an integer ≥ 1"),
         (("sample", "--promt=x"), "unrecognized arguments: --promt=x; see --help"),

@@ -189,7 +189,7 @@ def test_a_picture_depends_on_scene_and_seed_only(drawer, tiny_generator):
     assert all(picture.std() > 20 for picture in pictures)  # they would be equal if grey
     for order in ([4, 3, 2, 1, 0], [2], [1, 4], [0, 0, 0, 3]):
         np.testing.assert_array_equal(draw(drawer, params, [JOBS[i] for i in order]), pictures[order])
-    assert drawer._run._cache_size() == 1
+    assert drawer.run._cache_size() == 1
     assert list(drawer.draw(params, [])) == []
 
 

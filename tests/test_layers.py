@@ -18,7 +18,7 @@ FLOORS = (
     ("generators", "rewards", "data"),
     ("algorithms", "training"),
     ("trainees", "runs", "annotators", "report"),
-    ("pipeline", "stages"),
+    ("pipeline", "stages", "planning"),
     ("launch", "sample", "plan", "export", "study"),
     ("__main__",),
 )

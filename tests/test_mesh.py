@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from narrative_jax.core import mesh as meshes
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.mesh import AXES, batch_sharding, check_batch, check_divides, make_mesh, weight_shardings
+from narrative_jax.core.mesh import AXES, batch_sharding, check_batch, check_divided, make_mesh, weight_shardings
 
 CUBE = AbstractMesh((2, 2, 2, 1), AXES)
 
@@ -91,10 +91,10 @@ def test_a_batch_divides_the_devices_and_the_parts():
 
 
 def test_what_does_not_divide_says_what_would():
-    check_divides("heads", 24, "tensor", CUBE)
+    check_divided({"tensor": {"heads": 24}}, CUBE.shape)
     mesh = AbstractMesh((1, 1, 5, 1), AXES)
-    with pytest.raises(InputError, match="mesh tensor 5: the heads, 24, divide over it; set tensor to 4"):
-        check_divides("heads", 24, "tensor", mesh)
+    with pytest.raises(InputError, match="mesh tensor 5: it divides the network's heads, 24; set tensor to 4"):
+        check_divided({"tensor": {"heads": 24}}, mesh.shape)
 
 
 def test_weights_are_spread_where_they_divide():

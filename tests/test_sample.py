@@ -82,7 +82,7 @@ def test_one_compilation_serves_many_prompts(painter):
     drawer = painter._drawer(2, {})
     painter.draw("Mara waves.", count=2)
     painter.draw(PROMPT, count=2)
-    assert painter._drawer(2, {}) is drawer and drawer._run._cache_size() == 1
+    assert painter._drawer(2, {}) is drawer and drawer.run._cache_size() == 1
 
 
 def command(capsys, *arguments):

@@ -87,7 +87,8 @@ class ToyPreset:
     subject_guidance: ClassVar[bool] = False
     image_size: ClassVar[int] = 40
     files: ClassVar[tuple] = ()
-    spread: ClassVar[tuple] = ()
+    kept: ClassVar[str] = "all"
+    divided: ClassVar[dict] = {}
 
     def abstract(self):
         network, shapes = abstract(lambda: Denoiser(nnx.Rngs(0)))

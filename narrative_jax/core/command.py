@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from narrative_jax.core.errors import InputError, Stopped, Unread
+from narrative_jax.core.errors import InputError, Stopped, Unread, check_name
 from narrative_jax.core.terminal import shown
 
 DONE = 0
@@ -26,6 +26,21 @@ class Parser(argparse.ArgumentParser):
         """One line instead of the usage and a line."""
         given, _, rule = message.partition(": ")
         raise InputError(given, rule, "see --help")
+
+
+def parse_changes(
+    parser: Parser, arguments: Sequence[str] | None, known: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the changes to a config beside them, "--config.KEY=VALUE" each. Raises InputError for others.
+
+    `known` are the flags of the parser.
+    """
+    options, rest = parser.parse_known_args(arguments)
+    changes = [argument for argument in rest if argument.startswith("--config.")]
+    for argument in rest:
+        if argument not in changes:
+            check_name("flag", argument.partition("=")[0], [*known, "--config.KEY"])
+    return options, changes
 
 
 def exit_code(body: Callable[[], object], again: str = "run the same command again") -> int:

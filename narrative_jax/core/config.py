@@ -8,7 +8,7 @@ import ast
 import json
 import runpy
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,17 @@ def load(spec: str) -> ConfigDict:
         rule = "it defines get_config(variant) and returns a ConfigDict from it"
         raise InputError(f"config {path}", rule, "see configs/ for examples")
     return ConfigDict(config)
+
+
+def load_changed(spec: str, changes: Iterable[str]) -> ConfigDict:
+    """`load`, with what a command line changes: "--config.key=value" each, see `override`. Raises InputError."""
+    config = load(spec)
+    for change in changes:
+        key, equals, text = change.removeprefix("--config.").partition("=")
+        if not equals:
+            raise InputError(change, "a value follows its key after '='", f"write {change}=VALUE")
+        override(config, key, text)
+    return config
 
 
 def find(spec: str) -> tuple[str, str]:

@@ -89,12 +89,18 @@ def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> 
         raise InputError(f"{kind} {batch_size}", rule, f"set {-(-batch_size // parts) * parts}")
 
 
-def check_divides(what: str, size: int, axis: str, mesh: Mesh) -> None:
-    """Raise InputError unless the mesh's axis divides what is spread over it."""
-    count = mesh.shape[axis]
-    if size % count:
-        nearest = min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - count), n))
-        raise InputError(f"mesh {axis} {count}", f"the {what}, {size}, divide over it", f"set {axis} to {nearest}")
+def check_divided(divided: Mapping[str, Mapping[str, int]], mesh: Mapping[str, int]) -> None:
+    """Raise InputError for an axis of a mesh of these sizes that does not divide what it cuts of a network.
+
+    `divided` has, by axis, sizes by what they are of.
+    """
+    for axis, sizes in divided.items():
+        for what, size in sizes.items():
+            if size % mesh[axis]:
+                known = [count for count in range(1, size + 1) if size % count == 0]
+                nearest = min(known, key=lambda count: abs(count - mesh[axis]))
+                rule = f"it divides the network's {what}, {size}"
+                raise InputError(f"mesh {axis} {mesh[axis]}", rule, f"set {axis} to {nearest}")
 
 
 def devices_of_batch(mesh: Mesh) -> int:

@@ -111,10 +111,14 @@ class Preset(Protocol):
     subject_guidance: bool  # see `Generator`
     image_size: int  # pixels of the shorter side of its pictures
     files: tuple[str, ...]  # published ones that it needs, and which are not read yet
-    spread: Sequence[tuple[str, int, str]]  # (what, how many, the axis of a mesh that these are spread over)
+    kept: str  # what its blocks keep for the gradient, a name of `stacks.KEPT`
+    divided: Mapping[str, Mapping[str, int]]  # by axis of a mesh, sizes that it must divide, by what they are of
 
     def abstract(self) -> tuple[Generator, Mapping[str, jax.ShapeDtypeStruct]]:
         """The generator, and shapes and types of the weights but for its encoders'; nothing is read."""
+
+    def keeping(self, kept: str) -> "Preset":
+        """A copy whose blocks keep this for the gradient, a name of `stacks.KEPT`; it changes no result."""
 
     def load(self, options: Any, seed: int) -> tuple[Generator, Params]:
         """The generator and its weights. Raises InputError."""

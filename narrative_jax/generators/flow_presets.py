@@ -44,22 +44,30 @@ class FlowPreset(FlowConfig):
     files: tuple[str, ...] = ()
 
     @property
-    def spread(self) -> tuple[tuple[str, int, str], ...]:
+    def kept(self) -> str:
+        """See `base.Preset`."""
+        return self.transformer.kept
+
+    @property
+    def divided(self) -> dict[str, dict[str, int]]:
         """See `base.Preset`."""
         sizes, side = self.transformer, self.cell * self.patch
-        return (
-            ("channels of its width", sizes.width, "fsdp"),
-            ("heads", sizes.heads, "tensor"),
-            ("tokens of its text", self.text_length, "context"),
-            ("tokens of its pictures", (self.image_size // side) ** 2, "context"),
-            ("tokens of its subjects", self.max_subjects * (self.subject_size // side) ** 2, "context"),
-        )
+        tokens = {
+            "text tokens": self.text_length,
+            "tokens of a picture": (self.image_size // side) ** 2,
+            "tokens of subjects": self.max_subjects * (self.subject_size // side) ** 2,
+        }
+        return {"fsdp": {"width": sizes.width}, "tensor": {"heads": sizes.heads}, "context": tokens}
 
     def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
         """See `base.Preset`."""
         network, shapes = abstract(self._transformer)
         shapes = {name: jax.ShapeDtypeStruct(shape.shape, self.weight_type) for name, shape in shapes.items()}
         return FlowGenerator(self, network), under(TRANSFORMER, shapes)
+
+    def keeping(self, kept: str) -> "FlowPreset":
+        """See `base.Preset`."""
+        return replace(self, transformer=replace(self.transformer, kept=kept))
 
     def load(self, options: FlowOptions, seed: int) -> tuple["FlowGenerator", Params]:
         """See `base.Preset`."""

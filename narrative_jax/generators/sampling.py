@@ -85,6 +85,7 @@ def candidate_seed(seed: int, scene_id: str, place: int) -> int:
 class Drawer:
     """Draws batches of always the same size, so that it compiles once.
 
+    `run` is what it compiles: (weights but encoders', seeds u32[b], conditioning) -> images f32[b, h, w, 3].
     Raises InputError for a batch off the mesh, and for guidance that the generator was not trained for.
     """
 
@@ -94,7 +95,7 @@ class Drawer:
         self.generator, self.sampling, self.mesh = generator, sampling, mesh
         everywhere, batch = replicated(mesh), batch_sharding(mesh)
         run = _drawing(generator, sampling, mesh)
-        self._run = jax.jit(run, in_shardings=(None, batch, batch), out_shardings=everywhere)
+        self.run = jax.jit(run, in_shardings=(None, batch, batch), out_shardings=everywhere)
 
     def place(self, params: Params) -> Params:
         """The weights spread over the mesh as `draw` wants them; those of encoders, which it does not run, stay."""
@@ -110,7 +111,7 @@ class Drawer:
             filled = part + part[-1:] * (size - len(part))
             conditioning = self.generator.encode(params, [scene for scene, _ in filled])
             seeds = np.array([seed for _, seed in filled], np.uint32)
-            images = self._run(self._without_encoders(params), seeds, conditioning)
+            images = self.run(self._without_encoders(params), seeds, conditioning)
             yield to_uint8(images)[: len(part)]
 
     def _without_encoders(self, params):

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import BATCH_AXES, current_mesh, platform
 
 AUTO, XLA, CUDNN, SPLASH = ATTENTIONS = ("auto", "xla", "cudnn", "splash")
+ATTENDED = "attended"  # what attention gives, as policies of what is kept for the gradient know it
 _RUNS_ON = {CUDNN: "gpu", SPLASH: "tpu"}
 _BLOCKS = (512, 384, 256, 128)  # of tokens, that splash takes at once
 
@@ -23,7 +25,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = No
         attention = next((name for name in _RUNS_ON if not _obstacle(name, q, k, mask)), XLA)
     elif attention in _RUNS_ON and (obstacle := _obstacle(attention, q, k, mask)):
         raise InputError(f"attention {attention!r}", obstacle, f"set {AUTO!r}")
-    return {XLA: _xla, CUDNN: _cudnn, SPLASH: _splash}[attention](q, k, v, mask)
+    found = {XLA: _xla, CUDNN: _cudnn, SPLASH: _splash}[attention](q, k, v, mask)
+    return found if attention == SPLASH else checkpoint_name(found, ATTENDED)
 
 
 def _obstacle(attention, q, k, mask):
@@ -32,9 +35,11 @@ def _obstacle(attention, q, k, mask):
         return f"it runs on a {_RUNS_ON[attention]}, and this is a {platform()}"
     if attention == CUDNN:
         return "" if q.dtype == jnp.bfloat16 else f"it computes in bfloat16, and this is {q.dtype}"
-    tokens = [f"{x.shape[1]}" for x in (q, k) if x.shape[1] % _BLOCKS[-1]]
+    parts = current_mesh().shape["context"]  # of the queries; all see all keys
+    tokens = [f"{n}" for n, multiple in ((q.shape[1], parts * _BLOCKS[-1]), (k.shape[1], _BLOCKS[-1])) if n % multiple]
     if tokens:
-        return f"it takes multiples of {_BLOCKS[-1]} tokens, and here are {' and '.join(tokens)}"
+        where = f" in each of {parts} parts" if parts > 1 else ""
+        return f"it takes multiples of {_BLOCKS[-1]} tokens{where}, and here are {' and '.join(tokens)}"
     by_key = mask is None or mask.shape[1:3] == (1, 1)
     return "" if by_key else "it hides keys from all queries or from none, and this mask does not"
 
@@ -62,17 +67,21 @@ def _splash(q, k, v, mask, interpret=False):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     mesh, (rows, n, heads, size), m = current_mesh(), q.shape, k.shape[1]
-    block_q, block_kv = (next(block for block in _BLOCKS if tokens % block == 0) for tokens in (n, m))
+    parts = mesh.shape["context"]
+    block_q, block_kv = (next(block for block in _BLOCKS if tokens % block == 0) for tokens in (n // parts, m))
     blocks = kernels.BlockSizes(
         block_q=block_q, block_kv=block_kv, block_kv_compute=block_kv,
         block_q_dkv=block_q, block_kv_dkv=block_kv, block_kv_dkv_compute=block_kv,
         block_q_dq=block_q, block_kv_dq=block_kv,
     )  # fmt: skip
     kernel = kernels.make_splash_mha(
-        masks.MultiHeadMask([masks.FullMask((n, m))] * heads),
+        # Of one part of the queries: nothing is hidden, so that each part is like the others.
+        masks.MultiHeadMask([masks.FullMask((n // parts, m))] * heads),
         block_sizes=blocks,
         head_shards=mesh.shape["tensor"],
-        q_seq_shards=mesh.shape["context"],
+        q_seq_shards=1,
+        # Named inside, with the sums that its gradient needs too: what is named outside would not spare the kernel.
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
     # Hidden keys belong to another segment than the queries.
@@ -84,7 +93,7 @@ def _splash(q, k, v, mask, interpret=False):
         return jax.vmap(kernel)(q, k, v, kernels.SegmentIds(of_queries, of_keys)).swapaxes(1, 2)
 
     tokens, keys = PartitionSpec(BATCH_AXES, "context", "tensor"), PartitionSpec(BATCH_AXES, None, "tensor")
-    of_kernel = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec("tensor", "context")))
+    of_kernel = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec("tensor", None)))
     return jax.shard_map(
         local,
         in_specs=(of_kernel, tokens, keys, keys, PartitionSpec(BATCH_AXES, "context"), PartitionSpec(BATCH_AXES)),

@@ -13,7 +13,7 @@ from narrative_jax.models.checkpoints import CONV, Published
 from narrative_jax.models.layers import LayerNorm, Linear, convolve, unit
 from narrative_jax.models.preprocessing import CENTRED, CLIP, Normalisation
 from narrative_jax.models.shipped import STORYBOOK
-from narrative_jax.models.stacks import Stack, attended
+from narrative_jax.models.stacks import Stack
 
 EPSILON = 1e-5
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where CLIP starts
@@ -46,7 +46,7 @@ class ClipBlock(nnx.Module):
         pairs = ((self.query, normed[:, :first]), (self.key, normed), (self.value, normed))
         q, k, v = (layer(tokens).reshape(*tokens.shape[:-1], self.heads, -1) for layer, tokens in pairs)
         x = x[:, :first]
-        x = x + self.attention_out(attended(attend(q, k, v, mask)).reshape(x.shape))
+        x = x + self.attention_out(attend(q, k, v, mask).reshape(x.shape))
         return x + self.mlp_out(ACTIVATIONS[self.activation](self.mlp_in(self.norm_mlp(x))))
 
 

@@ -15,7 +15,7 @@ from narrative_jax.models.clip import normal
 from narrative_jax.models.layers import Conv, LayerNorm, Linear
 from narrative_jax.models.preprocessing import CENTRED, IMAGENET, Normalisation, cubic, filter_weights
 from narrative_jax.models.shipped import STORYBOOK
-from narrative_jax.models.stacks import Stack, attended
+from narrative_jax.models.stacks import Stack
 
 START = normal(0.02)
 
@@ -133,7 +133,7 @@ class Dinov2Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         normed = self.norm_attention(x)
         q, k, v = (layer(normed).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.query, self.key, self.value))
-        x = x + self.attention_out(attended(attend(q, k, v)).reshape(x.shape)) * self.scale_attention.astype(x.dtype)
+        x = x + self.attention_out(attend(q, k, v).reshape(x.shape)) * self.scale_attention.astype(x.dtype)
         return x + self.mlp(self.norm_mlp(x)) * self.scale_mlp.astype(x.dtype)
 
 

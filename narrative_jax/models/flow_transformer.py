@@ -20,7 +20,7 @@ from narrative_jax.core.mesh import spread_tokens
 from narrative_jax.core.types import Segment
 from narrative_jax.models.attention import ATTENTIONS, attend
 from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, rotary, rotate, sinusoids
-from narrative_jax.models.stacks import KEPT, Stack, attended
+from narrative_jax.models.stacks import KEPT, Stack
 
 TEXT, NOISY, SUBJECT = SEGMENTS = ("text", "noisy", "subject")  # kinds of tokens; all subjects are one segment
 FREQUENCIES = 256  # of the sinusoids that timesteps and guidance become
@@ -346,13 +346,13 @@ class FlowTransformer(nnx.Module):
         ends = np.cumsum([x.shape[1] for x in hidden])[:-1]
         main = tuple(
             block.finish(part, out, rest)
-            for (block, part), out, (_, rest) in zip(members, jnp.split(attended(out), ends, 1), queried, strict=True)
+            for (block, part), out, (_, rest) in zip(members, jnp.split(out, ends, 1), queried, strict=True)
         )
         if of_subjects is None:
             return main, None
         seen = () if self.config.independent_subjects else (k, v)
         branches = self._attend_branches(subject_q, *cached, mask.shape[1], *seen)
-        return main, subject_block.finish(part, attended(branches), subject_rest)
+        return main, subject_block.finish(part, branches, subject_rest)
 
     def _attend_with_subjects(self, q, k, v, subject_keys_values, mask):
         copies = len(q) // len(subject_keys_values[0])  # repeated here, a block at a time, and never as a whole

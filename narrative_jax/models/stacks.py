@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from narrative_jax.core.types import Params
+from narrative_jax.models.attention import ATTENDED
 
 EACH = "*"
-ATTENDED = "attended"  # what attention gives, as policies know it
 # What of a block is kept for the gradient, and not worked out again from the block's input.
 KEPT = {
     "all": None,
@@ -75,11 +74,6 @@ class Stack(nnx.Module):
         """One block by itself."""
         graphdef, weights = nnx.split(getattr(self, EACH))
         return nnx.merge(graphdef, jax.tree.map(lambda x: x[place], weights))
-
-
-def attended(x: jax.Array) -> jax.Array:
-    """`x`, what attention gave, under the name that `KEPT` knows it by."""
-    return checkpoint_name(x, ATTENDED)
 
 
 def each_name(name: str, weight: Any) -> list[str]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.mesh import check_batch, check_divides, make_mesh
+from narrative_jax.core.mesh import check_batch, check_divided, make_mesh
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator, Preset
@@ -53,8 +53,7 @@ def check_generator(context: Context) -> None:
     sampling.check(preset.subject_guidance)
     mesh = make_mesh(context.config.mesh)
     check_batch("sampling.batch_size", sampling.batch_size, mesh)
-    for what, size, axis in preset.spread:
-        check_divides(what, size, axis, mesh)
+    check_divided(preset.divided, mesh.shape)
 
 
 def base_generator(context: Context) -> tuple[Generator, Params]:

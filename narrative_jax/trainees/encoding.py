@@ -129,6 +129,21 @@ def encoded_scenes(
 KINDS = {"examples": encoded_examples, "preferences": encoded_preferences, "scenes": encoded_scenes}
 
 
+def batch_shapes(kind: str, generator: Generator, rows: int) -> dict[str, Any]:
+    """Shapes and types of a batch of so many records of a kind of `KINDS`; nothing is encoded."""
+
+    def shaped(like):
+        return jax.ShapeDtypeStruct((rows, *like.shape[1:]), like.dtype)
+
+    latents = jax.ShapeDtypeStruct((rows, *generator.latent_shape), np.float32)
+    batch = {"conditioning": jax.tree.map(shaped, generator.blank(1))}  # of one: many rows can be gigabytes
+    if kind == "examples":
+        batch |= {"latents": latents}
+    if kind == "preferences":
+        batch |= {"chosen": latents, "rejected": latents, "gap": jax.ShapeDtypeStruct((rows,), np.float32)}
+    return batch
+
+
 def forget_encoded(context: Context) -> None:
     """Remove what was encoded: the entry is trained."""
     shutil.rmtree(context.folder / ENCODED, ignore_errors=True)

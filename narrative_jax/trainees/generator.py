@@ -84,14 +84,26 @@ class GeneratorTrainee:
     @classmethod
     def open(cls, context: Context, algorithm: Algorithm, options: GeneratorOptions) -> "GeneratorTrainee":
         """See `base.Trainee`."""
-        base, weights = base_generator(context)
+        reward = open_pure_reward(context) if options.reward else None
+        return cls.on(context, algorithm, options, *base_generator(context), reward)
+
+    @classmethod
+    def on(
+        cls,
+        context: Context,
+        algorithm: Algorithm,
+        options: GeneratorOptions,
+        base: Generator,
+        weights: Params,
+        reward: PureReward | None = None,
+    ) -> "GeneratorTrainee":
+        """On this base with these weights. Raises InputError."""
         policy = base
         if options.adapter:
             policy, weights = base.with_adapter(weights, context.name, **asdict(options.adapter))
         encoding = {name: value for name, value in weights.items() if name.partition(".")[0] in base.encoders}
         params = {name: value for name, value in weights.items() if _trains(name, base, context.name, options)}
         frozen = {name: value for name, value in weights.items() if name not in params.keys() | encoding.keys()}
-        reward = open_pure_reward(context) if options.reward else None
         if reward:
             frozen |= under(REWARD, reward.params)
         reference = base if REFERENCE in algorithm.roles else None

@@ -1,0 +1,97 @@
+"""A config's plan: its programs compiled for a topology, one after the other, or ways to train compared."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.mesh import check_divided, devices_of_batch, make_mesh
+from narrative_jax.planning import words
+from narrative_jax.planning.programs import sampler_program, train_program
+from narrative_jax.planning.report import compiled, remedies
+from narrative_jax.planning.search import search
+from narrative_jax.planning.topologies import chip_of, devices_of
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import preset_of
+from narrative_jax.runs.tables import Tables
+from narrative_jax.runs.trained import train_entries
+
+SAMPLING = "sampling"  # the program that draws, beside those of train entries
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is asked for, as the command's flags have it; None is what is usual."""
+
+    topology: str
+    slices: int = 1
+    only: str = ""
+    pairs: int | None = None
+    tflops: float | None = None
+    memory_gbs: float | None = None
+    link_gbs: float | None = None
+    hbm_gib: float | None = None
+    search: bool = False
+
+
+def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, Any]:
+    """Print the plan of a completed config; returns its numbers. Raises InputError."""
+    chip = chip_of(asked.topology, asked.tflops, asked.memory_gbs, asked.link_gbs, asked.hbm_gib)
+    contexts = _contexts(config, tables)
+    known = [*contexts, SAMPLING]
+    names = asked.only.split(",") if asked.only else known
+    for name in names:
+        check_name("program to plan", name, known)
+    devices = devices_of(asked.topology, asked.slices)
+    if asked.search:
+        entry = next((name for name in names if name != SAMPLING), next(iter(contexts)))
+        print(words.assumptions(asked.topology, chip), flush=True)
+        found = {"search": search(contexts[entry], devices, chip, print)}
+        return _head(asked, devices, chip) | found
+    mesh = make_mesh(config.mesh, devices)
+    check_divided(preset_of(next(iter(contexts.values()))).divided, mesh.shape)
+    sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    print(f"{asked.slices} × {asked.topology}, mesh {sizes}")
+    print(words.assumptions(asked.topology, chip), flush=True)
+    reports, told = [], {}
+    for name in names:
+        numbers, told[name] = _program(name, contexts, mesh, chip, asked.pairs)
+        reports.append(numbers)
+    print(words.columns(told))
+    return _head(asked, devices, chip) | {"mesh": dict(mesh.shape), "programs": reports}
+
+
+def _contexts(config, tables) -> Mapping[str, Context]:
+    """Of the entries that train the generator. Raises InputError where there is none."""
+    contexts = {name: Context(config, name, Path(), tables=tables) for name in train_entries(config)}
+    if not contexts:
+        given = f"stages {', '.join(config.stages)}"
+        raise InputError(given, "none of them trains the generator", "plan a config with such a train entry")
+    return contexts
+
+
+def _program(name, contexts, mesh, chip, pairs):
+    """The numbers of one program, and what the table says of them."""
+    context = contexts.get(name) or next(iter(contexts.values()))
+    drawing = name == SAMPLING
+    program = sampler_program(context, mesh) if drawing else train_program(context, mesh)
+    report = compiled(program, mesh.size, chip)
+    if not report.fits:
+        what = remedies(report, devices_of_batch(mesh), "" if drawing else preset_of(context).kept)
+        print(words.misfit(report, what), flush=True)
+    records = None if drawing else pairs or program.rows * program.runs
+    numbers = asdict(report) | {"per_second": report.per_second}
+    if records:
+        numbers |= {"records": records, "days": report.days(records)}
+    return numbers, words.figures(report, records)
+
+
+def _head(asked, devices, chip):
+    # Memory and collectives are decisions of the compiler, of this version.
+    versions = {package: version(package) for package in ("jax", "flax", "libtpu")}
+    where = {"topology": asked.topology, "slices": asked.slices, "chips": len(devices)}
+    return where | {"assumed": asdict(chip), "versions": versions}

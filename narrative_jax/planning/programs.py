@@ -1,0 +1,138 @@
+"""The programs of a config as they would be compiled for a mesh: shapes and shardings, no weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from narrative_jax.algorithms.base import Algorithm
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
+from narrative_jax.core.options import names_of, parse
+from narrative_jax.generators.base import Preset
+from narrative_jax.generators.sampling import Drawer
+from narrative_jax.planning.flops import Flops, flops, live
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.entries import options_of
+from narrative_jax.runs.generator import preset_of, sampling_of
+from narrative_jax.trainees.encoding import batch_shapes
+from narrative_jax.trainees.generator import GeneratorTrainee
+from narrative_jax.training.step import gradients, make_step, new_state
+
+
+@dataclass(frozen=True)
+class Program:
+    """A jitted function and the shapes of its arguments, spread over a mesh.
+
+    A run does `rows` records, of a kind that `unit` names, in `accumulate` parts; `runs` are planned. `useful` are the
+    FLOPs of a run without what is worked out again to save memory, None where nothing is. The first `weights` of the
+    arguments' arrays are weights and what goes with them; those that train have `trained_bytes` on all chips together.
+    """
+
+    name: str
+    unit: str
+    rows: int
+    runs: int
+    jitted: Callable
+    arguments: tuple
+    accumulate: int = 1
+    useful: Callable[[], Flops] | None = None
+    weights: int = 0
+    trained_bytes: int = 0
+
+    def trace(self) -> Any:
+        """The traced program, ready to be lowered."""
+        return self.jitted.trace(*self.arguments)
+
+    def argument_bytes(self) -> int:
+        """Bytes of its arguments on a chip."""
+        return sum(bytes_on_chip(leaf) for leaf in jax.tree.leaves(self.arguments))
+
+
+def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int = 0) -> Program:
+    """The train step of the context's entry; `kept` and `accumulate` stand for what preset and entry say.
+
+    Raises InputError.
+    """
+    preset, options = preset_of(context), options_of(context)
+    preset, accumulate = preset.keeping(kept) if kept else preset, accumulate or options.accumulate
+    check_batch(f"{context.name}.batch_size", options.batch_size, mesh, accumulate)
+    algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper")
+    trainee = abstract_trainee(context, preset, algorithm)
+    optimizer = options.optimizer.build(options.total_steps)
+    step = make_step(
+        algorithm, trainee, optimizer, mesh,
+        seed=context.config.seed + options.seed, ema_decay=options.ema_decay, accumulate=accumulate,
+    )  # fmt: skip
+    state = jax.eval_shape(lambda params: new_state(params, optimizer), trainee.params)
+    batch = batch_shapes(algorithm.batch, trainee.base, options.batch_size)
+    arguments = (
+        jax.tree.map(_spread, state, step.state_shardings),
+        jax.tree.map(_spread, trainee.frozen, step.frozen_shardings),
+        jax.tree.map(lambda leaf: _spread(leaf, step.batch_sharding), batch),
+    )
+
+    def useful():
+        # Without a mesh, attention is two products forward, whatever does them on the mesh.
+        whole = abstract_trainee(context, preset.keeping("all"), algorithm)
+        traced = jax.make_jaxpr(lambda *given: gradients(algorithm, whole, *given, jax.random.key(0)))
+        return flops(live(traced(whole.params, whole.frozen, batch)))
+
+    unit = {"preferences": "pairs"}.get(algorithm.batch, algorithm.batch)
+    return Program(
+        context.name, unit, options.batch_size, options.total_steps, step.run, arguments, accumulate, useful,
+        weights=len(jax.tree.leaves(arguments[:2])),
+        trained_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in trainee.params.values()),
+    )  # fmt: skip
+
+
+def sampler_program(context: Context, mesh: Mesh) -> Program:
+    """What draws a batch of pictures with the generator that the run begins with. Raises InputError."""
+    generator, shapes = preset_of(context).abstract()
+    sampling = sampling_of(context)
+    drawer, batch = Drawer(generator, sampling, mesh), batch_sharding(mesh)
+    asked = batch_shapes("scenes", generator, sampling.batch_size)["conditioning"]
+    seeds = jax.ShapeDtypeStruct((sampling.batch_size,), jnp.uint32)
+    arguments = (
+        _spread_weights(shapes, generator.axes, mesh),
+        _spread(seeds, batch),
+        jax.tree.map(lambda leaf: _spread(leaf, batch), asked),
+    )
+    return Program("sampling", "pictures", sampling.batch_size, 1, drawer.run, arguments)
+
+
+def abstract_trainee(context: Context, preset: Preset, algorithm: Algorithm) -> GeneratorTrainee:
+    """What `GeneratorTrainee.open` gives, with shapes in place of weights. Raises InputError."""
+    options = options_of(context)
+    others = ["stage", *names_of(type(options)), *GeneratorTrainee.sections(context)]
+    own = parse(GeneratorTrainee.Options, context.entry, context.name, others)
+    if own.reward:
+        given = f"{context.name}.reward {own.reward!r}"
+        raise InputError(given, "a step with a reward in its loss cannot be planned yet", "plan another entry")
+    base, shapes = preset.abstract()
+    made = []  # structure, which is no array, leaves the abstract run by itself
+
+    def build(weights):
+        made.append(GeneratorTrainee.on(context, algorithm, own, base, weights))
+        return made[0].params, made[0].frozen
+
+    params, frozen = jax.eval_shape(build, dict(shapes))
+    return replace(made[0], params=params, frozen=frozen)
+
+
+def bytes_on_chip(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of a chip's part of an array."""
+    part = jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+    return part.size * part.dtype.itemsize
+
+
+def _spread(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _spread_weights(shapes: Mapping[str, Any], axes: Mapping[str, tuple], mesh: Mesh) -> dict[str, Any]:
+    shardings = weight_shardings(axes, {name: leaf.shape for name, leaf in shapes.items()}, mesh)
+    return {name: _spread(leaf, shardings[name]) for name, leaf in shapes.items()}
