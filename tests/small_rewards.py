@@ -38,7 +38,7 @@ def clip_params(random_weights):
     """Weights that give cosines of both signs."""
     shapes = clip_network()[1]
     del shapes["logit_scale"]
-    return random_weights(shapes, seed=6) | {"logit_scale": np.float32(1.5)}
+    return random_weights(shapes, seed=4) | {"logit_scale": np.float32(1.5)}
 
 
 def small_clip(random_weights):

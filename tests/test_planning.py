@@ -188,14 +188,14 @@ def test_flops_of_products_loops_branches_and_convolutions():
 
 def test_flops_of_a_step_are_those_of_a_hand_count():
     """Diffusion-DPO with an adapter on FLUX, one block of each kind: the policy there and back, the reference there,
-    the subjects twice; a frozen layer's way back is one product, attention's are four for two.
+    the subjects once for both; a frozen layer's way back is one product, attention's are four for two.
     """
     width, text, noisy, branch = 3072, 512, 4096, 1024
     main, both, subjects = text + noisy, text + noisy + 2 * branch, 2 * branch
     layer = 12 * width**2  # multiplications a token, in both kinds of block: q, k, v, out, and an MLP of 4 widths
     linear, attention = 2 * layer * main, 2 * (2 * main * both * width)
     prepared = 2 * (layer * subjects + 2 * subjects * branch * width)
-    hand = 2 * (2 * (2 * linear + 3 * attention) + 2 * (linear + attention) + 2 * prepared)
+    hand = 2 * (2 * (2 * linear + 3 * attention) + 2 * (linear + attention) + prepared)
     preset = replace(
         FLUX_DEV.keeping("all"), transformer=replace(FLUX_DEV.transformer, double_blocks=1, single_blocks=1)
     )
