@@ -56,6 +56,7 @@ def make_generator():
     policy, weights = base.with_adapter(
         params, "align", rank=4, alpha=4.0, targets=TARGETS, segments=("noisy", "text"), seed=0
     )
+    weights = {name: np.asarray(value) for name, value in weights.items()}
     return base, policy, weights | shake({name: value for name, value in weights.items() if name.endswith(".b")}, 0.05)
 
 

@@ -15,7 +15,8 @@ from narrative_jax.data.datasets import open_records
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "adpo.py"
 MESHES = {"default": {}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-SIZES = {"sampling.batch_size": 8, "align.batch_size": 8}
+# The usual β multiplies the rounding of margins by 250.
+SIZES = {"sampling.batch_size": 8, "align.batch_size": 8, "align.hyper.beta": 50.0}
 
 
 def run(workdir, weights, mesh, **environment):

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from narrative_jax.study.command import table
 from narrative_jax.study.damaged import DRAWN, Target, mutations, put, targets
 
 DIFFERENT = 1
-MOST_SECONDS, MOST_BYTES = 20, 1.5e9  # of a command
+MOST_BYTES = 1.5e9  # of a command
 _SHOWN = 5
 # A process's peak counts what it was forked from: who measures is small, and forks.
 _MEASURE = """
@@ -58,8 +59,8 @@ def in_process(target: Target, count: int, folder: Path, rng: np.random.Generato
     return found
 
 
-def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generator) -> Found:
-    """What commands make of them."""
+def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generator, most_seconds: float = 20) -> Found:
+    """What commands make of them, each in `most_seconds` at most."""
     found = Found()
     for data in tqdm(mutations(target.seed, count, rng), f"{target.name}, commands", count, delay=5):
         command = target.command(put(target, data, folder))
@@ -71,7 +72,7 @@ def as_commands(target: Target, count: int, folder: Path, rng: np.random.Generat
         trouble = {
             f"exit {code}, {said[-300:]}": code not in (DONE, BAD_INPUT) or "Traceback" in said,
             f"left {', '.join(sorted(left))}": left - ({DRAWN} if code == DONE else set()),
-            f"{seconds:.0f} s": seconds > MOST_SECONDS,
+            f"{seconds:.0f} s": seconds > most_seconds,
             f"{size / 1e9:.1f} GB": size > MOST_BYTES,
         }
         found.wrong += [f"{target.name}: {told} of {data[:80]!r}" for told, is_so in trouble.items() if is_so]
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=2000, help="of each kind, in one process (default 2000)")
     parser.add_argument("--commands", type=int, default=40, help="of each kind (default 40)")
+    parser.add_argument("--seconds", type=int, default=20, help="that a command may take, on a quiet machine 20")
     parser.add_argument("--seed", type=int, default=0)
     wrong = []
     code = run(lambda options: wrong.extend(_fuzz(options)), parser, arguments)
@@ -100,12 +102,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fuzz(options):
-    for name in ("mutations", "commands", "seed"):
+    for name in ("mutations", "commands", "seconds", "seed"):
         check_count(name, getattr(options, name))
     rows, wrong, rng = [], [], np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         known = targets(Path(temporary))
-        for how, count in ((in_process, options.mutations), (as_commands, options.commands)):
+        timed = partial(as_commands, most_seconds=options.seconds)
+        kinds = {"in process": (in_process, options.mutations), "as commands": (timed, options.commands)}
+        for name, (how, count) in kinds.items():
             for kind, target in known.items():
                 with tempfile.TemporaryDirectory(dir=temporary) as folder:
                     for photo in Path(temporary).glob("*.png"):
@@ -114,7 +118,7 @@ def _fuzz(options):
                     found = how(target, count, Path(folder), rng)
                 counts = [found.counts[outcome] for outcome in ("value", "refused", "neither")]
                 extremes = [f"{found.seconds:.0f}", f"{found.size / 1e9:.2f}"] if found.size else ["", ""]
-                rows.append([kind, how.__name__.replace("_", " "), *counts, *extremes])
+                rows.append([kind, name, *counts, *extremes])
                 wrong += found.wrong
     print(table(["kind", "how", "a value", "refused", "neither", "longest, s", "largest, GB"], rows))
     print(f"\nWrong: {len(wrong)}.", *wrong[:_SHOWN], sep="\n")
