@@ -52,7 +52,7 @@ def test_a_command_is_measured_without_what_measures_it():
 @pytest.mark.slow
 def test_none_of_our_readers_breaks(monkeypatch, capsys):
     monkeypatch.chdir(Path(__file__).parents[1])
-    assert main(["--mutations=40", "--commands=1", "--seconds=60"])  # beside other tests == 0
+    assert main(["--mutations=40", "--commands=1", "--seconds=60"]) == 0  # beside other tests
     printed = capsys.readouterr().out
     assert printed.count(" in process ") == printed.count(" as commands ") == 7 and "Wrong: 0." in printed
 
