@@ -60,6 +60,7 @@ LARGE = dataclasses.replace(
     ),
     image_size=64,
     subject_size=32,
+    patch=8,
     subject_offsets=((0, -4), (0, 8)),
 )
 SIZES = {"small": (STORYBOOK_FLOW, 16), "large": (LARGE, 4)}  # preset and pairs in a batch

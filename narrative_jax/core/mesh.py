@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 
@@ -28,7 +28,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh
     for axis in sizes:
         check_name("mesh axis", axis, AXES)
     shape = {axis: sizes.get(axis, 1) for axis in AXES}
-    count, open_axes = len(devices or jax.devices()), [axis for axis in AXES if shape[axis] == -1]
+    devices = devices or jax.devices()
+    count, open_axes = len(devices), [axis for axis in AXES if shape[axis] == -1]
     fixed = [size for size in shape.values() if size != -1]
     known = math.prod(fixed)
     if len(open_axes) > 1 or min(fixed, default=1) < 1 or count % known or not (open_axes or known == count):
@@ -36,7 +37,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh
         rule = f"sizes are positive and multiply to the number of devices, {count}; one may be -1 for what is left"
         raise InputError(f"mesh {given}", rule, "set data to -1 and the others to 1")
     filled = [count // known if axis in open_axes else shape[axis] for axis in AXES]
-    return Mesh(_arranged(filled, devices or jax.devices()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arranged(filled, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _arranged(shape, devices):
@@ -57,7 +58,7 @@ def traced_on(mesh: Mesh) -> Iterator[None]:
     """What is traced within is for this mesh: `spread_tokens` and `platform` know it."""
     token = _current.set(mesh)
     try:
-        with jax.sharding.use_abstract_mesh(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             yield
     finally:
         _current.reset(token)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Pictures = Sequence[np.ndarray]  # u8[h, w, 3] each, of any sizes
-Params = dict[str, jax.Array]  # weights by dotted path, e.g. "single_blocks.0.to_q.kernel"
+Params = dict[str, jax.Array]  # weights by dotted path, e.g. "single_blocks.*.out.kernel", see models.stacks
 
 
 class Segment(NamedTuple):

@@ -188,7 +188,7 @@ def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
 def fingerprint(params: Params) -> str:
     """A hash of weights, the same on every machine, whether blocks are stacked or not."""
     digest = hashlib.sha256()
-    for name, value in sorted(unstacked(params).items()):
+    for name, value in sorted(unstacked({name: np.asarray(value) for name, value in params.items()}).items()):
         digest.update(name.encode())
-        digest.update(np.asarray(value).tobytes())
+        digest.update(value.tobytes())
     return digest.hexdigest()[:16]

@@ -116,4 +116,4 @@ def _apart(tree, count):
     leaves, structure = jax.tree.flatten(tree)
     # Split and not indexed: the gradient of a split puts its parts together, that of an index adds up whole arrays.
     parts = [[part.squeeze(0) for part in jax.lax.split(leaf, [1] * count)] for leaf in map(jnp.asarray, leaves)]
-    return [jax.tree.unflatten(structure, block) for block in zip(*parts, strict=True)] if leaves else [tree] * count
+    return [jax.tree.unflatten(structure, block) for block in zip(*parts, strict=True)]

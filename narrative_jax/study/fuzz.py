@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=2000, help="of each kind, in one process (default 2000)")
     parser.add_argument("--commands", type=int, default=40, help="of each kind (default 40)")
-    parser.add_argument("--seconds", type=int, default=20, help="that a command may take, on a quiet machine 20")
+    parser.add_argument("--seconds", type=int, default=20, help="that a command may take (default 20)")
     parser.add_argument("--seed", type=int, default=0)
     wrong = []
     code = run(lambda options: wrong.extend(_fuzz(options)), parser, arguments)

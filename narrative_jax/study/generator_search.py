@@ -49,18 +49,15 @@ def _sized(**changes):
 _COARSE = replace(
     STORYBOOK_FLOW, patch=8, subject_size=24, subject_offsets=((0, -4), (0, 6)), transformer=_sized(channels=192)
 )
-_FINE = replace(
-    STORYBOOK_FLOW, patch=5, subject_size=25, subject_offsets=((0, -5), (0, 8)), transformer=_sized(channels=75)
-)
-_SMALL_PORTRAITS = replace(_FINE, subject_size=20, subject_offsets=((0, -4), (0, 8)))
+_SMALL_PORTRAITS = replace(STORYBOOK_FLOW, subject_size=20, subject_offsets=((0, -4), (0, 8)))
 VARIANTS = {
     "patches of 8": Variant(_COARSE),
-    "patches of 5": Variant(_FINE),
-    "patches of 5, batches of 32": Variant(_FINE, {"batch_size": 32}),
+    "patches of 5": Variant(STORYBOOK_FLOW),
+    "patches of 5, batches of 32": Variant(STORYBOOK_FLOW, {"batch_size": 32}),
     "patches of 5, portraits of 20": Variant(_SMALL_PORTRAITS),
-    "patches of 5, 7 blocks": Variant(replace(_FINE, transformer=_sized(channels=75, single_blocks=6))),
+    "patches of 5, 7 blocks": Variant(replace(STORYBOOK_FLOW, transformer=_sized(single_blocks=6))),
     "patches of 5, later times": Variant(
-        replace(_FINE, timestep_distribution=replace(_FINE.timestep_distribution, mean=0.3))
+        replace(STORYBOOK_FLOW, timestep_distribution=replace(STORYBOOK_FLOW.timestep_distribution, mean=0.3))
     ),
 }
 
