@@ -9,12 +9,12 @@ Exit codes: 0 done; 2 bad input; 75 stopped by a signal after saving; 141 nobody
 1 a defect.
 """
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from narrative_jax.core import processes
 from narrative_jax.core.command import Parser, exit_code, parse_changes
 from narrative_jax.core.config import find, load_changed
 from narrative_jax.core.errors import InputError
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     redoes = any(flag.partition("=")[0] == "--redo" for flag in argv)  # which would begin once more
     again = "run the same command without --redo" if redoes else "run the same command again"
-    return exit_code(lambda: _launch(argv), again)
+    code = exit_code(lambda: _launch(argv), again)
+    processes.end(code)
+    return code
 
 
 def _launch(argv):
@@ -43,8 +45,7 @@ def _launch(argv):
     # Imported late: JAX takes its time, and a slip in the flags should not.
     from narrative_jax import pipeline
 
-    _join_processes()
-    with StopFlag().on_signals() as stop:
+    with processes.joined(), StopFlag().on_signals() as stop:
         workdir = options.workdir or _default_workdir(options.config)
         if options.check:
             pipeline.check(pipeline.completed(config), workdir)
@@ -68,22 +69,6 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
 def _default_workdir(spec: str) -> Path:
     path, variant = find(spec)
     return Path("runs") / "-".join(filter(None, (Path(path).stem, variant)))
-
-
-def _join_processes():
-    """Make one JAX program of several processes where the environment says that there are several.
-
-    That is: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID unless a cluster tells them), a step of
-    Slurm with more than one task, or a TPU slice of several hosts. Must come before anything asks for a device.
-    """
-    import jax
-
-    environment = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in environment:
-        known = {name: environment.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-        jax.distributed.initialize(**{name: int(number) for name, number in known.items() if number})
-    elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
 
 
 if __name__ == "__main__":

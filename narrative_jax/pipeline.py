@@ -1,30 +1,19 @@
 """Runs the entries of a config in order, in a run directory; what is finished is not done again."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from narrative_jax.core import processes
 from narrative_jax.core.config import resolved
 from narrative_jax.core.errors import InputError, Stopped, check_name
-from narrative_jax.core.files import write_json
-from narrative_jax.core.hashing import Hashes
 from narrative_jax.core.options import File
 from narrative_jax.core.stop import StopFlag
-from narrative_jax.runs import provenance
-from narrative_jax.runs.directory import (
-    CONFIG,
-    HASHES,
-    MANIFEST,
-    Context,
-    claimed,
-    first_process,
-    read_manifest,
-    wait_for_all,
-)
+from narrative_jax.runs.directory import Context, read_manifest
 from narrative_jax.runs.entries import check_entry, inputs_of, is_entry, run_stage
+from narrative_jax.runs.opening import opened
 from narrative_jax.runs.summary import at_work
 from narrative_jax.runs.tables import Tables
 
@@ -61,27 +50,12 @@ def run(
         for name in names:
             check_name(kind, name, config.stages)
     contexts = [Context(config, name, workdir, stop or StopFlag(), tables) for name in config.stages]
-    hashes = Hashes(workdir / HASHES)
-    if (workdir / CONFIG).exists():  # before anything is touched
-        provenance.check_fresh(contexts, provenance.trace(contexts, hashes), redone)
-    with claimed(workdir):
-        found = provenance.trace(contexts, hashes)
-        again = provenance.check_fresh(contexts, found, redone)
-        if first_process():
-            hashes.save()
-            for name in again:
-                shutil.rmtree(workdir / name, ignore_errors=True)
-            for name in found.longer:
-                (workdir / name / MANIFEST).unlink(missing_ok=True)
-                _say(f"{name}: goes on with more steps; what is made from it is done again")
-            write_json(workdir / CONFIG, resolved(config))
-        wait_for_all("workdir")
+    with opened(contexts, stage, redone) as inputs:
         for context in contexts:
             if stage in (None, context.name):
-                _run_entry(context, found.inputs[context.name])
-                wait_for_all(context.name)
+                _run_entry(context, inputs)
         finished = all(read_manifest(context.folder) for context in contexts)
-        if finished and config.get("report", False) and first_process():
+        if finished and config.get("report", False) and contexts[0].writes:
             from narrative_jax import report
 
             report.write(workdir)
@@ -138,8 +112,11 @@ def check(config: ConfigDict, workdir: str | Path = "", tables: Tables | None = 
 
 
 def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:
-    if read_manifest(context.folder):
-        _say(f"{context.name}: done before (--redo={context.name} does it again, with all that is made from it)")
+    if processes.first_does(f"whether {context.name} is done", lambda: bool(read_manifest(context.folder))):
+        print(
+            f"{context.name}: done before (--redo={context.name} does it again, with all that is made from it)",
+            flush=True,
+        )
         return
     for source in inputs_of(context.config, context.name, context.tables):
         if not read_manifest(context.path(source)):
@@ -147,11 +124,7 @@ def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:
             raise InputError(f"stage {context.name}", rule, f"run --stage={source} first")
     if context.stop.requested:
         raise Stopped
-    with at_work(context, inputs) as finish:
+    with at_work(context, inputs.get(context.name)) as finish:
         seconds = finish(run_stage(context))
-    _say(f"{context.name}: done in {seconds:.1f} s")
-
-
-def _say(line: str) -> None:
-    if first_process():
-        print(line, flush=True)
+    processes.wait_for_all(context.name)
+    print(f"{context.name}: done in {seconds:.1f} s", flush=True)

@@ -3,6 +3,7 @@
 `python tests/gradients_on_meshes.py MESH OUT.npz`, where XLA_FLAGS makes 8 devices; its keys are CASE/NAME.
 """
 
+import re
 import sys
 
 import jax
@@ -128,10 +129,18 @@ def results(case, mesh, accumulate=1):
     start = TrainState(np.int32(0), trainee.params, optimizer.init(trainee.params), trainee.params)
     state = jax.device_put(start, step.state_shardings)
     frozen = jax.device_put(trainee.frozen, step.frozen_shardings)
-    state, metrics = step.run(state, frozen, jax.device_put(batch, step.batch_sharding))
+    batch = jax.device_put(batch, step.batch_sharding)
+    compiled = step.run.lower(state, frozen, batch).compile().as_text()
+    gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", compiled)
+    state, metrics = step.run(state, frozen, batch)
     spread = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params))
     gradients = {f"gradient {name}": np.asarray(value) for name, value in state.opt_state.trace.items()}
-    return {**{name: np.asarray(value) for name, value in metrics.items()}, **gradients, "spread": spread}
+    return {
+        **{name: np.asarray(value) for name, value in metrics.items()},
+        **gradients,
+        "spread": spread,
+        "gathered": gathered,
+    }
 
 
 def drawing(mesh):

@@ -13,13 +13,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from narrative_jax.algorithms.base import Models, Role
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.sft import SFT
+from narrative_jax.core import processes
 from narrative_jax.core.command import exit_code
-from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.mesh import gathered, make_mesh, rows_here, spread
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.core.types import Params
 from narrative_jax.data.loader import batches
@@ -129,9 +129,9 @@ def run(
     )  # fmt: skip
     order = batches(
         EXAMPLES, lambda indices: make_batch(indices, width, algorithm, bad), BATCH, 0,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        rows=rows_here(step.batch_sharding.mesh, BATCH),
     )  # fmt: skip
-    frozen = jax.device_put(trainee.frozen, step.frozen_shardings)
+    frozen = spread(trainee.frozen, step.frozen_shardings)
     state = new_state(trainee.params, optimizer)
     schedule = Schedule(steps, save_every)
     seen = _Seen(order, look or (lambda number, ids: None))
@@ -153,8 +153,6 @@ class _Seen:
 
 
 def _command(options):
-    if options.pop("processes", 1) > 1:
-        jax.distributed.initialize(options.pop("address"), 2, options.pop("process"))
     limit_after, stop_after, stop = options.pop("limit_after", 0), options.pop("stop_after", 0), StopFlag()
 
     def look(number, ids):
@@ -162,14 +160,16 @@ def _command(options):
             while not (Path(options["folder"]) / "checkpoints" / str(limit_after)).exists():
                 time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        if number == stop_after and jax.process_index() == jax.process_count() - 1:
+        if number == stop_after and processes.index() == processes.count() - 1:
             stop.requested = True
 
     state, step = run(stop=stop, look=look, **options)
-    weights = multihost_utils.process_allgather(state.ema_params, tiled=True)
-    if jax.process_index() == 0:
+    weights = {name: gathered(value) for name, value in state.ema_params.items()}
+    if processes.is_first():
         np.savez(Path(options["folder"]) / "end.npz", compiled=step.run._cache_size(), **weights)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: _command(json.loads(sys.argv[1]))))
+    with processes.joined():
+        code = exit_code(lambda: _command(json.loads(sys.argv[1])))
+    sys.exit(code)

@@ -19,6 +19,7 @@ from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.errors import InputError
+from narrative_jax.generators.flow_presets import STORYBOOK_FLOW
 from narrative_jax.losses.preference import adaptive_beta
 from narrative_jax.models.layers import unit
 from narrative_jax.trainees.reward import RewardTrainee
@@ -68,6 +69,10 @@ def test_eight_devices_equal_one(on_meshes, case, mesh):
         for name in (mesh, "one")
     )
     assert one.pop("spread") == 0 and (here.pop("spread") > 0) == (mesh in ("cube", "fsdp8"))
+    gathered, width = here.pop("gathered").tolist(), STORYBOOK_FLOW.transformer.width
+    assert not one.pop("gathered").tolist() and (mesh == "data8" or gathered)
+    # Kernels that meet one token an example stay where they are.
+    assert not [shape for shape in gathered if shape.endswith((f"{width},{3 * width}", f"{width},{6 * width}"))]
     assert here.keys() == one.keys() and sum(name.startswith("gradient") for name in one) > 10
     largest = worst(here, one, denoising_error=on_meshes["one"]["sft/error"])
     assert largest[1] <= 1e-5, largest

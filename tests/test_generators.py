@@ -1,6 +1,11 @@
 """Generators: what they make of scenes, and pictures that depend on scene and seed and on nothing else."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -394,6 +399,24 @@ def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
     assert generator.axes.keys() == shapes.keys() and generator.latent_shape == loaded.latent_shape
     assert (preset.max_subjects, preset.image_size) == (loaded.max_subjects, loaded.config.image_size)
     assert preset.described(preset.Options(weights="random"), 7)[0] == "random weights of seed 7"
+
+
+@pytest.mark.parametrize("name", ["image_size", "subject_size"])
+def test_sizes_that_tokens_do_not_fill(name):
+    with pytest.raises(InputError, match=f"{name} 43: tokens of 5 pixels' side fill it; give a multiple, e.g. 45"):
+        replace(STORYBOOK_FLOW, **{name: 43})
+
+
+def test_weights_come_spread_over_a_mesh(tmp_path):
+    """From the file, and where they are drawn: each array as its axes say, with the same numbers and hash."""
+    script, out = Path(__file__).with_name("loading_on_meshes.py"), tmp_path / "found.json"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, script, out], env=environment, check=True)
+    found = json.loads(out.read_text())
+    assert found.pop("devices") == 8 and len(found) == 4
+    for each in found.values():
+        assert each == {"laid": True, "encoders": True, "difference": 0.0, "hash": True, "shared": each["shared"]}
+        assert each["shared"] >= 15
 
 
 def test_the_embedded_one():

@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 from narrative_jax import launch, pipeline
+from narrative_jax.core import processes
 from narrative_jax.core.config import find, load
 from narrative_jax.runs.tables import Tables
 
@@ -317,27 +317,29 @@ def test_a_full_disk_is_bad_input(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "calls"),
+    ("environment", "several"),
     [
-        ({}, []),
-        ({"SLURM_NTASKS": "4"}, []),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, []),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, [{}]),
-        ({"TPU_WORKER_HOSTNAMES": "one"}, []),
-        ({"TPU_WORKER_HOSTNAMES": "one,two"}, [{}]),
-        ({"JAX_COORDINATOR_ADDRESS": "one:1234"}, [{}]),
-        (
-            {"JAX_COORDINATOR_ADDRESS": "one:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
-            [{"num_processes": 2, "process_id": 0}],
-        ),
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "one"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "one,two"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "one:1234"}, True),
     ],
 )
-def test_several_processes_join_where_the_environment_says_so(folder, monkeypatch, environment, calls):
+def test_several_processes_join_where_the_environment_says_so(folder, monkeypatch, environment, several):
+    group = SimpleNamespace(count=1, index=0, gather=lambda what, value: [value], leave=lambda: found.append("left"))
     found = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda **known: found.append(known))
+
+    def come_together(given):
+        found.append(given)
+        return group
+
+    monkeypatch.setattr(processes, "_come_together", come_together)
     monkeypatch.setattr(os, "environ", environment)
     assert launch.main(["--config=configs/a.py"]) == 0
-    assert found == calls
+    assert found == ([environment, "left"] if several else [])
 
 
 # Stages of a process of its own: one that waits for the signal to stop, and saves.

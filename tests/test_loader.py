@@ -57,9 +57,7 @@ def test_the_state_is_what_was_consumed_not_prefetched():
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_share_the_batches_of_one(process_count):
     alone = take(indices(30, 8), 5)
-    shares = [
-        take(indices(30, 8, process_index=index, process_count=process_count), 5) for index in range(process_count)
-    ]
+    shares = [take(indices(30, 8, rows=rows), 5) for rows in np.split(np.arange(8), process_count)]
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), alone)
 
 
@@ -78,7 +76,6 @@ def test_an_error_while_making_a_batch_arrives():
         (4, 0, {}, "batch_size 0"),
         (4, 2.0, {}, "batch_size 2.0"),
         (4, 2, {"start": -1}, "start -1"),
-        (9, 9, {"process_count": 2}, "batch_size 9: 2 processes share it equally"),
     ],
 )
 def test_bad_sizes(size, batch_size, options, message):

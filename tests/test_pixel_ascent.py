@@ -51,7 +51,7 @@ def test_the_table_says_what_gold_gains(true, monkeypatch):
     images, asked = true
     rows = report({"red": Red()}, images, asked).splitlines()
     assert len(rows) == 2 + len(STEPS) and len({row.count("|") for row in rows}) == 1
-    last = rows[-1].split(" | ")
+    last = [cell.strip() for cell in rows[-1].split("|")[1:-1]]
     before, after = (judge_images(each, asked).aspects for each in (images, ascend(Red(), images, asked)[STEPS[-1]][0]))
     assert last[1] == str(STEPS[-1])
     assert last[5:8] == [f"{value:+.3f}" for value in (after - before).mean(0)]

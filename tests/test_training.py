@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from linear_training import ALGORITHMS, BATCH, EXAMPLES, make_batch, make_trainee, run
+from several_processes import places_of
 
 from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.mesh import make_mesh
@@ -120,11 +120,11 @@ def test_a_loss_that_is_no_number_is_never_saved(tmp_path, straight):
     assert not list((tmp_path / "checkpoints").iterdir()) and not numbers(tmp_path)
 
 
-def start(options, devices=1):
+def start(options, devices=1, environment=None):
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, SCRIPT, json.dumps(options)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -165,22 +165,12 @@ def test_a_full_disk_while_writing_numbers(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_from_8_devices_to_4_and_to_two_processes(tmp_path, straight):
     """The same numbers on every mesh, and a checkpoint of one is read on another."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
     cube = {"data": 2, "fsdp": 2, "tensor": 2}
     one = {"folder": f"{tmp_path / 'one'}", "mesh": cube, "steps": 6, "stop_after": 4}
-    two = {
-        "folder": f"{tmp_path / 'two'}",
-        "mesh": cube,
-        "accumulate": 2,
-        "processes": 2,
-        "address": address,
-        "stop_after": 3,
-    }
+    two = {"folder": f"{tmp_path / 'two'}", "mesh": cube, "accumulate": 2, "stop_after": 3}
     eight = start(one, devices=8)
     finish(eight, code=75)
-    pair = [start({**two, "process": number}, devices=4) for number in range(2)]
+    pair = [start(two, devices=4, environment=places) for places in places_of(2)]
     for process in pair:
         finish(process, code=75)
     assert [path.name for path in sorted((tmp_path / "two" / "checkpoints").iterdir())] == ["2", "4"], "agreed at 4"

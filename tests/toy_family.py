@@ -94,7 +94,7 @@ class ToyPreset:
         network, shapes = abstract(lambda: Denoiser(nnx.Rngs(0)))
         return ToyGenerator(network), under("unet", shapes)
 
-    def load(self, options, seed):
+    def load(self, options, seed, mesh=None):
         network, params = split(Denoiser(nnx.Rngs(seed)))
         kernel = jax.random.normal(jax.random.key(seed), (CELL * CELL * 3, WIDTH)) / 17
         return ToyGenerator(network), under("unet", params) | {"vae.kernel": kernel}

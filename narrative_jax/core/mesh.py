@@ -1,12 +1,14 @@
 """The device mesh, and which of its axes each axis of a weight, a batch or an activation is spread over."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
+import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from narrative_jax.core.errors import InputError, check_count, check_name
@@ -53,6 +55,11 @@ def _arranged(shape, devices):
     return mesh_utils.create_hybrid_device_mesh((data // slices, *others), between, devices)
 
 
+def own_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """A mesh for work that this process does alone: `make_mesh`, or, of several processes, over its own devices."""
+    return make_mesh(sizes) if jax.process_count() == 1 else make_mesh({"data": 1, "fsdp": -1}, jax.local_devices())
+
+
 @contextmanager
 def traced_on(mesh: Mesh) -> Iterator[None]:
     """What is traced within is for this mesh: `spread_tokens` and `platform` know it."""
@@ -79,6 +86,19 @@ def spread_tokens(x: jax.Array) -> jax.Array:
     """`x` f32[b, n, ...] with rows over the batch's axes of the mesh and tokens over `context`; the same x."""
     mesh = current_mesh()
     return x if mesh is None else jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, "context"))
+
+
+def apply_spread(linear: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`linear` of x f32[b, 1, in], where its kernel is spread over fsdp along its output.
+
+    Its rows go to the kernel and not the kernel to the rows: of one token an example they are the smaller.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return linear(x)
+    y = linear(jax.lax.with_sharding_constraint(x, PartitionSpec("data")))
+    y = jax.lax.with_sharding_constraint(y, PartitionSpec("data", None, "fsdp"))
+    return jax.lax.with_sharding_constraint(y, PartitionSpec(BATCH_AXES))
 
 
 def check_batch(kind: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
@@ -117,6 +137,61 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis is spread over the mesh's `data` and `fsdp` axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def rows_here(mesh: Mesh, count: int) -> np.ndarray:
+    """Which rows of a batch of so many lie on this process's devices, in order."""
+    here, parts = _parts_here(batch_sharding(mesh))
+    return np.arange(count).reshape(parts, -1)[here].ravel()
+
+
+def to_devices(share: Any, sharding: NamedSharding) -> Any:
+    """A batch spread as `batch_sharding` says, of which `share`, a pytree of arrays, holds the `rows_here`."""
+    here, parts = _parts_here(sharding)
+    if len(here) == parts:
+        return jax.device_put(share, sharding)
+
+    def place(rows):
+        shape = (len(rows) // len(here) * parts, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+    return jax.tree.map(place, share)
+
+
+def _parts_here(sharding):
+    """Which of the equal parts of a batch lie on this process's devices, in order, and how many there are."""
+    parts = devices_of_batch(sharding.mesh)
+    places = sharding.addressable_devices_indices_map((parts,)).values()
+    return sorted({index[0].indices(parts)[0] for index in places}), parts
+
+
+def placed_batch(mesh: Mesh, count: int, make: Callable[[np.ndarray], Any]) -> Any:
+    """A batch of so many rows, spread over the mesh; `make` gives those that lie on this process's devices."""
+    return to_devices(make(rows_here(mesh, count)), batch_sharding(mesh))
+
+
+def spread(values: Any, shardings: Any) -> Any:
+    """A pytree of arrays laid out as these shardings say. Of what all processes have, each device takes its part."""
+
+    def place(value, sharding):
+        if sharding.is_fully_addressable or not getattr(value, "is_fully_addressable", True):
+            return jax.device_put(value, sharding)
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(place, values, shardings)
+
+
+def spread_weights(params: Mapping[str, Any], axes: Mapping[str, tuple], mesh: Mesh) -> dict[str, jax.Array]:
+    """Weights laid over the mesh by the names of their axes."""
+    return spread(dict(params), weight_shardings(axes, {name: value.shape for name, value in params.items()}, mesh))
+
+
+def gathered(value: jax.Array) -> np.ndarray:
+    """The whole array on the host, in every process."""
+    if value.is_fully_addressable or value.is_fully_replicated:
+        return np.asarray(value)
+    return multihost_utils.process_allgather(value, tiled=True)
 
 
 def weight_shardings(axes: Mapping[str, tuple], shapes: Mapping[str, tuple], mesh: Mesh) -> dict[str, NamedSharding]:

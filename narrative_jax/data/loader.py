@@ -7,7 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import check_count
 
 PREFETCH = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)  # one batch is made while another is trained on
 
@@ -18,25 +18,19 @@ def batches(
     batch_size: int,
     seed: int,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator:
     """Endless batches, from batch `start` on, of a data set of `size` elements, shuffled anew in each epoch.
 
-    `make_batch` turns indices i64[batch_size / process_count], this process's share of the global batch, into a
+    `make_batch` turns indices, those of the `rows` of the global batch that this process holds (None: of all), into a
     batch; it runs in another thread and must be a pure function of them. Batch k depends on (seed, k) only, and small
     sets go round within one batch. The iterator's `get_state()` is the position consumed, whatever was prefetched;
-    `set_state` goes there. Raises InputError for counts below 1 and a batch that does not divide the processes.
+    `set_state` goes there. Raises InputError for counts below 1.
     """
     check_count("size", size, minimum=1)
     check_count("batch_size", batch_size, minimum=1)
     check_count("start", start)
-    if batch_size % process_count:
-        raise InputError(
-            f"batch_size {batch_size}", f"{process_count} processes share it equally", "use a multiple of that number"
-        )
-    share = batch_size // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
+    mine = slice(None) if rows is None else rows
     # Epoch e is shuffled by seed + e: hashed, so that a neighbouring seed is not the same order one epoch later.
     hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     dataset = grain.MapDataset.range(size).shuffle(hashed).repeat().batch(batch_size)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
@@ -120,8 +121,10 @@ class Preset(Protocol):
     def keeping(self, kept: str) -> "Preset":
         """A copy whose blocks keep this for the gradient, a name of `stacks.KEPT`; it changes no result."""
 
-    def load(self, options: Any, seed: int) -> tuple[Generator, Params]:
-        """The generator and its weights. Raises InputError."""
+    def load(self, options: Any, seed: int, mesh: Mesh | None = None) -> tuple[Generator, Params]:
+        """The generator and its weights: the denoiser's spread over the mesh from the first byte, the encoders' on one
+        device of this process, where they run. Without a mesh all is there. Raises InputError.
+        """
 
     def described(self, options: Any, seed: int) -> tuple[str, str]:
         """What the weights are, and their licence, in words."""

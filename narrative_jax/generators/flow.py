@@ -39,7 +39,7 @@ class FlowConfig:
 
     Subject branch i stands `subject_offsets[i]` (rows, columns) of tokens away from the picture; there are as many
     slots as offsets. `distilled_guidance` is the value for networks that embed their guidance; `subject_guidance` says
-    whether it was trained on scenes without their subjects too.
+    whether it was trained on scenes without their subjects too. Raises InputError for sizes that tokens do not fill.
     """
 
     transformer: FlowTransformerConfig
@@ -54,6 +54,13 @@ class FlowConfig:
     distilled_guidance: float = 1.0
     subject_guidance: bool = False
     cell: int = 1
+
+    def __post_init__(self):
+        token = self.cell * self.patch
+        for name in ("image_size", "subject_size"):
+            if (size := getattr(self, name)) % token:
+                rule = f"tokens of {token} pixels' side fill it"
+                raise InputError(f"{name} {size}", rule, f"give a multiple, e.g. {-(-size // token) * token}")
 
     @property
     def max_subjects(self) -> int:

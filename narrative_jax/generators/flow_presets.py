@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.mesh import weight_shardings
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal
@@ -69,16 +71,18 @@ class FlowPreset(FlowConfig):
         """See `base.Preset`."""
         return replace(self, transformer=replace(self.transformer, kept=kept))
 
-    def load(self, options: FlowOptions, seed: int) -> tuple["FlowGenerator", Params]:
+    def load(self, options: FlowOptions, seed: int, mesh: Mesh | None = None) -> tuple["FlowGenerator", Params]:
         """See `base.Preset`."""
         if not (options.weights or self.embedded):
             raise InputError("generator.weights ''", "this preset has no embedded ones", "set a file, or 'random'")
         text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
+        network, shapes = abstract(self._transformer)
+        if mesh:
+            laid = weight_shardings(network.axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
+            shapes = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=laid[name]) for name, s in shapes.items()}
         if options.weights == RANDOM:
-            network, drawing = split(self._transformer(seed))
-            drawing = {name: value.astype(self.weight_type) for name, value in drawing.items()}
+            drawing = self._random(seed, {name: shape.sharding for name, shape in shapes.items()} if mesh else None)
         else:
-            network, shapes = abstract(self._transformer)
             file = options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors"
             drawing = load_weights(file, shapes, FLUX_NAMES, self.weight_type)
         return FlowGenerator(self, network, text), under(TRANSFORMER, drawing) | under(TEXT_ENCODER, reading)
@@ -90,6 +94,13 @@ class FlowPreset(FlowConfig):
         if options.weights:
             return options.weights, "not recorded in the run: see where its weights come from"
         return "embedded weights", "Apache-2.0"
+
+    def _random(self, seed, shardings):
+        def draw():
+            _, weights = split(self._transformer(seed))
+            return {name: value.astype(self.weight_type) for name, value in weights.items()}
+
+        return jax.jit(draw, out_shardings=shardings)()
 
     def _transformer(self, seed=0):
         return FlowTransformer(self.transformer, rngs=nnx.Rngs(seed))

@@ -1,9 +1,9 @@
 """Draws pictures with any generator: noise, rollout and decoder in one jitted call."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -17,9 +17,10 @@ from narrative_jax.core.mesh import (
     batch_sharding,
     check_batch,
     devices_of_batch,
+    placed_batch,
     replicated,
+    spread_weights,
     traced_on,
-    weight_shardings,
 )
 from narrative_jax.core.options import names_of
 from narrative_jax.core.records import Scene
@@ -52,7 +53,7 @@ class Sampling:
             scale = getattr(self, name)
             if scale is None and name == "subject_guidance_scale":
                 continue
-            if not isinstance(scale, Real) or not 0 <= scale < math.inf:
+            if not isinstance(scale, Real) or not 0 <= scale < float("inf"):
                 raise InputError(f"{name} {scale!r}", "it is a number ≥ 0", "1.0 is off")
 
     def changed(self, **changes: Any) -> "Sampling":
@@ -100,8 +101,7 @@ class Drawer:
     def place(self, params: Params) -> Params:
         """The weights spread over the mesh as `draw` wants them; those of encoders, which it does not run, stay."""
         drawing = self._without_encoders(params)
-        shapes = {name: value.shape for name, value in drawing.items()}
-        return params | jax.device_put(drawing, weight_shardings(self.generator.axes, shapes, self.mesh))
+        return params | spread_weights(drawing, self.generator.axes, self.mesh)
 
     def draw(self, params: Params, jobs: Sequence[tuple[Scene, int]]) -> Iterator[np.ndarray]:
         """Pictures u8[b, h, w, 3] of (scene, seed) jobs, in order, a batch at a time."""
@@ -109,10 +109,14 @@ class Drawer:
         for start in range(0, len(jobs), size):
             part = list(jobs[start : start + size])
             filled = part + part[-1:] * (size - len(part))
-            conditioning = self.generator.encode(params, [scene for scene, _ in filled])
-            seeds = np.array([seed for _, seed in filled], np.uint32)
-            images = self.run(self._without_encoders(params), seeds, conditioning)
-            yield to_uint8(images)[: len(part)]
+            asked = placed_batch(self.mesh, size, partial(self._encode, params, filled))
+            yield to_uint8(self.run(self._without_encoders(params), *asked))[: len(part)]
+
+    def _encode(self, params, jobs, rows):
+        """Seeds and conditioning of these rows: of several processes each encodes what its devices draw."""
+        mine = [jobs[row] for row in rows]
+        seeds = np.array([seed for _, seed in mine], np.uint32)
+        return seeds, self.generator.encode(params, [scene for scene, _ in mine])
 
     def _without_encoders(self, params):
         return {name: value for name, value in params.items() if name.partition(".")[0] not in self.generator.encoders}

@@ -279,5 +279,5 @@ def _read(path, slices, entries, like, is_stacked, dtype):
             value = slices[entry.key][theirs].transpose(axes).astype(dtype)
         return _finite(path, entry.key, value)
 
-    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.make_array_from_callback(like.shape, sharding, piece)
+    sharding = like.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.make_array_from_callback(like.shape, sharding, piece, dtype)

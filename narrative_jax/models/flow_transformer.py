@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import check_name
-from narrative_jax.core.mesh import spread_tokens
+from narrative_jax.core.mesh import apply_spread, spread_tokens
 from narrative_jax.core.types import Segment
 from narrative_jax.models.attention import ATTENTIONS, attend
 from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, rotary, rotate, sinusoids
@@ -167,7 +167,7 @@ class Embedder(nnx.Module):
     """Two linear layers with a SiLU between."""
 
     def __init__(self, size_in, width, *, rngs):
-        self.linear_1 = Linear(size_in, width, axes=(None, "embed"), rngs=rngs)
+        self.linear_1 = Linear(size_in, width, axes=("embed", None), rngs=rngs)
         self.linear_2 = Linear(width, width, axes=("embed", None), rngs=rngs)
 
     def __call__(self, x, segments):
@@ -195,7 +195,7 @@ class Stream(nnx.Module):
 
     def __init__(self, config, *, rngs):
         width = config.width
-        self.modulation = Linear(width, 6 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.modulation = Linear(width, 6 * width, axes=(None, "embed"), kernel_init=ZEROS, rngs=rngs)
         self.norm = LayerNorm(width, affine=False)
         self.attention = _Attention(config, rngs=rngs)
         self.to_out = Linear(width, width, axes=("heads", "embed"), rngs=rngs)
@@ -229,7 +229,7 @@ class SingleBlock(nnx.Module):
 
     def __init__(self, config, *, rngs):
         width = config.width
-        self.modulation = Linear(width, 3 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.modulation = Linear(width, 3 * width, axes=(None, "embed"), kernel_init=ZEROS, rngs=rngs)
         self.norm = LayerNorm(width, affine=False)
         self.attention = _Attention(config, rngs=rngs)
         self.mlp_in = Linear(width, 4 * width, axes=("embed", "mlp"), rngs=rngs)
@@ -255,15 +255,15 @@ class FlowTransformer(nnx.Module):
     def __init__(self, config: FlowTransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         width = config.width
-        self.image_in = Linear(config.channels, width, axes=(None, "embed"), rngs=rngs)
-        self.text_in = Linear(config.text_dim, width, axes=(None, "embed"), rngs=rngs)
+        self.image_in = Linear(config.channels, width, axes=("embed", None), rngs=rngs)
+        self.text_in = Linear(config.text_dim, width, axes=("embed", None), rngs=rngs)
         self.time_in = Embedder(FREQUENCIES, width, rngs=rngs)
         self.guidance_in = Embedder(FREQUENCIES, width, rngs=rngs) if config.distilled_guidance else None
         self.pooled_in = Embedder(config.pooled_dim, width, rngs=rngs)
         self.double_blocks = Stack(lambda rngs: DoubleBlock(config, rngs=rngs), config.double_blocks, rngs=rngs)
         self.single_blocks = Stack(lambda rngs: SingleBlock(config, rngs=rngs), config.single_blocks, rngs=rngs)
         self.norm = LayerNorm(width, affine=False)
-        self.modulation = Linear(width, 2 * width, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
+        self.modulation = Linear(width, 2 * width, axes=(None, "embed"), kernel_init=ZEROS, rngs=rngs)
         self.out = Linear(width, config.channels, axes=("embed", None), kernel_init=ZEROS, rngs=rngs)
 
     def __call__(
@@ -311,7 +311,7 @@ class FlowTransformer(nnx.Module):
         carry = (jnp.concatenate(hidden, 1),), of_subjects
         ((hidden,), _), _ = self._through(self.single_blocks, single_block, carry, single)
 
-        scale, shift = jnp.split(self.modulation(jax.nn.silu(vector), noisy_only), 2, -1)
+        scale, shift = _modulation(self.modulation, image, 2)
         return self.out(self.norm(hidden[:, n_text:]) * (1 + scale) + shift, noisy_only).astype(jnp.float32)
 
     def prepare(self, subjects: Subjects, pooled: jax.Array, positions: Positions) -> Prepared:
@@ -397,7 +397,7 @@ class FlowTransformer(nnx.Module):
 
 
 def _modulation(linear, part, count):
-    return jnp.split(linear(jax.nn.silu(part.vector), part.segments), count, -1)
+    return jnp.split(apply_spread(lambda x: linear(x, part.segments), jax.nn.silu(part.vector)), count, -1)
 
 
 def _merge_heads(x):

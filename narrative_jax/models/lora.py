@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,12 +16,13 @@ from safetensors.numpy import save
 
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.mesh import gathered
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params, Segment
 from narrative_jax.models.checkpoints import check_arrays, read_arrays
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, split
-from narrative_jax.models.stacks import each_name, stacked, unstacked
+from narrative_jax.models.stacks import EACH, each_name, stacked, unstacked
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,36 @@ def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
 
 
 def fingerprint(params: Params) -> str:
-    """A hash of weights, the same on every machine, whether blocks are stacked or not."""
+    """A hash of weights, the same on every machine and mesh, whether blocks are stacked or not.
+
+    It is worked out where they lie: nothing is moved, and a spread array is read once by each device that has a part.
+    """
+    marks = {}
+    for name, value in params.items():
+        names = each_name(name, value)
+        marks |= zip(names, gathered(_marks(value, EACH in name)).reshape(len(names), -1), strict=True)
     digest = hashlib.sha256()
-    for name, value in sorted(unstacked({name: np.asarray(value) for name, value in params.items()}).items()):
-        digest.update(name.encode())
-        digest.update(value.tobytes())
+    for name, mark in sorted(marks.items()):
+        digest.update(name.encode() + mark.astype("<u4").tobytes())
     return digest.hexdigest()[:16]
+
+
+@partial(jax.jit, static_argnums=1)
+def _marks(value, is_stacked):
+    """Sums u32[2] over all numbers of a hash of each one's bits and place; [blocks, 2] where stacked.
+
+    Sums of integers are the same in any order, so on any number of devices.
+    """
+    bits, axes = jax.lax.bitcast_convert_type(value.astype(jnp.float32), jnp.uint32), range(is_stacked, value.ndim)
+    place = jnp.uint32(0)
+    for axis in axes:
+        place = place * np.uint32(value.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, value.shape, axis)
+    lanes = [_mixed(bits + _mixed(place + np.uint32(salt))) for salt in (0x9E3779B9, 0x7F4A7C15)]
+    return jnp.stack([lane.sum(tuple(axes), dtype=jnp.uint32) for lane in lanes], -1)
+
+
+def _mixed(x):
+    """The last steps of MurmurHash3: each bit of x u32[...] changes about half of the bits."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * np.uint32(factor)
+    return x ^ (x >> 16)

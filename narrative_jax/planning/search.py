@@ -14,13 +14,14 @@ from jax.sharding import AbstractMesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import AXES, check_divided, make_mesh
+from narrative_jax.core.tables import table
 from narrative_jax.models.stacks import KEPT
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.flops import flops, live
 from narrative_jax.planning.programs import train_program
 from narrative_jax.planning.report import Report, compiled
 from narrative_jax.planning.topologies import GIB, Chip
-from narrative_jax.planning.words import markdown, seconds
+from narrative_jax.planning.words import seconds
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 
@@ -175,4 +176,4 @@ def _table(rows, done):
         times = [seconds(report.roofline_seconds), report.binding] if report.binding else ["-", "-"]
         return [_told(each), *estimate, *found, *times]
 
-    return markdown(header, [cells(each) for each in rows])
+    return table(header, [cells(each) for each in rows])

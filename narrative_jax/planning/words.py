@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from narrative_jax.core.tables import table
 from narrative_jax.planning.report import Report
 from narrative_jax.planning.topologies import GB, GIB, TERA, Chip
 
@@ -44,15 +45,7 @@ def figures(report: Report, records: int | None) -> dict[str, str]:
 def columns(named: Mapping[str, Mapping[str, str]]) -> str:
     """A table in Markdown with a column for each name; what one has and another lacks is a dash there."""
     rows = list(dict.fromkeys(row for figures in named.values() for row in figures))
-    return markdown(["", *named], [[row, *(each.get(row, "-") for each in named.values())] for row in rows])
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its columns as wide as they need."""
-    rule = ["---"] * len(header)
-    widths = [max(len(row[place]) for row in (header, rule, *rows)) for place in range(len(header))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["", *named], [[row, *(each.get(row, "-") for each in named.values())] for row in rows])
 
 
 def misfit(report: Report, remedies: Sequence[str]) -> str:

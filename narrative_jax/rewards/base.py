@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
-from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
+from narrative_jax.core.mesh import batch_sharding, check_batch, spread_weights
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params, Pictures
 
@@ -225,9 +225,7 @@ class OnHost:
     @cached_property
     def _set_up(self):
         """What scores, the weights, and how a batch lies over the mesh."""
-        params = self.reward.params
-        shapes = {name: value.shape for name, value in params.items()}
-        laid = jax.device_put(params, weight_shardings(self.reward.axes, shapes, self.mesh))
+        laid = spread_weights(self.reward.params, self.reward.axes, self.mesh)
         return jax.jit(self.reward.judge), laid, batch_sharding(self.mesh)
 
 

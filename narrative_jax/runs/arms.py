@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from narrative_jax.core import processes
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.screening import standardise
@@ -58,8 +59,7 @@ class Arms:
         """
         images, ids = self._pictures(f"best_of_{n}", scenes, generator, params, n)
         repeated = [scene for scene in scenes for _ in range(n)]
-        reward = reward or self.reward
-        scores = reward.score_images(images.reshape(-1, *images.shape[2:]), repeated, ids.ravel().tolist())
+        scores = self._scores(reward or self.reward, images.reshape(-1, *images.shape[2:]), repeated, ids)
         scores = standardise(scores, scores.mean(0), scores.std(0)).mean(1).reshape(len(scenes), n)
         best = np.arange(len(scenes)), scores.argmax(1)
         return self._judged(images[best][:, None], scenes, ids[best][:, None])
@@ -86,8 +86,28 @@ class Arms:
         n, per_scene = images.shape[:2]
         flat, repeated = images.reshape(-1, *images.shape[2:]), [scene for scene in scenes for _ in range(per_scene)]
         if self.gold:
-            judgement = judge_images(flat, repeated)
-            values, complete = judgement.measures, (judgement.presence == 1).reshape(n, per_scene).all(1)
+            values, presence = self._gold(flat, repeated)
+            complete = (presence == 1).reshape(n, per_scene).all(1)
         else:
-            values, complete = self.reward.score_images(flat, repeated, ids.ravel().tolist()), None
-        return Judged(np.float64(values).reshape(n, per_scene, -1).mean(1), complete)
+            values, complete = self._scores(self.reward, flat, repeated, ids), None
+        return Judged(values.reshape(n, per_scene, -1).mean(1), complete)
+
+    def _scores(self, reward, images, scenes, ids):
+        """f64[pictures, aspects]."""
+        ids = ids.ravel().tolist()
+
+        def score(rows):
+            of = [[each[row] for row in rows] for each in (images, scenes, ids)]
+            return reward.score_images(*of).tolist()
+
+        return np.float64(processes.in_shares(f"{self.context.name}: scores", len(images), score))
+
+    def _gold(self, images, scenes):
+        """The oracle's measures f64[pictures, criteria], and how much of each picture's characters is there."""
+
+        def judge(rows):
+            found = judge_images([images[row] for row in rows], [scenes[row] for row in rows])
+            return np.column_stack([found.measures, found.presence]).tolist()
+
+        found = np.float64(processes.in_shares(f"{self.context.name}: gold", len(images), judge))
+        return found[:, :-1], found[:, -1]

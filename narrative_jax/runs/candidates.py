@@ -1,23 +1,21 @@
 """The candidates that an entry left or leaves: drawn, or collected."""
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from narrative_jax.core.errors import InputError, Stopped
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.core.types import Params
-from narrative_jax.data.datasets import Records, finished_chunks, open_records, pack_chunks, write_chunk
+from narrative_jax.data.datasets import Records, open_records
 from narrative_jax.data.own_pairs import find_pairs
 from narrative_jax.data.photos import picture_size
 from narrative_jax.data.sources import find_pictures
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Drawer, candidate_seed
+from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import sampling_of
 
@@ -61,7 +59,8 @@ def draw_candidates(
         ]
 
     title = f"{context.name} {generator_name}"
-    leave_records(context, folder, "candidates", Candidate, jobs, draw, drawer.sampling.batch_size, title)
+    size = drawer.sampling.batch_size
+    leave_records(context, folder, "candidates", Candidate, jobs, draw, size, title, together=True)
 
 
 def draw_arm(
@@ -79,43 +78,6 @@ def draw_arm(
     drawer = Drawer(generator, sampling_of(context, **changes), make_mesh(context.config.mesh))
     draw_candidates(context, context.folder / name, drawer, params, scenes, per_scene, name)
     return list(open_records(context.folder / name / "candidates", Candidate))
-
-
-def leave_records(
-    context: Context,
-    folder: Path,
-    name: str,
-    record_type: type,
-    jobs: Sequence,
-    make: Callable[[Sequence], Iterable],
-    size: int,
-    title: str,
-) -> None:
-    """Leave what `make` gives for all jobs, `size` at a time, as records in `folder`/`name`.
-
-    Goes on behind the chunks that an interrupted run finished. Raises Stopped between two.
-    """
-    chunks, done = folder / "chunks", folder / name
-    if not done.exists():
-        for number, part in _unfinished(context, chunks, jobs, size, title):
-            write_chunk(chunks, number, make(part))
-        pack_chunks(chunks, done, record_type)
-    shutil.rmtree(chunks, ignore_errors=True)
-
-
-def _unfinished(context, chunks, jobs, size, title) -> Iterator[tuple[int, Sequence]]:
-    """The parts that are still to do, with a bar; raises Stopped before one."""
-    finished = finished_chunks(chunks)
-    begun = min(len(finished) * size, len(jobs))
-    with tqdm(total=len(jobs), initial=begun, desc=title, unit="picture", mininterval=1) as bar:
-        for number, start in enumerate(range(0, len(jobs), size)):
-            if number in finished:
-                continue
-            if context.stop.requested:
-                raise Stopped
-            part = jobs[start : start + size]
-            yield number, part
-            bar.update(len(part))
 
 
 def check_collected(context: Context, name: str, least: int) -> None:

@@ -1,18 +1,14 @@
 """A run directory: its config, a folder for each entry, and a manifest in those that are finished."""
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.files import check_writable, read_json
+from narrative_jax.core.files import read_json
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.runs.tables import Tables
@@ -42,6 +38,11 @@ class Context:
     def entry(self) -> FrozenConfigDict:
         """The entry's own part of the config."""
         return self.config[self.name]
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes what all share."""
+        return processes.is_first()
 
     @property
     def folder(self) -> Path:
@@ -78,34 +79,3 @@ def was_trained(folder: Path) -> bool:
 def read_if_there(path: Path) -> Any:
     """What a JSON file of the run directory holds, None without one. Raises InputError."""
     return read_json(path) if path.exists() else None
-
-
-@contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
-    """The run directory, held against a second run until the process ends. Raises InputError."""
-    if not first_process():
-        yield
-        return
-    check_writable(workdir)
-    # A lock of lockf, unlike one of flock, does not outlive a killed run in its forked workers.
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            rule = "another run is at work there"
-            raise InputError(f"workdir {workdir}", rule, "wait for it, or choose another --workdir") from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-def first_process() -> bool:
-    """Whether this is the process that writes what all share."""
-    # Asks for the number only where there are several, since asking takes hold of the accelerators.
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def wait_for_all(step: str) -> None:
-    """What the first process wrote, the others may read from here on."""
-    if jax.distributed.is_initialized():
-        multihost_utils.sync_global_devices(step)

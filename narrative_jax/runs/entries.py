@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from narrative_jax.core import processes
 from narrative_jax.core.options import File, files_in, parse, whole_keys
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import generator_options
@@ -38,7 +39,10 @@ def check_entry(context: Context) -> None:
 
 def run_stage(context: Context) -> Mapping[str, float]:
     """What the stage of the context's entry makes, and the numbers that it returns. Raises InputError, Stopped."""
-    return stage_of(context).run(context, options_of(context)) or {}
+    stage, options = stage_of(context), options_of(context)
+    if getattr(stage, "ALONE", False) and not processes.is_first():
+        return {}
+    return stage.run(context, options) or {}
 
 
 def inputs_of(config: Mapping[str, Any], name: str, tables: Tables) -> list[str]:

@@ -57,8 +57,9 @@ def check_generator(context: Context) -> None:
 
 
 def base_generator(context: Context) -> tuple[Generator, Params]:
-    """The generator that the run begins with. Raises InputError."""
-    return preset_of(context).load(generator_options(context), context.config.seed)
+    """The generator that the run begins with, its weights spread over the config's mesh. Raises InputError."""
+    mesh = make_mesh(context.config.mesh)
+    return preset_of(context).load(generator_options(context), context.config.seed, mesh)
 
 
 def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> dict[str, jax.ShapeDtypeStruct]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.mesh import make_mesh
+from narrative_jax.core.mesh import own_mesh
 from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records
@@ -36,7 +36,8 @@ BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
 class RewardOptions:
     """Which reward judges; its options stand in the entry's section of its name.
 
-    A pure reward scores `batch_size` pictures at a time, over the config's mesh.
+    A pure reward scores `batch_size` pictures at a time, over the config's mesh; of several processes each
+    scores its share on its own devices.
     """
 
     reward: str
@@ -150,7 +151,7 @@ def _chosen(context):
 def _on_host(context, reward):
     size = context.entry.get("batch_size", None)
     if hasattr(reward, "score"):
-        return OnHost(reward, BATCH_SIZE if size is None else size, make_mesh(context.config.mesh))
+        return OnHost(reward, BATCH_SIZE if size is None else size, own_mesh(context.config.mesh))
     if size is not None:
         rule = f"the reward {reward.name!r} works on the host, picture by picture"
         raise InputError(f"{context.name}.batch_size {size}", rule, "leave it out")

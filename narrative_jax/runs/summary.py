@@ -10,6 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_json
 from narrative_jax.runs.directory import (
@@ -17,7 +18,6 @@ from narrative_jax.runs.directory import (
     INPUTS,
     MANIFEST,
     Context,
-    first_process,
     read_if_there,
     read_manifest,
 )
@@ -27,12 +27,14 @@ SHARED_KEYS = ("gold/", "nibench/", "screen/", "compile/", "memory/", "time/")
 
 
 @contextmanager
-def at_work(context: Context, inputs: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, float]], float]]:
-    """The context's entry while it runs on these inputs. Gives what finishes it: numbers -> the seconds it took in all.
+def at_work(context: Context, inputs: Mapping[str, Any] | None) -> Iterator[Callable[[Mapping[str, float]], float]]:
+    """The context's entry while it runs on these inputs, which the first process knows and writes.
+
+    Gives what finishes it: numbers -> the seconds it took in all.
 
     Its time adds up over runs that did not finish. TypeError or ValueError for numbers that a summary cannot hold.
     """
-    folder, first = context.folder, first_process()
+    folder, first = context.folder, processes.is_first()
     folder.mkdir(exist_ok=True)
     before, start = read_if_there(folder / ELAPSED) or 0.0, time.monotonic()
     if first:

@@ -1,7 +1,7 @@
 """What train entries made of the generator, left in their folders and opened from there."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +74,30 @@ def open_generator(run: str | Path, entry: str, tables: Tables | None = None) ->
     return *trained_generator(context, entry), sampling_of(context)
 
 
-def save_trained(
-    context: Context, generator: Generator, base: Params, params: Params, adapter: AdapterOptions | None
-) -> None:
-    """Leave what the context's entry trained, for `with_trained`: its adapter with the hash of the `base` that it was
-    trained on, or the whole denoiser in published names. Raises InputError where the disk refuses.
+@dataclass(frozen=True)
+class Saver:
+    """Leaves what the context's entry makes of a generator: an adapter on a base of this hash, or all of its denoiser.
+
+    `with_trained` opens it.
     """
-    part = generator.denoiser
-    if adapter:
-        save_adapter(context.folder / ADAPTER, params, context.name, adapter, _base_hash(generator, base))
-    else:
-        save_weights(context.folder / WEIGHTS, below(part, params), generator.names[part])
+
+    context: Context
+    generator: Generator
+    adapter: AdapterOptions | None
+    base: str
+
+    @classmethod
+    def on(cls, context: Context, generator: Generator, weights: Params, adapter: AdapterOptions | None) -> "Saver":
+        """For what begins with these weights."""
+        return cls(context, generator, adapter, _base_hash(generator, weights) if adapter else "")
+
+    def save(self, params: Params) -> None:
+        """Write what was trained. Raises InputError where the disk refuses."""
+        folder, name, part = self.context.folder, self.context.name, self.generator.denoiser
+        if self.adapter:
+            save_adapter(folder / ADAPTER, params, name, self.adapter, self.base)
+        else:
+            save_weights(folder / WEIGHTS, below(part, params), self.generator.names[part])
 
 
 def train_entries(config: Mapping[str, Any]) -> list[str]:
@@ -114,7 +127,7 @@ def _base_hash(generator, params):
 def _stacked(path, generator, params, name, options, base, weights):
     adapted, fresh = generator.with_adapter(params, name, **asdict(options))
     complete = with_adapter_weights(path, fresh, name, weights)
-    if base and base != _base_hash(generator, params):
-        rule = f"it was trained on a base with hash {base}, this one has {_base_hash(generator, params)}"
+    if base and base != (found := _base_hash(generator, params)):
+        rule = f"it was trained on a base with hash {base}, this one has {found}"
         raise InputError(f"{path}", rule, "give the generator it was trained on")
     return adapted, complete

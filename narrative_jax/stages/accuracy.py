@@ -15,6 +15,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import aspects_of, check_score_entries, standard_scores
 
 INPUTS = ("gold", "sources")
+ALONE = True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.data.own_pairs import OwnPairs, find_pairs
 from narrative_jax.data.photos import read_photo
 from narrative_jax.data.sources import find_pictures, read_preferences
-from narrative_jax.runs.candidates import leave_records
+from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
 
 _CHUNK = 64  # pictures between two looks at the stop flag
@@ -48,20 +48,21 @@ def run(context: Context, options: Options) -> dict[str, float]:
     Raises InputError, Stopped.
     """
     found = _find(options)
-    if found.left_out:
+    if found.left_out and context.writes:
         more = f" and {len(found.left_out) - _SHOWN} more" if len(found.left_out) > _SHOWN else ""
         print(f"{context.name} leaves out: {'; '.join(found.left_out[:_SHOWN])}{more}", file=sys.stderr)
-    write_json(context.folder / "notices.json", {"left_out": found.left_out})
-    write_records(context.folder / "scenes", found.scenes)
+    if context.writes:
+        write_json(context.folder / "notices.json", {"left_out": found.left_out})
+        write_records(context.folder / "scenes", found.scenes)
+        if found.preferences:
+            write_records(context.folder / "preferences", found.preferences)
 
     def read(part):
         return [Candidate(id, scene_id, read_photo(file), 0, "collected") for id, scene_id, file in part]
 
     leave_records(context, context.folder, "candidates", Candidate, found.pictures, read, _CHUNK, context.name)
     numbers = {"pictures": len(found.pictures), "left_out": len(found.left_out)}
-    if not found.preferences:
-        return numbers
-    return {**numbers, "preferences": write_records(context.folder / "preferences", found.preferences)}
+    return {**numbers, "preferences": len(found.preferences)} if found.preferences else numbers
 
 
 def _find(options) -> OwnPairs:

@@ -106,7 +106,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     """
     generator, base = base_generator(context)
     scenes = _scenes(context, options, generator.max_subjects, options.split, options.scenes)
-    write_records(context.folder / "scenes", scenes)
+    if context.writes:
+        write_records(context.folder / "scenes", scenes)
     drawn = Arms(context, options.per_scene, gold=not _are_own(context, options))
     arms = {"baseline": drawn.arm("baseline", scenes, generator, base)}
     for name in filter(lambda name: was_trained(context.path(name)), options.trained):
@@ -128,19 +129,18 @@ def run(context: Context, options: Options) -> dict[str, float]:
             arms[COPYING] = Judged(copied, everywhere)
         arms["ceiling"] = Judged(judge_true_pictures(options.split, len(scenes), options.scene_seed))
         kind, groups = "gold", kinds_of_scenes(scenes)
-    write_json(
-        context.folder / "results.json",
-        {
-            "scenes": [scene.id for scene in scenes],
-            "aspects": {aspect: list(criteria) for aspect, criteria in drawn.columns.items()},
-            "kind": kind,
-            "world": WORLD_VERSION if drawn.gold else None,
-            "arms": {name: np.round(arm.values, 6).tolist() for name, arm in arms.items()},
-            "complete": {name: arm.complete.tolist() for name, arm in arms.items() if arm.complete is not None},
-            "groups": {name: rows.tolist() for name, rows in groups.items()},
-            **chosen,
-        },
-    )
+    results = {
+        "scenes": [scene.id for scene in scenes],
+        "aspects": {aspect: list(criteria) for aspect, criteria in drawn.columns.items()},
+        "kind": kind,
+        "world": WORLD_VERSION if drawn.gold else None,
+        "arms": {name: np.round(arm.values, 6).tolist() for name, arm in arms.items()},
+        "complete": {name: arm.complete.tolist() for name, arm in arms.items() if arm.complete is not None},
+        "groups": {name: rows.tolist() for name, rows in groups.items()},
+        **chosen,
+    }
+    if context.writes:
+        write_json(context.folder / "results.json", results)
     numbers = compare(arms, drawn.columns, kind, groups)
     return numbers | between(arms, options.compare, drawn.columns, kind, groups) | chosen
 

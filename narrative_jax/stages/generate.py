@@ -43,8 +43,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
         if found:
             named = f"{', '.join(found[:10])} ({len(found)} in all)"
             print(f"{context.name}: {kind.replace('_', ' ')}: {named}", flush=True)
-    write_json(context.folder / "notices.json", notices)
-    write_records(context.folder / "scenes", scenes)
+    if context.writes:
+        write_json(context.folder / "notices.json", notices)
+        write_records(context.folder / "scenes", scenes)
     drawer = Drawer(generator, sampling_of(context), make_mesh(context.config.mesh))
     draw_candidates(context, context.folder, drawer, params, scenes, options.per_scene, "baseline")
     counts = {kind: len(found) for kind, found in notices.items()}

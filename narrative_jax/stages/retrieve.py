@@ -17,6 +17,7 @@ from narrative_jax.trainees.base import TrainingSetOptions
 from narrative_jax.trainees.new_encoders import NEW_ENCODERS, NewEncoder, new_encoder
 
 INPUTS = ("trained",)
+ALONE = True
 
 
 @dataclass(frozen=True)

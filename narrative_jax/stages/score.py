@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import Records, open_records
 from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
-from narrative_jax.runs.candidates import leave_records, open_candidates, pictures_entry
+from narrative_jax.runs.candidates import open_candidates, pictures_entry
+from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, same_reward, sections_of
 from narrative_jax.runs.scenes import open_scenes
@@ -66,7 +68,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     Stopped between two chunks.
     """
     calibration = context.folder / CALIBRATION
-    if not calibration.exists():
+    if processes.first_does(f"{context.name}: what is to do", lambda: not calibration.exists()):
         candidates = open_candidates(context, options.source)
         reward = open_reward(context, candidates)
         scenes, row_of = open_scenes(candidates)
@@ -76,8 +78,10 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
         rows = range(len(candidates))
         leave_records(context, context.folder, "scores", Score, rows, score, _CHUNK, context.name)
-        scores = open_records(context.folder / "scores", Score).columns("scores")["scores"]
-        Calibration.of(reward, scores, options.source).save(calibration)
+        if context.writes:
+            scores = open_records(context.folder / "scores", Score).columns("scores")["scores"]
+            Calibration.of(reward, scores, options.source).save(calibration)
+        processes.wait_for_all(f"{context.name}: calibration")
     saved = read_json(calibration)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
     return {"count": len(open_records(context.folder / "scores", Score)), **means}

@@ -13,6 +13,7 @@ from narrative_jax.runs.rewards import describe_reward
 from narrative_jax.runs.scores import check_score_entries, standard_scores
 
 INPUTS = ("source", "as_many_as")
+ALONE = True
 ON_NO_PAIRS = ("stop", "skip")
 
 

@@ -14,6 +14,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import aspects_of, check_score_entries, read_scores
 
 INPUTS = ("sources",)
+ALONE = True
 
 
 @dataclass(frozen=True)

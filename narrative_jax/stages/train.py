@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_name, check_share
-from narrative_jax.core.mesh import check_batch, make_mesh
+from narrative_jax.core.mesh import check_batch, gathered, make_mesh, rows_here, spread
 from narrative_jax.core.options import files_in, names_of, parse
 from narrative_jax.data.loader import batches
 from narrative_jax.runs.directory import Context
@@ -94,15 +94,15 @@ def run(context: Context, options: Options) -> dict[str, float]:
         algorithm, trainee, optimizer, mesh, seed=seed, ema_decay=options.ema_decay, accumulate=options.accumulate
     )
     size, make_batch = trainee.batches(algorithm)
-    order = batches(
-        size, make_batch, options.batch_size, seed,
-        process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
-    frozen = jax.device_put(trainee.frozen, step.frozen_shardings)
+    order = batches(size, make_batch, options.batch_size, seed, rows=rows_here(mesh, options.batch_size))
+    frozen = spread(trainee.frozen, step.frozen_shardings)
     schedule = Schedule(options.total_steps, options.save_every, trainee.sample_every)
     state = new_state(trainee.params, optimizer)
     state = train(step, state, frozen, order, schedule, context.folder, context.stop, trainee.sample)
-    trainee.save({name: np.asarray(value) for name, value in state.ema_params.items()})
+    weights = {name: gathered(value) for name, value in state.ema_params.items()}
+    if context.writes:
+        trainee.save(weights)
+    processes.wait_for_all(f"{context.name}: saved")
     return {**last_numbers(context.folder), f"compile/{context.name}": step.run._cache_size()}
 
 

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
+from narrative_jax.core.tables import table
 from narrative_jax.statistics import Interval, paired_bootstrap
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import CRITERIA, MEASURES, STRANGER, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.world import WORLD, Facts, identity_codes
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.corruption_matrix import aspects
 
 BARS = {"grey": 0.15, "mean picture": 0.15, "gaussian noise": 0.15, "uniform noise": 0.15, "half-blend": 0.35}

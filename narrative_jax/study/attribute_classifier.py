@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
+from narrative_jax.core.tables import table
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook import corruptions
 from narrative_jax.storybook.datasets import drawings
@@ -24,7 +25,7 @@ from narrative_jax.storybook.parse import Parse, parse
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import ATTRIBUTES
 from narrative_jax.study.classifier import read, train
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 
 HEADER = """# Attributes by an independent classifier
 

@@ -1,13 +1,11 @@
-"""What the commands of this folder share: a folder to write in, tables, and how a page says where it comes from."""
+"""What the commands of this folder share: a folder to write in, and how a page says where it comes from."""
 
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
 
 from narrative_jax.core.errors import InputError
 
@@ -16,16 +14,6 @@ def check_folder(folder: Path) -> None:
     """Raise InputError unless `folder` exists, before hours are spent on what goes into it."""
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise InputError(f"folder {folder}", "it must exist and be writable", f"mkdir -p {folder}")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; floats to three digits, whatever else as it prints."""
-
-    def line(cells):
-        told = (f"{cell:.3f}" if isinstance(cell, float | np.floating) else str(cell) for cell in cells)
-        return f"| {' | '.join(told)} |"
-
-    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
 
 
 def provenance(command: str, seconds: float, packages: Sequence[str] = ("numpy", "scipy")) -> str:

@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.tables import table
 from narrative_jax.storybook.corruptions import CORRUPTIONS, MAY_MOVE, can_corrupt, corrupt
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, judge
 from narrative_jax.storybook.render import Drawing, render
 from narrative_jax.storybook.world import Facts
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 EVERYTHING = tuple(kind for kind in CORRUPTIONS if MAY_MOVE[kind] == CRITERIA)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
+from narrative_jax.core.tables import table
 from narrative_jax.statistics import (
     Interval,
     alpha_interval,
@@ -17,7 +18,6 @@ from narrative_jax.statistics import (
     wilson,
     win_rate,
 )
-from narrative_jax.study.command import table
 
 # One simulated study: draws data, returns the interval and the truth that it should hold.
 Study = Callable[[np.random.Generator], tuple[Interval, float]]

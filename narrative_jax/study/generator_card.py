@@ -18,11 +18,12 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.records import Scene
+from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.rewards.oracle import judge_images, kinds_of_scenes
 from narrative_jax.storybook.oracle import CRITERIA, Findings, Judgement
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, embedded_generator
 
 ACTIONS = CRITERIA.index("actions")

@@ -22,11 +22,12 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.runs.trained import open_generator
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, seconds_a_picture
 from narrative_jax.study.generator_card import figures
 

@@ -22,10 +22,11 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import read_json, write_bytes
 from narrative_jax.core.images import png
+from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, embedded_generator
 
 CONFIG, SCENE_SEED = "dpo", 3

@@ -22,6 +22,7 @@ from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.records import Scene
+from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.shipped import EMBEDDED, STORYBOOK
 from narrative_jax.rewards.aesthetic import AestheticOptions
@@ -30,7 +31,7 @@ from narrative_jax.rewards.clip_scores import ClipCosineOptions
 from narrative_jax.rewards.identity import IdentityOptions
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.statistics import paired_bootstrap
-from narrative_jax.study.command import check_folder, provenance, table
+from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, embedded_generator
 
 STEPS = (5, 20, 60)  # after which gold looks

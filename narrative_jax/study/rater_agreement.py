@@ -11,12 +11,12 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
+from narrative_jax.core.tables import table
 from narrative_jax.statistics import krippendorff_alpha, majority, pairwise_agreement
 from narrative_jax.storybook.corruptions import CORRUPTIONS, GRADED, corrupt
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import Rater
-from narrative_jax.study.command import table
 
 CANDIDATES = 4
 RATERS = 10  # two panels of five

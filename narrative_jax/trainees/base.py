@@ -61,7 +61,9 @@ class Trainee(Protocol):
         """Leave something to look at of these weights after a step."""
 
     def save(self, params: Params) -> None:
-        """Leave the trained weights in the entry's folder. Raises InputError where the disk refuses."""
+        """Leave the trained weights, which are on the host, in the entry's folder. Raises InputError where the disk
+        refuses. The first process alone does it.
+        """
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from narrative_jax.algorithms.base import Algorithm
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.files import new_folder
 from narrative_jax.core.records import Scene
@@ -22,7 +23,7 @@ from narrative_jax.data.datasets import open_records
 from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.candidates import check_collected, pictures_entry
-from narrative_jax.runs.directory import Context, first_process, wait_for_all
+from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
 from narrative_jax.trainees.base import Batches, TrainingSetOptions
@@ -202,10 +203,10 @@ def _stored(
     row_of = {id: row for row, id in enumerate(dict.fromkeys(ids))}
     folder = context.folder / ENCODED / name
     structure = jax.tree.structure(like)
-    if first_process() and not folder.exists():
+    if context.writes and not folder.exists():
         with new_folder(folder) as unfinished:
             _encode_all(context, name, unfinished, list(row_of), like, encode)
-    wait_for_all(name)
+    processes.wait_for_all(f"{context.name}: {name}")
     files = [folder / f"{place}.npy" for place in range(structure.num_leaves)]
     arrays = jax.tree.unflatten(structure, [np.load(file, mmap_mode="r") for file in files])
     return arrays, np.array([row_of[id] for id in ids])

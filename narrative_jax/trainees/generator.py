@@ -15,7 +15,7 @@ from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import adapter_shapes, base_generator, check_generator, preset_of
 from narrative_jax.runs.rewards import open_pure_reward, reward_files, sections_of
-from narrative_jax.runs.trained import save_trained
+from narrative_jax.runs.trained import Saver
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
 from narrative_jax.trainees.encoding import KINDS, check_records, forget_encoded
 from narrative_jax.trainees.samples import Samples
@@ -37,7 +37,7 @@ class GeneratorTrainee:
     """See `base.Trainee`. The reference is the stack without the adapter that is trained: it runs on `frozen` alone.
 
     `encoding` are the weights that batches are made with, which no step needs; `reward` judges what the policy draws,
-    its weights under "reward." in `frozen`.
+    its weights under "reward." in `frozen`. `saver` writes what was trained.
     """
 
     Options: ClassVar[type] = GeneratorOptions
@@ -52,6 +52,7 @@ class GeneratorTrainee:
     encoding: Params
     reference: Generator | None = None
     reward: PureReward | None = None
+    saver: Saver | None = None
 
     @classmethod
     def sections(cls, context: Context) -> list[str]:
@@ -85,7 +86,9 @@ class GeneratorTrainee:
     def open(cls, context: Context, algorithm: Algorithm, options: GeneratorOptions) -> "GeneratorTrainee":
         """See `base.Trainee`."""
         reward = open_pure_reward(context) if options.reward else None
-        return cls.on(context, algorithm, options, *base_generator(context), reward)
+        base, weights = base_generator(context)
+        saver = Saver.on(context, base, weights, options.adapter)
+        return cls.on(context, algorithm, options, base, weights, reward, saver)
 
     @classmethod
     def on(
@@ -96,6 +99,7 @@ class GeneratorTrainee:
         base: Generator,
         weights: Params,
         reward: PureReward | None = None,
+        saver: Saver | None = None,
     ) -> "GeneratorTrainee":
         """On this base with these weights. Raises InputError."""
         policy = base
@@ -107,7 +111,7 @@ class GeneratorTrainee:
         if reward:
             frozen |= under(REWARD, reward.params)
         reference = base if REFERENCE in algorithm.roles else None
-        return cls(context, options, base, policy, params, frozen, encoding, reference, reward)
+        return cls(context, options, base, policy, params, frozen, encoding, reference, reward, saver)
 
     @property
     def axes(self) -> Mapping[str, tuple]:
@@ -136,7 +140,7 @@ class GeneratorTrainee:
 
     def save(self, params: Params) -> None:
         """See `base.Trainee`; in published names, and an adapter with the hash of what it was trained on."""
-        save_trained(self.context, self.base, self.frozen, params, self.options.adapter)
+        self.saver.save(params)
         forget_encoded(self.context)
 
     @cached_property

@@ -33,8 +33,9 @@ class Samples:
             blank = np.full_like(pictures[:1], 255)
             portraits += list(blank) * (self.generator.max_subjects - len(portraits))
             rows.append([*portraits, *pictures[_PER_SCENE * row : _PER_SCENE * (row + 1)]])
-        (self.context.folder / "samples").mkdir(exist_ok=True)
-        write_bytes(self.context.folder / "samples" / f"step-{step:06d}.png", png(grid(rows, scale=3)))
+        if self.context.writes:
+            (self.context.folder / "samples").mkdir(exist_ok=True)
+            write_bytes(self.context.folder / "samples" / f"step-{step:06d}.png", png(grid(rows, scale=3)))
 
     @cached_property
     def _ready(self):

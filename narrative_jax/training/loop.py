@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, Stopped, check_count
+from narrative_jax.core.mesh import spread, to_devices
 from narrative_jax.core.stop import StopFlag
 from narrative_jax.core.types import Params
 from narrative_jax.training.checkpoint import Checkpoints
 from narrative_jax.training.metrics import Metrics
-from narrative_jax.training.step import Step, TrainState, to_devices
+from narrative_jax.training.step import Step, TrainState
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def train(
     of how far the averaged weights are. Raises Stopped after saving where `stop` is requested, InputError for a loss
     that is no number and a disk that refuses.
     """
-    state = jax.device_put(state, step.state_shardings)
+    state = spread(state, step.state_shardings)
     with closing(Checkpoints(folder / "checkpoints")) as checkpoints:
         begun = checkpoints.latest() or 0
         if begun:
@@ -79,9 +79,9 @@ def train(
 
 def _agreed(stop: StopFlag, planned: bool) -> bool:
     """Whether to stop. Of several processes each has its own flag: they compare them where they save anyway."""
-    if jax.process_count() == 1:
+    if processes.count() == 1:
         return stop.requested
-    return planned and bool(multihost_utils.process_allgather(np.array(stop.requested)).any())
+    return planned and processes.any_of("stop", stop.requested)
 
 
 def _bar(folder: Path, begun: int, schedule: Schedule) -> tqdm:
@@ -91,7 +91,7 @@ def _bar(folder: Path, begun: int, schedule: Schedule) -> tqdm:
         desc=folder.name,
         unit="step",
         mininterval=1,
-        disable=jax.process_index() > 0,
+        disable=not processes.is_first(),
     )
 
 
@@ -102,7 +102,7 @@ class _Reporter:
     """
 
     def __init__(self, folder: Path, begun: int, checkpoints: Checkpoints):
-        self._metrics = Metrics(folder, begun) if jax.process_index() == 0 else None
+        self._metrics = Metrics(folder, begun) if processes.is_first() else None
         self._checkpoints = checkpoints
         self._pending, self._finished = None, 0.0
         self.shown: dict[str, str] = {}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models
 from narrative_jax.core.mesh import batch_sharding, replicated, traced_on, weight_shardings
@@ -112,13 +112,3 @@ def make_step(
     batch = batch_sharding(mesh)
     jitted = jax.jit(run, donate_argnums=0, in_shardings=(state, frozen, batch), out_shardings=(state, everywhere))
     return Step(jitted, state, frozen, batch)
-
-
-def to_devices(batch: Batch, sharding: Sharding) -> Batch:
-    """This process's share of a batch as a part of the global one, spread over the devices of all processes."""
-
-    def place(share):
-        shape = (len(share) * jax.process_count(), *share.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, share, shape)
-
-    return jax.tree.map(place, batch)
