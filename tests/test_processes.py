@@ -220,7 +220,8 @@ def compare(one, other):
         a, b = (open_records(run / folder, Score).columns("candidate_id", "scores") for run in (one, other))
         assert a["candidate_id"] == b["candidate_id"]
         np.testing.assert_allclose(a["scores"], b["scores"], rtol=0, atol=1e-3)
-    a, b = ([json.loads(line) for line in (run / "align" / "metrics.jsonl").open()] for run in (one, other))
+    texts = [(run / "align" / "metrics.jsonl").read_text() for run in (one, other)]
+    a, b = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert [each["step"] for each in a] == [each["step"] for each in b] == list(range(1, 11))
     np.testing.assert_allclose([each["loss"] for each in a], [each["loss"] for each in b], rtol=1e-5)
     a, b = (json.loads((run / "summary.json").read_text()) for run in (one, other))
