@@ -60,7 +60,7 @@ def test_the_command(tmp_path, capsys):
     out = tmp_path / "page.md"
     assert main(["--scenes=4", "--steps=2", "--guidance", "2.5,1", "1,1", f"--out={out}"]) == 0
     page = out.read_text()
-    assert "| 2.5,1 | " in page and "| 1,1 | " in page and page in capsys.readouterr().out
+    assert "\n| 2.5,1 " in page and "\n| 1,1 " in page and page in capsys.readouterr().out
     assert not np.isnan([float(cell) for cell in page.splitlines()[-4].split(" | ")[2:-1]]).any()
 
 

@@ -18,8 +18,9 @@ def test_a_row_for_each_variant(tmp_path, monkeypatch, capsys):
     out = tmp_path / "found.md"
     arguments = ["--minutes=0", "--variants", "one, small", "two", f"--workdir={tmp_path / 'runs'}", f"--out={out}"]
     assert main(arguments) == 0
-    rows = [line.split(" | ") for line in out.read_text().splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows[2:]] == ["| one, small", "| two"] and len({len(row) for row in rows}) == 1
+    lines = [line for line in out.read_text().splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows[2:]] == ["one, small", "two"] and len({len(row) for row in rows}) == 1
     assert rows[2][1] == "12" and out.read_text() in capsys.readouterr().out
     assert main(arguments) == 0, "what is finished is not done again"
     assert capsys.readouterr().out.count("done before") == 4
