@@ -137,12 +137,16 @@ def test_a_run_directory_that_they_do_not_share(tmp_path):
     assert message in found[0][2] and not (tmp_path / "b").exists()
 
 
-def test_a_place_that_is_no_number():
-    places = {**places_of(2)[0], "JAX_PROCESS_ID": "first"}
-    code, _, err = finish([start([SCRIPT, "talk"], places)])[0]
-    assert code == 2 and lines(err) == [
-        "JAX_PROCESS_ID 'first': it is a number; give one, e.g. 0 for the first process"
-    ]
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("first", "JAX_PROCESS_ID 'first': it is a number; give one, e.g. 0 for the first process"),
+        ("", "JAX_PROCESS_ID is not set: no cluster tells it either; set it, from 0 for the first process"),
+    ],
+)
+def test_a_place_that_is_no_number(given, message):
+    code, _, err = finish([start([SCRIPT, "talk"], {**places_of(2)[0], "JAX_PROCESS_ID": given})])[0]
+    assert code == 2 and lines(err) == [message]
 
 
 SRUN = """#!/bin/bash

@@ -204,7 +204,7 @@ class Group:
 
     def __init__(self, count: int, index: int, addresses: list, hub: "_Hub | None"):
         self.count, self.index, self.has_left, self._stops = count, index, False, False
-        self._hub, self._ended, self._answers = hub, threading.Event(), queue.SimpleQueue()
+        self._hub, self._answers = hub, queue.SimpleQueue()
         self._first, self._wire = addresses[0], _Wire(_connection(addresses[1:], index))
         self._heard = time.monotonic()
         for run in (self._listen, self._beat):
@@ -245,7 +245,7 @@ class Group:
             with suppress(Exception):
                 stream.flush()
         if self._hub:
-            self._hub.wait(2.0)  # the others' runtime ends with a dump where the first process goes before them
+            self._hub.wait(2.0)  # with it they would lose what it has to tell them
         os._exit(code)
 
     def _listen(self):
