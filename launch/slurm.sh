@@ -5,6 +5,7 @@
 #
 # All flags go to narrative_jax.launch; the run directory lies where all nodes see it. Two minutes before its time is over
 # a job saves and puts itself into the queue again, and goes on where it was; likewise where a process was lost.
+# Give it no --redo, which would begin anew each time.
 #SBATCH --job-name=narrative_jax
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120

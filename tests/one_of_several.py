@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from narrative_jax.core import processes
+from narrative_jax.core import hub, processes
 from narrative_jax.core.command import exit_code
 from narrative_jax.core.errors import InputError, Stopped
 
@@ -56,7 +56,7 @@ def elsewhere():
 
 def computes():
     """Works without a word for longer than silence may last."""
-    deadline = time.monotonic() + 2 * processes.SILENCE
+    deadline = time.monotonic() + 2 * hub.SILENCE
     while time.monotonic() < deadline:
         sum(range(10_000))
 
@@ -64,7 +64,7 @@ def computes():
 def main(scenario):
     """`talk`, or a scenario of the process of this number while the others wait: "defect 1"."""
     kind, _, who = scenario.partition(" ")
-    processes.SILENCE, processes.PATIENCE = 4.0, 8.0 if kind == "alone" else processes.PATIENCE
+    hub.SILENCE, processes.PATIENCE = 4.0, 8.0 if kind == "alone" else processes.PATIENCE
 
     def body():
         with processes.joined():

@@ -13,8 +13,8 @@ from typing import Any
 from jax.sharding import AbstractMesh
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.markdown import table
 from narrative_jax.core.mesh import AXES, check_divided, make_mesh
-from narrative_jax.core.tables import table
 from narrative_jax.models.stacks import KEPT
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.flops import flops, live

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.planning.report import Report
 from narrative_jax.planning.topologies import GB, GIB, TERA, Chip
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook import corruptions
 from narrative_jax.storybook.datasets import drawings

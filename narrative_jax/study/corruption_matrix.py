@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.storybook.corruptions import CORRUPTIONS, MAY_MOVE, can_corrupt, corrupt
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, CRITERIA, MEASURES, judge

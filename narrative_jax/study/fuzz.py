@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import BAD_INPUT, DONE, Parser, run
 from narrative_jax.core.errors import InputError, check_count
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.study.damaged import DRAWN, Target, mutations, put, targets
 
 DIFFERENT = 1

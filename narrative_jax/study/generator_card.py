@@ -17,8 +17,8 @@ import numpy as np
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.markdown import table
 from narrative_jax.core.records import Scene
-from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.rewards.oracle import judge_images, kinds_of_scenes

@@ -22,7 +22,7 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.files import write_bytes
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
 from narrative_jax.rewards.oracle import judge_images

@@ -22,7 +22,7 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import read_json, write_bytes
 from narrative_jax.core.images import png
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images

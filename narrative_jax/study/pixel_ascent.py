@@ -21,8 +21,8 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.images import to_float, to_uint8
+from narrative_jax.core.markdown import table
 from narrative_jax.core.records import Scene
-from narrative_jax.core.tables import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.shipped import EMBEDDED, STORYBOOK
 from narrative_jax.rewards.aesthetic import AestheticOptions

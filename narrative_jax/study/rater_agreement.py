@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import check_count
-from narrative_jax.core.tables import table
+from narrative_jax.core.markdown import table
 from narrative_jax.statistics import krippendorff_alpha, majority, pairwise_agreement
 from narrative_jax.storybook.corruptions import CORRUPTIONS, GRADED, corrupt
 from narrative_jax.storybook.datasets import drawings
