@@ -118,13 +118,17 @@ def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:
             flush=True,
         )
         return
-    for source in inputs_of(context.config, context.name, context.tables):
-        if not read_manifest(context.path(source)):
-            rule = f"it needs {source!r}, which is not done in {context.workdir}"
-            raise InputError(f"stage {context.name}", rule, f"run --stage={source} first")
+    if source := processes.first_does(f"what {context.name} lacks", lambda: _missing_input(context)):
+        rule = f"it needs {source!r}, which is not done in {context.workdir}"
+        raise InputError(f"stage {context.name}", rule, f"run --stage={source} first")
     if context.stop.requested:
         raise Stopped
     with at_work(context, inputs.get(context.name)) as finish:
         seconds = finish(run_stage(context))
     processes.wait_for_all(context.name)
     print(f"{context.name}: done in {seconds:.1f} s", flush=True)
+
+
+def _missing_input(context):
+    sources = inputs_of(context.config, context.name, context.tables)
+    return next((source for source in sources if not read_manifest(context.path(source))), None)

@@ -54,6 +54,13 @@ def elsewhere():
     processes.gather("another thing")
 
 
+def walled_off():
+    """All but the first one find the port of its hub closed."""
+    find = hub._connection
+    hub._connection = lambda addresses, index: find([addresses[0], ["127.0.0.1", 1]] if index else addresses, index)
+    hub.MEETING = 3.0
+
+
 def computes():
     """Works without a word for longer than silence may last."""
     deadline = time.monotonic() + 2 * hub.SILENCE
@@ -65,6 +72,9 @@ def main(scenario):
     """`talk`, or a scenario of the process of this number while the others wait: "defect 1"."""
     kind, _, who = scenario.partition(" ")
     hub.SILENCE, processes.PATIENCE = 4.0, 8.0 if kind == "alone" else processes.PATIENCE
+
+    if kind == "walled_off":
+        walled_off()
 
     def body():
         with processes.joined():

@@ -108,6 +108,15 @@ def test_nobody_waits_for_ever_for_the_others():
     assert last.endswith("not all came within 8 s; start all, and let them reach it")
 
 
+def test_ports_that_are_closed_between_hosts():
+    """No job that queues itself again where one is lost should do so for this."""
+    started = [start([SCRIPT, "walled_off"], places) for places in places_of(2)]
+    first, second = finish(started)
+    assert (first[0], second[0]) == (2, 2), (first, second)
+    assert lines(second[2])[-1].endswith("process 0 does not answer at 127.0.0.1:1; open the ports between the hosts")
+    assert lines(first[2])[-1] == "process 1: did not reach process 0 within 3 s; open the ports between the hosts"
+
+
 def launch(workdir, places, *flags, **more):
     command = ["-m", "narrative_jax.launch", "--config=configs/adpo.py:tiny", f"--workdir={workdir}", *flags]
     return start(command, places, **more)

@@ -26,7 +26,9 @@ _BEAT = 1.0
 _GRACE = 15.0  # seconds in which all stop where one does
 _VERDICT = 6.0  # seconds in which the hub hears of a process whose loss made an operation of this one fail
 _HELLO = 10.0  # seconds in which a connection says whose it is
+MEETING = 60.0  # seconds in which all find the hub, once they have come together
 _DEFECT = 1
+_OPEN = "open the ports between the hosts"
 _THE_END = "the end"
 
 
@@ -106,6 +108,10 @@ class Group:
         self.end(code)
 
 
+class UnreachableError(ConnectionError):
+    """The hub does not answer."""
+
+
 class Hub:
     """In the first process: hears all, says to all what each said, and sees who is lost."""
 
@@ -181,8 +187,13 @@ class Hub:
             self._wires[who].send({"said": [] if stops else [said[other][1] for other in range(self._count)]})
 
     def _watch(self):
+        until = time.monotonic() + MEETING
         while not self._over:
             time.sleep(_BEAT)
+            missing = [who for who in range(self._count) if who not in self._heard]
+            if missing and time.monotonic() > until:
+                self._names.setdefault(missing[0], f"process {missing[0]}")
+                self._end(missing[0], BAD_INPUT, f"did not reach process 0 within {MEETING:g} s; {_OPEN}")
             for who, heard in list(self._heard.items()):
                 if time.monotonic() - heard > SILENCE:
                     self._end(who, STOPPED, f"gave no sign of life for {SILENCE:g} s")
@@ -248,7 +259,7 @@ def _connection(addresses, index):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return connection
     shown = ", ".join(f"{host}:{port}" for host, port in addresses)
-    raise ConnectionError(f"the first one does not answer at {shown}: are ports open between the hosts?")
+    raise UnreachableError(f"process 0 does not answer at {shown}; {_OPEN}")
 
 
 def name_of(index: int) -> str:

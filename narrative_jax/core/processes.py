@@ -131,6 +131,9 @@ def _come_together(environment):
             addresses = multihost_utils.broadcast_one_to_all(np.frombuffer(addresses, np.uint8))
             return hub.Group(count, index, json.loads(bytes(addresses)), mine)
         except Exception as error:  # there is no hub yet, and Python's own end would wait for the others
+            if isinstance(error, hub.UnreachableError) and _answers(address):
+                hub.say(f"{hub.name_of(index)}: {error}")
+                os._exit(BAD_INPUT)
             hub.say(f"{hub.name_of(index)}: another one was lost before all had come together ({hub.told(error)[1]})")
             os._exit(STOPPED)
 
@@ -140,6 +143,13 @@ def _number(name, environment):
     if text and not text.isdecimal():
         raise InputError(f"{name} {text!r}", "it is a number", "give one, e.g. 0 for the first process")
     return text and int(text)
+
+
+def _answers(address):
+    host, port = address.rsplit(":", 1)
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 20):
+        return True
+    return False
 
 
 def _lasting(address):

@@ -69,12 +69,12 @@ def judge_images(images: Pictures, scenes: Sequence[Scene]) -> Judgement:
     return Judgement(criteria, aspects, tuple(finding for part in parts for finding in part.findings))
 
 
-def judge_true_pictures(split: str, count: int, seed: int, copied: bool = False) -> np.ndarray:
-    """The measures f64[count, 12] of a true picture of each of a split's first scenes. Raises InputError.
+def judge_true_pictures(split: str, rows: Sequence[int], seed: int, copied: bool = False) -> np.ndarray:
+    """The measures f64[rows, 12] of a true picture of each of these scenes of a split. Raises InputError.
 
     `copied`: of one in which everybody stands as in the portrait, which is what copying and pasting comes to.
     """
-    facts, drawing = drawings(split, range(count), seed)
+    facts, drawing = drawings(split, rows, seed)
     if copied:
         drawing.poses[:] = POSES.index(PORTRAIT_POSE)
     scenes = [Scene("true", "", (), split, fact) for fact in facts]

@@ -8,6 +8,7 @@ import numpy as np
 from narrative_jax import statistics
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.markdown import table
 from narrative_jax.core.records import Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
@@ -63,9 +64,10 @@ def run(context: Context, options: Options) -> dict[str, float]:
             rows[name].append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
             ends = {"": found.estimate, "_low": found.low, "_high": found.high}
             numbers |= {f"{name}/{aspect}{end}": value for end, value in ends.items()}
-    table = _table(verdicts, rows)
-    write_bytes(context.folder / "accuracy.md", table.encode())
-    print(table, flush=True)
+    header = ["", *(aspect.replace("_", " ") for aspect in verdicts)]
+    shown = table(header, [[name, *cells] for name, cells in rows.items()])
+    write_bytes(context.folder / "accuracy.md", f"{shown}\n".encode())
+    print(shown, flush=True)
     return numbers
 
 
@@ -93,9 +95,3 @@ def _preferred(folder, row_of):
             rows = row_of[preference.chosen_id], row_of[preference.rejected_id]
             verdicts.setdefault(preference.aspect, []).append(rows)
     return {aspect: np.array(pairs).T for aspect, pairs in verdicts.items()}
-
-
-def _table(verdicts, rows):
-    lines = [["", *(aspect.replace("_", " ") for aspect in verdicts)], ["---"] * (1 + len(verdicts))]
-    lines += [[name, *cells] for name, cells in rows.items()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

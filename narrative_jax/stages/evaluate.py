@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_json
 from narrative_jax.data.datasets import write_records
@@ -124,10 +125,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
         if PRESENCE in options.controls:
             arms[PRESENCE] = drawn.best_of(options.best_of, scenes, generator, base, Presence())
         if COPYING in options.controls:
-            everywhere = np.ones(len(scenes), bool)
-            copied = judge_true_pictures(options.split, len(scenes), options.scene_seed, copied=True)
-            arms[COPYING] = Judged(copied, everywhere)
-        arms["ceiling"] = Judged(judge_true_pictures(options.split, len(scenes), options.scene_seed))
+            arms[COPYING] = Judged(_true(options, len(scenes), copied=True), np.ones(len(scenes), bool))
+        arms["ceiling"] = Judged(_true(options, len(scenes)))
         kind, groups = "gold", kinds_of_scenes(scenes)
     results = {
         "scenes": [scene.id for scene in scenes],
@@ -143,6 +142,15 @@ def run(context: Context, options: Options) -> dict[str, float]:
         write_json(context.folder / "results.json", results)
     numbers = compare(arms, drawn.columns, kind, groups)
     return numbers | between(arms, options.compare, drawn.columns, kind, groups) | chosen
+
+
+def _true(options, count, copied=False):
+    """The oracle's measures of true pictures f64[count, criteria], or of copies of the portraits in their places."""
+
+    def judge(rows):
+        return judge_true_pictures(options.split, rows, options.scene_seed, copied).tolist()
+
+    return np.float64(processes.in_shares("copies" if copied else "ceiling", count, judge))
 
 
 def _are_own(context, options):

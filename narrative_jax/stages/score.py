@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_name
@@ -81,10 +82,13 @@ def run(context: Context, options: Options) -> dict[str, float]:
         if context.writes:
             scores = open_records(context.folder / "scores", Score).columns("scores")["scores"]
             Calibration.of(reward, scores, options.source).save(calibration)
-        processes.wait_for_all(f"{context.name}: calibration")
-    saved = read_json(calibration)
+    return processes.first_does(f"{context.name}: numbers", lambda: _numbers(context.folder))
+
+
+def _numbers(folder: Path) -> dict[str, float]:
+    saved = read_json(folder / CALIBRATION)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
-    return {"count": len(open_records(context.folder / "scores", Score)), **means}
+    return {"count": len(open_records(folder / "scores", Score)), **means}
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:

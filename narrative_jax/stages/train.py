@@ -102,8 +102,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     weights = {name: gathered(value) for name, value in state.ema_params.items()}
     if context.writes:
         trainee.save(weights)
-    processes.wait_for_all(f"{context.name}: saved")
-    return {**last_numbers(context.folder), f"compile/{context.name}": step.run._cache_size()}
+    numbers = processes.first_does(f"{context.name}: numbers", lambda: last_numbers(context.folder))
+    return {**numbers, f"compile/{context.name}": step.run._cache_size()}
 
 
 def last_numbers(folder: Path) -> dict[str, float]:
