@@ -38,7 +38,7 @@ def main(out):
 
     @jax.jit
     def standardised(params, images, context):
-        context = whole.with_statistics(context, whole.raw(params, images, context))
+        context = whole.with_statistics(context, whole.pulls(params, images, context).rewards)
         return whole.score(params, images, context)
 
     parts = jax.device_put(batch, batch_sharding(mesh))

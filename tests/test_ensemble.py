@@ -11,7 +11,6 @@ from small_rewards import pictures, scenes
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
-from narrative_jax.losses.reward_gradients import with_clipped_gradient
 from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, OnHost, check_differentiable
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
@@ -92,7 +91,7 @@ def test_a_score_is_the_weighted_sum_of_calibrated_terms(ensemble, images):
 
 def test_statistics_of_a_batch_serve_its_parts(ensemble, images):
     context, params = ensemble.encode(ASKED), ensemble.params
-    raw = ensemble.raw(params, images, context)
+    raw = ensemble.pulls(params, images, context).rewards
     np.testing.assert_allclose(raw, by_hand(images), rtol=1e-5)
     context = ensemble.with_statistics(context, raw)
     scores = ensemble.score(params, images, context)
@@ -102,41 +101,34 @@ def test_statistics_of_a_batch_serve_its_parts(ensemble, images):
         ensemble.score(params, images[i : i + 1], jax.tree.map(lambda x, i=i: x[i : i + 1], context)) for i in range(4)
     ]
     np.testing.assert_allclose(np.concatenate(parts), scores, atol=1e-5)
+    as_it_is = ensemble.score(params, images, ensemble.without_statistics(context))
+    np.testing.assert_allclose(as_it_is[:, 0], by_hand(images) @ [0.2, 0.4], rtol=1e-5)
 
 
-def test_the_gradient_of_a_term_is_clipped_before_weight_and_deviation(ensemble, images):
-    """Whatever the loss makes of the rewards: a mean over the batch here, of different signs per picture."""
+def test_the_pull_of_a_term_is_clipped_before_weight_and_deviation(ensemble, images):
     images = images * np.float32([0.1, 1, 1, 0.3])[:, None, None, None]
     context, params = ensemble.encode(ASKED), ensemble.params
-    context = ensemble.with_statistics(context, ensemble.raw(params, images, context))
-    factors = np.float32([1, -2, 0.5, 3])
-    slope = jax.grad(lambda x: (factors * ensemble.score(params, x, context)[:, 0]).mean())(images)
+    pulls = ensemble.pulls(params, images, context)
+    context = ensemble.with_statistics(context, pulls.rewards)
+    value, pull = ensemble.combined(pulls, context)
+    np.testing.assert_allclose(value, ensemble.score(params, images, context)[:, 0], atol=1e-5)
 
     raw = 2 * np.float64(images) / 30  # of red; 3 times it of green
     green = 3 * raw[..., 1]
     norms = np.linalg.norm(green.reshape(4, -1), axis=1)
     assert norms.min() < MAX_NORM < norms.max()
     deviation = by_hand(images).std(0)
-    outside = factors[:, None, None] / 4
-    np.testing.assert_allclose(slope[..., 0], outside * 0.2 / deviation[0] * raw[..., 0], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(pull[..., 0], 0.2 / deviation[0] * raw[..., 0], rtol=1e-3, atol=1e-7)
     clipped = green * np.minimum(1, MAX_NORM / norms)[:, None, None]
-    np.testing.assert_allclose(slope[..., 1], outside * 0.4 / deviation[1] * clipped, rtol=1e-3, atol=1e-7)
-    np.testing.assert_array_equal(slope[..., 2], 0)
+    np.testing.assert_allclose(pull[..., 1], 0.4 / deviation[1] * clipped, rtol=1e-3, atol=1e-7)
+    np.testing.assert_array_equal(pull[..., 2], 0)
 
 
-def test_clipping_leaves_values_and_the_gradients_of_weights(images):
-    def score(params, images, context):
-        return BLUE.score(params, images, context)[:, 0]
-
-    context, params = BLUE.encode(ASKED), BLUE.params
-    np.testing.assert_array_equal(
-        with_clipped_gradient(score, 0.1, False, params, images, context), score(params, images, context)
-    )
-    clipped, free = (
-        jax.jit(jax.grad(lambda p, run=run: run(p, images, context).sum()))(params)["scale"]
-        for run in (lambda *args: with_clipped_gradient(score, 0.1, False, *args), score)
-    )
-    np.testing.assert_allclose(clipped, free, rtol=1e-6)
+def test_what_is_not_clipped_is_the_gradient_of_the_score(images):
+    free = Ensemble({"red": term(RED, 0.2), "blue": term(BLUE, -0.3)})
+    context, params = free.encode(ASKED), free.params
+    slope = jax.grad(lambda x: free.score(params, x, context).sum())(images)
+    np.testing.assert_allclose(free.combined(free.pulls(params, images, context), context)[1], slope, rtol=1e-5)
 
 
 def test_a_constant_term_is_said_once_and_stays_finite(capsys):
@@ -146,12 +138,12 @@ def test_a_constant_term_is_said_once_and_stays_finite(capsys):
     same = scenes(1, 1, 1, 1)
     for _ in range(2):
         context = still.encode(same)
-        context = jax.jit(still.with_statistics)(context, still.raw(still.params, images, context))
+        context = jax.jit(still.with_statistics)(context, still.pulls(still.params, images, context).rewards)
         jax.effects_barrier()
     told = capsys.readouterr().err
     assert told == "ensemble: term 'green' is the same for every picture of a batch: it cannot guide\n"
     np.testing.assert_allclose(context.deviation[:, 1], 0.1 * 0.2, rtol=1e-6)
-    slope = jax.grad(lambda x: still.score(still.params, x, context).sum())(images)
+    slope = still.combined(still.pulls(still.params, images, context), context)[1]
     assert np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 

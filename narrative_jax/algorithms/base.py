@@ -49,12 +49,14 @@ class Algorithm:
 
     `batch` names the records that it trains on, a word for each kind: "examples", "preferences", "scenes",
     "annotations" or "matches". `roles` are the models that it needs. `whole_batch` says that an example's loss depends
-    on the others of its batch, so that a batch must not be cut into microbatches.
+    on the others of its batch, so that a batch must not be cut into microbatches; `parts` into how many `experience`
+    cuts it, one after the other.
     """
 
     batch: ClassVar[str]
     roles: ClassVar[tuple[str, ...]] = (POLICY,)
     whole_batch: ClassVar[bool] = False
+    parts: ClassVar[int] = 1
 
     def usable_gaps(self, gaps: np.ndarray, ids: Sequence[str]) -> np.ndarray:
         """What the gaps f64[n] of preferences (NaN: unknown) count as, before anything is trained.
@@ -62,6 +64,9 @@ class Algorithm:
         Raises InputError, naming one of `ids`, for gaps that the algorithm cannot train on.
         """
         return gaps
+
+    def check_models(self, policy: Any, reward: Any = None) -> None:
+        """Raise InputError for a policy, a preset or more, and a reward that the algorithm cannot train with."""
 
     def experience(self, models: Models, batch: Batch, key: jax.Array) -> Batch:
         """What is gathered from the whole global batch before the loss, without gradient; offline: the batch."""

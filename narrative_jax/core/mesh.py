@@ -55,6 +55,19 @@ def _arranged(shape, devices):
     return mesh_utils.create_hybrid_device_mesh((data // slices, *others), between, devices)
 
 
+def in_parts(rows: Any, count: int) -> Any:
+    """A tree of arrays [b, ...] as [count, b / count, ...]: parts to be done one after the other.
+
+    Every `count`-th row makes a part, so that each device's share of a part is its own.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), rows)
+
+
+def of_parts(parts: Any) -> Any:
+    """The rows of `in_parts`, [b, ...], in order again."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts)
+
+
 def own_mesh(sizes: Mapping[str, int]) -> Mesh:
     """A mesh for work that this process does alone: `make_mesh`, or, of several processes, over its own devices."""
     return make_mesh(sizes) if jax.process_count() == 1 else make_mesh({"data": 1, "fsdp": -1}, jax.local_devices())

@@ -2,8 +2,8 @@
 
 t in [0, 1], 0 = data, 1 = noise; velocity = noise - clean.
 
-Only two conversions divide: (noisy - clean) / t and (noise - noisy) / (1 - t). Their divisors are floored at T_FLOOR,
-so a conversion and its inverse agree for t in [T_FLOOR, 1 - T_FLOOR] and stay finite beyond.
+Conversions divide by t alone, as (noisy - clean) / t, or by 1 - t, as (noise - noisy) / (1 - t). Their divisors are
+floored at T_FLOOR, so a conversion and its inverse agree for t in [T_FLOOR, 1 - T_FLOOR] and stay finite beyond.
 """
 
 import jax.numpy as jnp
@@ -35,6 +35,19 @@ def to_velocity(prediction, noisy, t, prediction_type):
     if prediction_type == "noise":
         return (prediction - noisy) / jnp.maximum(1 - t, T_FLOOR)
     return prediction if prediction_type == "velocity" else check_name(_KIND, prediction_type, PREDICTION_TYPES)
+
+
+def to_clean(prediction, noisy, t, prediction_type):
+    """The clean latents f32[b, ...] that a prediction at noisy latents [b, ...], t f32[b], means. Raises InputError.
+
+    Only of a noise prediction, near t = 1, does it divide.
+    """
+    prediction, noisy, t = jnp.float32(prediction), jnp.float32(noisy), per_example(t, noisy)
+    if prediction_type == "velocity":
+        return noisy - t * prediction
+    if prediction_type == "noise":
+        return (noisy - t * prediction) / jnp.maximum(1 - t, T_FLOOR)
+    return prediction if prediction_type == "clean" else check_name(_KIND, prediction_type, PREDICTION_TYPES)
 
 
 def from_velocity(velocity, noisy, t, prediction_type):

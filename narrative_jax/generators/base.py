@@ -89,7 +89,7 @@ class Generator(Protocol):
         """
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-        """Images f32[b, h, w, 3] in [-1, 1]."""
+        """Images f32[b, h, w, 3], in [-1, 1] but for what guidance adds: clipping it here would end the gradient."""
 
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["Generator", Params]:
         """This generator with a fresh adapter on its denoiser's stack, and the weights; see `lora.append_adapter`.

@@ -209,7 +209,7 @@ class FlowGenerator(Generator):
         )
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
-        """Images f32[b, h, w, 3] in [-1, 1]."""
+        """See `base.Generator`."""
         height = self.config.image_size // self.config.cell
         return self.autoencoder.decode(latents, self.config.patch, height)
 

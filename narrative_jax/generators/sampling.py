@@ -4,14 +4,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import check_count, check_name
 from narrative_jax.core.images import to_uint8
 from narrative_jax.core.mesh import (
     batch_sharding,
@@ -27,7 +26,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.samplers import METHODS
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.rollout import Branch, rollout
+from narrative_jax.generators.rollout import Branch, branches_of, check_guidance, rollout
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,7 @@ class Sampling:
         check_count("num_steps", self.num_steps, minimum=1)
         check_name("sampler", self.sampler, METHODS)
         check_count("batch_size", self.batch_size, minimum=1)
-        for name in ("guidance_scale", "subject_guidance_scale"):
-            scale = getattr(self, name)
-            if scale is None and name == "subject_guidance_scale":
-                continue
-            if not isinstance(scale, Real) or not 0 <= scale < float("inf"):
-                raise InputError(f"{name} {scale!r}", "it is a number ≥ 0", "1.0 is off")
+        check_guidance(self.guidance_scale, self.subject_guidance_scale)
 
     def changed(self, **changes: Any) -> "Sampling":
         """A copy with other values. Raises InputError for unknown names, and for values as the class does."""
@@ -64,18 +58,11 @@ class Sampling:
 
     def branches(self, subject_guidance: bool) -> list[Branch]:
         """What guidance compares with, see `rollout.guided_velocity`; the generator was trained for it or not."""
-        text, subjects = self.guidance_scale, self.subject_guidance_scale
-        if subjects is None:
-            subjects = text if subject_guidance else 1
-        if text == subjects:
-            return [Branch(text, text=True, subjects=True)] if text != 1 else []
-        return [Branch(text, text=True)] + ([Branch(subjects, text=True, subjects=True)] if subjects != 1 else [])
+        return branches_of(self.guidance_scale, self.subject_guidance_scale, subject_guidance)
 
     def check(self, subject_guidance: bool) -> None:
         """Raise InputError for guidance on subjects with a generator that never saw scenes without them."""
-        if self.subject_guidance_scale not in (None, 1) and not subject_guidance:
-            rule = "this generator was not trained on scenes without their subjects"
-            raise InputError(f"subject_guidance_scale {self.subject_guidance_scale:g}", rule, "leave it out")
+        check_guidance(self.guidance_scale, self.subject_guidance_scale, subject_guidance)
 
 
 def candidate_seed(seed: int, scene_id: str, place: int) -> int:

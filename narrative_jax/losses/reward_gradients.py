@@ -1,10 +1,12 @@
 """What rewards go through on their way into a loss: z-scores over the batch, a limit to the pull on each picture."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from narrative_jax.diffusion.path import per_example
+
+_TINY = np.finfo(np.float32).tiny
 LEAST_DEVIATION = 0.1  # times the reward's calibration deviation
 
 
@@ -29,28 +31,17 @@ def z_score(rewards, mean, deviation):
     return (jnp.float32(rewards) - mean) / deviation
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def with_clipped_gradient(reward, limit, element_wise, params, images, context):
-    """`reward(params, images, context)` f32[b]; where it is differentiated, each ∂R_i/∂image_i is clipped at `limit`.
+def clipped_pull(gradient, limit, element_wise=False):
+    """The gradient f32[b, ...] of each reward on its own picture, its norm at most `limit`; UPER's clip at τ.
 
-    Its norm, or `element_wise` each of its numbers. UPER's clip at τ, whatever the loss then does with the rewards: the
-    factor c_i with which R_i enters it scales the clipped gradient. Gradients for all but the images stay as they are.
+    `element_wise`: each of its numbers instead. It comes before what the loss makes of the reward: deviation, weight
+    and the mean over the batch.
     """
-    return reward(params, images, context)
-
-
-def _keep_pull(reward, limit, element_wise, params, images, context):
-    return jax.vjp(reward, params, images, context)
-
-
-def _clip_pull(reward, limit, element_wise, pull, factors):
-    params, images, context = pull(factors)
-    most = (limit * jnp.abs(factors)).reshape(-1, *[1] * (images.ndim - 1))
     if element_wise:
-        return params, jnp.clip(images, -most, most).astype(images.dtype), context
-    squares = jnp.square(jnp.float32(images)).sum(tuple(range(1, images.ndim)), keepdims=True)
-    scale = jnp.minimum(1, most * jax.lax.rsqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny)))
-    return params, (images * scale).astype(images.dtype), context
+        return jnp.clip(gradient, -limit, limit)
+    return gradient * per_example(jnp.minimum(1, limit / jnp.maximum(pull_norms(gradient), _TINY)), gradient)
 
 
-with_clipped_gradient.defvjp(_keep_pull, _clip_pull)
+def pull_norms(gradient):
+    """Of gradients f32[b, ...] on pictures, f32[b]."""
+    return jnp.sqrt(jnp.square(jnp.float32(gradient)).sum(tuple(range(1, gradient.ndim))))

@@ -12,8 +12,8 @@ class PixelAutoencoder:
         return to_tokens(images, patch)
 
     def decode(self, tokens: jax.Array, patch: int, height: int) -> jax.Array:
-        """Images f32[b, h, w, 3] in [-1, 1] of latent tokens; `height` in latent cells."""
-        return from_tokens(tokens, patch, height).clip(-1, 1)
+        """Images f32[b, h, w, 3] of latent tokens, see `generators.base.Generator`; `height` in latent cells."""
+        return from_tokens(tokens, patch, height)
 
 
 def to_tokens(latents: jax.Array, patch: int) -> jax.Array:

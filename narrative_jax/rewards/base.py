@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -85,12 +85,44 @@ class PureReward(Reward, Protocol):
         ...
 
 
+class Pulls(NamedTuple):
+    """`rewards` f32[b, n], and the gradient of each on its own picture, `gradients` f32[n, b, h, w, 3]."""
+
+    rewards: jax.Array
+    gradients: jax.Array
+
+
 class FitsAndJudges:
-    """The `score` of a pure reward."""
+    """The `score` of a pure reward, and what a loss follows of one that gives a picture one number."""
 
     def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
         """See `PureReward`."""
         return self.judge(params, self.fit(images, context), context, critiques)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Of what `pulls` gives."""
+        return self.aspects
+
+    def pulls(self, params: Params, images: jax.Array, context: Any) -> Pulls:
+        """What each term says of pictures f32[b, h, w, 3], and where it pulls them."""
+        rewards, gradient = pull_of(self, params, images, context)
+        return Pulls(rewards[:, None], gradient[None])
+
+    def combined(self, pulls: Pulls, context: Any) -> tuple[jax.Array, jax.Array]:
+        """The number that a loss follows, f32[b], and where it pulls the pictures, f32[b, h, w, 3]."""
+        return pulls.rewards[:, 0], pulls.gradients[0]
+
+
+def pull_of(reward: PureReward, params: Params, images: jax.Array, context: Any) -> tuple[jax.Array, jax.Array]:
+    """The only aspect of pictures f32[b, h, w, 3], f32[b], and the gradient of each row on its own picture."""
+
+    def total(images):
+        rewards = reward.score(params, images, context)[:, 0]
+        return rewards.sum(), rewards
+
+    gradient, rewards = jax.grad(total, has_aux=True)(images)
+    return rewards, gradient
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -14,18 +13,19 @@ import numpy as np
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.losses.reward_gradients import with_clipped_gradient, z_score, z_score_statistics
+from narrative_jax.diffusion.path import per_example
+from narrative_jax.losses.reward_gradients import clipped_pull, z_score, z_score_statistics
 from narrative_jax.models.network import below, under
-from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, PureReward
+from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, Pulls, PureReward, pull_of
 from narrative_jax.rewards.calibration import Calibration
 
 _CONSTANT = 1e-5  # of the calibration deviation: what rounding makes of a reward that does not vary
 
 
 class Term(NamedTuple):
-    """A reward of one aspect, its weight, and what its gradient on a picture is clipped at (None: nothing).
+    """A reward of one aspect, its weight, and what its pull on a picture is clipped at in a loss (None: nothing).
 
-    Its norm is, or `element_wise` each of its numbers.
+    Its norm is, or `element_wise` each of its numbers; see `Ensemble.combined`.
     """
 
     reward: PureReward
@@ -44,7 +44,7 @@ class EnsembleContext(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(FitsAndJudges):
     """Σ weight · z, z the term's reward less its mean, over its deviation: UPER's composite reward.
 
     Means and deviations are those of the calibration until `with_statistics` puts a batch's in their place. Raises
@@ -112,14 +112,27 @@ class Ensemble:
         ]
         return self._combined(jnp.concatenate(columns, 1), context)
 
-    def raw(self, params: Params, images: jax.Array, context: EnsembleContext) -> jax.Array:
-        """The terms' rewards as they are, f32[b, terms]; gradients on the pictures clipped term by term."""
-        columns = []
-        for name, (reward, _, _, clip, element_wise) in self.terms.items():
-            run = partial(_column, reward)
-            run = run if clip is None else partial(with_clipped_gradient, run, clip, element_wise)
-            columns.append(run(below(name, params), images, context.parts[name]))
-        return jnp.stack(columns, 1)
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Of what `pulls` gives."""
+        return tuple(self.terms)
+
+    def pulls(self, params: Params, images: jax.Array, context: EnsembleContext) -> Pulls:
+        """What each term says of pictures f32[b, h, w, 3], as it is, and where it pulls them."""
+        found = [
+            pull_of(term.reward, below(name, params), images, context.parts[name]) for name, term in self.terms.items()
+        ]
+        rewards, gradients = zip(*found, strict=True)
+        return Pulls(jnp.stack(rewards, 1), jnp.stack(gradients))
+
+    def combined(self, pulls: Pulls, context: EnsembleContext) -> tuple[jax.Array, jax.Array]:
+        """The weighted sum of z-scores f32[b], and where it pulls pictures: each term's pull clipped, then scaled."""
+        scales = self._weights / context.deviation
+        gradient = jnp.zeros_like(pulls.gradients[0])
+        for term, pull, scale in zip(self.terms.values(), pulls.gradients, scales.T, strict=True):
+            pull = pull if term.clip is None else clipped_pull(pull, term.clip, term.element_wise)
+            gradient += per_example(scale, pull) * pull
+        return self._combined(pulls.rewards, context)[:, 0], gradient
 
     def with_statistics(self, context: EnsembleContext, raw: jax.Array) -> EnsembleContext:
         """The context with the mean and deviation of `raw` f32[b, terms], the whole global batch's, for each row.
@@ -131,13 +144,16 @@ class Ensemble:
         mean, deviation = z_score_statistics(raw, calibrated)
         return context._replace(mean=jnp.tile(mean, (len(raw), 1)), deviation=jnp.tile(deviation, (len(raw), 1)))
 
-    def score(self, params: Params, images: jax.Array, context: EnsembleContext, critiques: Any = None) -> jax.Array:
-        """f32[b, 1]; see `PureReward`. Unlike `judge`, it clips gradients on the pictures."""
-        return self._combined(self.raw(params, images, context), context)
+    def without_statistics(self, context: EnsembleContext) -> EnsembleContext:
+        """The context with which the terms count as they are, in no deviations."""
+        return context._replace(mean=jnp.zeros_like(context.mean), deviation=jnp.ones_like(context.deviation))
 
     def _combined(self, raw, context):
-        weights = np.float32([term.weight for term in self.terms.values()])
-        return (z_score(raw, context.mean, context.deviation) * weights).sum(1, keepdims=True)
+        return (z_score(raw, context.mean, context.deviation) * self._weights).sum(1, keepdims=True)
+
+    @property
+    def _weights(self):
+        return np.float32([term.weight for term in self.terms.values()])
 
     def _calibrated(self):
         """Means and deviations f32[terms]."""
@@ -215,10 +231,6 @@ def per_aspect(
     """The papers' three aspects, each by the reward given. Raises InputError for a reward of several aspects."""
     given = (prompt_following, identity_consistency, visual_quality)
     return PerAspect(dict(zip(ASPECTS, given, strict=True)))
-
-
-def _column(reward, params, images, context):
-    return reward.score(params, images, context)[:, 0]
 
 
 def _check_single(name, reward):

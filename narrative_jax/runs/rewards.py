@@ -27,7 +27,7 @@ from narrative_jax.runs.directory import ADAPTER, Context
 from narrative_jax.runs.scores import calibration_path
 
 PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
-ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up by their calibrations
+ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up; see `TermOptions`
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
 BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
 
@@ -43,6 +43,15 @@ class RewardOptions:
     reward: str
     reward_from: str = ""
     batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class TermOptions:
+    """A term of an ensemble: a weight, or a section with these options; see `ensemble.Term`."""
+
+    weight: float
+    clip: float | None = None
+    element_wise: bool = False
 
 
 def sections_of(context: Context) -> list[str]:
@@ -211,8 +220,14 @@ def _ensemble(context, from_disk):
             given = f"ensemble of {name!r}, which is {context.config[name].reward!r}"
             rule = "its terms are networks, not rewards that work on the host, and no ensembles"
             raise InputError(given, rule, "name other entries")
-        terms[name] = Term(reward, _calibration(calibration_path(context, name), reward, from_disk), weight)
+        calibration = _calibration(calibration_path(context, name), reward, from_disk)
+        terms[name] = Term(reward, calibration, **asdict(_term_options(context, name, weight)))
     return Ensemble(terms)
+
+
+def _term_options(context, name, given):
+    section = given if hasattr(given, "items") else {"weight": given}
+    return parse(TermOptions, section, f"{context.name}.{ENSEMBLE}.{name}")
 
 
 def _calibration(path: Path, reward, from_disk):

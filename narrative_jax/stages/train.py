@@ -59,7 +59,8 @@ def check(context: Context, options: Options) -> None:
     Schedule(options.total_steps, options.save_every, getattr(own, "sample_every", 0))
     options.optimizer.schedule(options.total_steps)
     check_share("ema_decay", options.ema_decay)
-    check_batch("batch_size", options.batch_size, make_mesh(context.config.mesh), options.accumulate)
+    for parts in (options.accumulate, algorithm.parts):
+        check_batch("batch_size", options.batch_size, make_mesh(context.config.mesh), parts)
     if algorithm.whole_batch and options.accumulate > 1:
         rule = f"{options.algorithm} compares the examples of a whole batch"
         raise InputError(f"accumulate {options.accumulate}", rule, "set it to 1")

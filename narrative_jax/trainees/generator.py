@@ -74,8 +74,8 @@ class GeneratorTrainee:
         if (REWARD in algorithm.roles) != bool(options.reward):
             rule = f"{context.entry.algorithm} has {'one' if REWARD in algorithm.roles else 'none'} in its loss"
             raise InputError(f"{context.name}.reward {options.reward!r}", rule, "name a reward there, or leave it out")
-        if options.reward:
-            open_pure_reward(context, from_disk=False)
+        reward = open_pure_reward(context, from_disk=False) if options.reward else None
+        algorithm.check_models(preset_of(context), reward)
 
     @classmethod
     def files(cls, context: Context) -> list:

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models
-from narrative_jax.core.mesh import batch_sharding, replicated, traced_on, weight_shardings
+from narrative_jax.core.mesh import batch_sharding, in_parts, replicated, traced_on, weight_shardings
 from narrative_jax.core.types import Params
 
 
@@ -64,8 +64,7 @@ def gradients(algorithm: Algorithm, trainee: Trainee, params, frozen, batch: Bat
     if accumulate == 1:
         grads, loss = accumulated(batch)
     else:
-        # Every accumulate-th example makes a part, so that each device's share of a part is its own.
-        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        parts = in_parts(batch, accumulate)
         zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(accumulated, jax.tree.map(lambda x: x[0], parts)))
         add = lambda total, part: (jax.tree.map(jnp.add, total, accumulated(part)), None)  # noqa: E731
         (grads, loss), _ = jax.lax.scan(add, zeros, parts)
