@@ -22,9 +22,9 @@ from small_rewards import PROMPTS, scenes, subject
 from tenacity import wait_none
 
 from narrative_jax import launch
+from narrative_jax.core import chat
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene
-from narrative_jax.rewards import http_judge
 from narrative_jax.rewards.base import ASPECTS, check_differentiable
 from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.runs.rewards import describe_reward, open_pure_reward, open_reward
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(http_judge, "_BACK_OFF", wait_none())
+    monkeypatch.setattr(chat, "_BACK_OFF", wait_none())
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -168,13 +168,13 @@ def test_a_busy_server_is_asked_again(server, judge, caplog, status):
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(ask(judge), np.float32([[0.7, 0.8, 0.9]]))
     assert len(server.requests) == 3
-    told = [record.getMessage() for record in caplog.records if record.name == http_judge.__name__]
+    told = [record.getMessage() for record in caplog.records if record.name == chat.__name__]
     assert len(told) == 2 and all(f"says {status} (come back later)" in line for line in told)
 
 
 def test_a_server_that_stays_busy(server, judge):
     server.answer = lambda request: (503, {}, "the model\nis loading")
-    with pytest.raises(InputError, match=r"says 503 \(the model is loading\): a picture is sent up to 3 times"):
+    with pytest.raises(InputError, match=r"says 503 \(the model is loading\): each question is asked up to 3 times"):
         ask(judge)
     assert len(server.requests) == 3
 
@@ -272,7 +272,7 @@ def test_an_answer_that_takes_too_long(server, judge):
 def closed(monkeypatch):
     """The address of a port where nobody listens."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(http_judge, "_BACK_OFF", wait_none())
+    monkeypatch.setattr(chat, "_BACK_OFF", wait_none())
     with socket.socket() as held:  # bound, so that nobody else takes it, but it does not listen
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"
@@ -432,7 +432,7 @@ def test_the_command(server, mine, monkeypatch, capsys):
 def test_the_command_without_a_server(closed, mine, capsys):
     assert run(closed) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "Connection refused): a picture is sent up to 2 times; see that it runs" in told
+    assert "Connection refused): each question is asked up to 2 times; see that it runs" in told
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.layers import Conv, Linear
+from narrative_jax.models.layers import BatchNorm, Conv, Linear
 from narrative_jax.models.preprocessing import CENTRED, Normalisation
 from narrative_jax.models.shipped import STORYBOOK
 
-EPSILON = 1e-5
 STATISTICS = (".mean", ".variance")  # how the batch norms' statistics are called, which do not train
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # as published files count them
 
@@ -65,18 +64,6 @@ IRESNET_SIZES = {
     "IResNet-100": IResNetConfig(blocks=(3, 13, 30, 3)),
     STORYBOOK: IResNetConfig(image_size=40, widths=(16, 32, 64, 128), blocks=(1, 1, 1, 1), embedding=128),
 }
-
-
-class BatchNorm(nnx.Module):
-    """Zero mean and unit variance per channel by the statistics of training, then scale and bias."""
-
-    def __init__(self, size):
-        self.mean, self.bias = (nnx.Param(jnp.zeros(size), axes=(None,)) for _ in range(2))
-        self.variance, self.scale = (nnx.Param(jnp.ones(size), axes=(None,)) for _ in range(2))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.scale * jax.lax.rsqrt(self.variance + EPSILON)
-        return ((x.astype(jnp.float32) - self.mean) * scale + self.bias).astype(x.dtype)
 
 
 class PRelu(nnx.Module):

@@ -38,15 +38,29 @@ class Conv(nnx.Module):
     """`convolve` by a square kernel, plus a bias; `axes` names the kernel's four axes for sharding."""
 
     def __init__(
-        self, size_in, size_out, size, *, stride=1, padding=0, axes=(None,) * 4, bias=True, kernel_init=LECUN, rngs
-    ):
-        self.stride, self.padding = stride, padding
+        self, size_in, size_out, size, *,
+        stride=1, padding=0, dilation=1, axes=(None,) * 4, bias=True, kernel_init=LECUN, rngs
+    ):  # fmt: skip
+        self.stride, self.padding, self.dilation = stride, padding, dilation
         self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, size_in, size_out)), axes=axes)
         self.bias = nnx.Param(jnp.zeros(size_out), axes=axes[3:]) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = convolve(x, self.kernel[...], self.stride, self.padding)
+        y = convolve(x, self.kernel[...], self.stride, self.padding, self.dilation)
         return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+
+class BatchNorm(nnx.Module):
+    """Zero mean and unit variance per channel by the statistics of training, which are weights; then scale and bias."""
+
+    def __init__(self, size, *, epsilon=1e-5):
+        self.epsilon = epsilon
+        self.mean, self.bias = (nnx.Param(jnp.zeros(size), axes=(None,)) for _ in range(2))
+        self.variance, self.scale = (nnx.Param(jnp.ones(size), axes=(None,)) for _ in range(2))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.scale * jax.lax.rsqrt(self.variance + self.epsilon)
+        return ((x.astype(jnp.float32) - self.mean) * scale + self.bias).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -79,13 +93,14 @@ class RMSNorm(nnx.Module):
         return (y * self.scale).astype(x.dtype)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
-    """`kernel` f32[k, k, in, out] slid over x f32[b, h, w, in] with `padding` zeros on all four sides."""
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> jax.Array:
+    """`kernel` f32[k, k, in, out], `dilation` pixels apart, slid over x f32[b, h, w, in] between `padding` zeros."""
     return jax.lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
         (stride, stride),
         [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
