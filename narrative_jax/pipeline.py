@@ -23,10 +23,11 @@ DEFAULTS = {"reward": ("raters", "picture_statistics"), "on_no_pairs": ("stop", 
 
 def default_tables() -> Tables:
     """All that the package has; imported here, since most of it is slow to import."""
+    from narrative_jax.annotators.catalogue import ANNOTATORS
     from narrative_jax.stages.catalogue import STAGES
     from narrative_jax.trainees.catalogue import TRAINEES
 
-    return Tables(trainees=TRAINEES, stages=STAGES)
+    return Tables(trainees=TRAINEES, annotators=ANNOTATORS, stages=STAGES)
 
 
 def run(

@@ -68,7 +68,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Annotation:
-    """An annotator's judgement of one candidate on one aspect; `score` is on the papers' scale of 1 to 5."""
+    """An annotator's judgement of one candidate on one aspect; `score` is on the papers' scale of 1 to 5, from 0 where
+    the aspect is whether two pictures show the same.
+    """
 
     candidate_id: str
     aspect: str

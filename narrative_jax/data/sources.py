@@ -15,20 +15,23 @@ from narrative_jax.data.reading import field, flag, identity, json_lines, landma
 from narrative_jax.storybook import datasets
 
 Portraits = Sequence[str | Path | Image.Image | np.ndarray]
+MOST_CHARACTERS = datasets.WORLD.max_characters
 SUBJECT_POLICIES = ("stop", "drop")
 _SCENE = ("id", "prompt", "subjects")
 NAMED_IDS = 5  # how many scene ids a message names
 
 
-def storybook_scenes(split: str, count: int, seed: int = 0) -> list[Scene]:
-    """The first `count` Storybook scenes of a split. Raises InputError."""
+def storybook_scenes(split: str, count: int, seed: int = 0, characters: int = MOST_CHARACTERS) -> list[Scene]:
+    """The first `count` Storybook scenes of a split, of so many characters at most. Raises InputError."""
     check_count("count", count, minimum=1)
-    return datasets.scenes(split, range(count), seed)
+    return datasets.scenes(split, range(count), seed, world=datasets.World(characters))
 
 
-def storybook_training_set(kind: str, size: int, seed: int = 0, split: str = "train") -> datasets.TrainingSet:
-    """Storybook examples with random access; `kind` is "raw", "refined" or "true". Raises InputError."""
-    return datasets.TrainingSet(kind, size, seed, split=split)
+def storybook_training_set(
+    kind: str, size: int, seed: int = 0, split: str = "train", characters: int = MOST_CHARACTERS
+) -> datasets.TrainingSet:
+    """Storybook examples with random access; `kind` is "raw", "refined", "true" or "worn". Raises InputError."""
+    return datasets.TrainingSet(kind, size, seed, datasets.World(characters), split)
 
 
 def read_scenes(path: str | Path) -> list[Scene]:

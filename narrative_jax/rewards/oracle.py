@@ -16,7 +16,7 @@ from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
-from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, is_unseen
+from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, World, is_unseen
 
 WORLD_VERSION = VERSION  # what is made from scenes or judgements of another version is stale
 MOVED_BY_PRESENCE = tuple(name for name in CRITERIA if name != "setting")  # they are 0 where nobody is
@@ -69,12 +69,14 @@ def judge_images(images: Pictures, scenes: Sequence[Scene]) -> Judgement:
     return Judgement(criteria, aspects, tuple(finding for part in parts for finding in part.findings))
 
 
-def judge_true_pictures(split: str, rows: Sequence[int], seed: int, copied: bool = False) -> np.ndarray:
+def judge_true_pictures(
+    split: str, rows: Sequence[int], seed: int, characters: int = WORLD.max_characters, copied: bool = False
+) -> np.ndarray:
     """The measures f64[rows, 12] of a true picture of each of these scenes of a split. Raises InputError.
 
     `copied`: of one in which everybody stands as in the portrait, which is what copying and pasting comes to.
     """
-    facts, drawing = drawings(split, rows, seed)
+    facts, drawing = drawings(split, rows, seed, World(characters))
     if copied:
         drawing.poses[:] = POSES.index(PORTRAIT_POSE)
     scenes = [Scene("true", "", (), split, fact) for fact in facts]

@@ -22,8 +22,8 @@ from narrative_jax.runs.generator import sampling_of
 
 def pictures_entry(context: Context, name: str) -> str:
     """The entry whose candidates an entry is about: itself, or what it screens or scores."""
-    while source := context.config[name].get("source", ""):
-        name = source
+    while (entry := context.config[name]).stage != "refine" and entry.get("source", ""):
+        name = entry.source
     return name
 
 

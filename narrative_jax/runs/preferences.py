@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Preference, Scene
@@ -12,10 +13,9 @@ from narrative_jax.runs.scenes import open_scenes
 
 
 @dataclass(frozen=True)
-class PreferenceRecords:
-    """`preferences` in order; `candidates` and `scenes` with their rows by id."""
+class Pictures:
+    """Candidates and their scenes, with their rows by id."""
 
-    preferences: Sequence[Preference]
     candidates: Records
     scenes: Records
     candidate_rows: dict[str, int]
@@ -35,6 +35,13 @@ class PreferenceRecords:
         return [asked[self.candidate_rows[id]] for id in ids]
 
 
+class PreferenceRecords(NamedTuple):
+    """`preferences` in order, and the pictures that they are about."""
+
+    preferences: Sequence[Preference]
+    pictures: Pictures
+
+
 def makes_preferences(context: Context, name: str) -> bool:
     """Whether an entry leaves preferences: by screening, or with what it collects."""
     entry = context.config.get(name, {})
@@ -46,17 +53,22 @@ def has_preferences(context: Context, name: str) -> bool:
     return (context.path(name) / "preferences").exists()
 
 
+def open_pictures(context: Context, name: str) -> Pictures:
+    """The candidates that an entry left, with their scenes. Raises InputError for one of a scene that is not there."""
+    candidates = open_candidates(context, name)
+    scenes, scene_rows = open_scenes(candidates)
+    return Pictures(candidates, scenes, candidates.rows_by("id"), scene_rows)
+
+
 def open_preferences(context: Context, name: str) -> PreferenceRecords:
     """What an entry left. Raises InputError for damaged records, and for a preference between unknown pictures."""
-    candidates = open_candidates(context, pictures_entry(context, name))
-    scenes, scene_rows = open_scenes(candidates)
+    pictures = open_pictures(context, pictures_entry(context, name))
     preferences = list(open_records(context.path(name) / "preferences", Preference))
-    rows = candidates.rows_by("id")
-    strange = [id for each in preferences for id in (each.chosen_id, each.rejected_id) if id not in rows]
-    if strange:
+    named = (id for each in preferences for id in (each.chosen_id, each.rejected_id))
+    if strange := [id for id in named if id not in pictures.candidate_rows]:
         rule = "a preference is about this picture, which is not there"
-        raise InputError(f"{candidates.folder}: {strange[0]!r}", rule, f"do it again with --redo={name}")
-    return PreferenceRecords(preferences, candidates, scenes, rows, scene_rows)
+        raise InputError(f"{pictures.candidates.folder}: {strange[0]!r}", rule, f"do it again with --redo={name}")
+    return PreferenceRecords(preferences, pictures)
 
 
 def label(preference: Preference) -> str:

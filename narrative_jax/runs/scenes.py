@@ -7,7 +7,7 @@ from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.memory import content_key
 from narrative_jax.core.records import Scene
 from narrative_jax.data.datasets import Records, open_records
-from narrative_jax.data.sources import SUBJECT_POLICIES, limit_subjects, read_scenes, storybook_scenes
+from narrative_jax.data.sources import MOST_CHARACTERS, SUBJECT_POLICIES, limit_subjects, read_scenes, storybook_scenes
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
 
@@ -18,7 +18,7 @@ def check_scenes(context: Context, split: str, count: int, seed: int, minimum: i
     check_name("max_subjects_policy", config.max_subjects_policy, SUBJECT_POLICIES)
     if not config.scenes:
         check_count("scenes", count, minimum)
-        storybook_scenes(split, 1, seed)
+        storybook_scenes(split, 1, seed, characters_of(config))
         return
     check_count("scenes", count)
     there = len(limit_subjects(read_scenes(config.scenes), max_subjects, config.max_subjects_policy)[0])
@@ -33,9 +33,16 @@ def some_scenes(config: Any, split: str, count: int, seed: int, max_subjects: in
     A user's scenes have no splits: they are the same for every entry. Raises InputError.
     """
     check_count("scenes", count, minimum=0 if config.scenes else 1)
-    scenes = read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed)
+    scenes = (
+        read_scenes(config.scenes) if config.scenes else storybook_scenes(split, count, seed, characters_of(config))
+    )
     kept, dropped = limit_subjects(scenes, max_subjects, config.max_subjects_policy)
     return kept[: count or None], dropped
+
+
+def characters_of(config: Any) -> int:
+    """How many a Storybook scene has at most."""
+    return config.get("characters", MOST_CHARACTERS)
 
 
 def collected_scenes(context: Context, name: str, count: int, max_subjects: int, minimum: int) -> list[Scene]:

@@ -13,9 +13,9 @@ from narrative_jax.rewards.catalogue import REWARDS, TRAINABLE_REWARDS
 
 @dataclass(frozen=True)
 class Tables:
-    """Plain dictionaries, by name: presets of generators, the options of rewards, algorithms, trainees and stages.
+    """Plain dictionaries, by name: presets of generators, options of rewards and of annotators, algorithms, and more.
 
-    The last two are above this floor: `pipeline.default_tables` has them.
+    The last three are not below this floor: `pipeline.default_tables` has them.
     """
 
     presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
@@ -23,4 +23,5 @@ class Tables:
     trainable_rewards: Mapping[str, type] = field(default_factory=lambda: TRAINABLE_REWARDS)
     algorithms: Mapping[str, type[Algorithm]] = field(default_factory=lambda: ALGORITHMS)
     trainees: Mapping[str, Any] = field(default_factory=dict)
+    annotators: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)

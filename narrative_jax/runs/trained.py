@@ -26,12 +26,31 @@ def trained_generator(context: Context, entry: str) -> tuple[Generator, Params]:
 
 
 def with_trained(context: Context, entry: str, generator: Generator, params: Params) -> tuple[Generator, Params]:
-    """`trained_generator` of a base that is already in memory."""
+    """`trained_generator` of a base that is already in memory; with what the entry began with, see `begun_with`."""
+    generator, params = begun_with(context, entry, generator, params)
     folder, part = context.path(entry), generator.denoiser
     if not (folder / WEIGHTS).exists():
         return with_saved_adapter(folder / ADAPTER, generator, params)
     weights = load_weights(folder / WEIGHTS, below(part, params), generator.names[part])
     return generator, params | under(part, weights)
+
+
+def begun_with(context: Context, entry: str, generator: Generator, params: Params) -> tuple[Generator, Params]:
+    """The base as a train entry finds it: as the entry that it comes `after` left it. Raises InputError."""
+    before = context.config[entry].get("after", "")
+    return with_trained(context, before, generator, params) if before else (generator, params)
+
+
+def check_after(context: Context, has_adapter: bool) -> None:
+    """Raise InputError unless what the context's entry comes `after` trains the generator, and leaves its weights."""
+    before = context.entry.get("after", "")
+    if not before:
+        return
+    names = train_entries(context.config)
+    check_name(f"entry that {context.name} comes after", before, names[: names.index(context.name)])
+    if not has_adapter:
+        rule = "all of the generator is trained, and what comes before it is an adapter or other weights"
+        raise InputError(f"{context.name}.after {before!r}", rule, "train an adapter there")
 
 
 def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:

@@ -1,11 +1,12 @@
 """Stages by name."""
 
-from narrative_jax.stages import accuracy, collect, evaluate, generate, retrieve, score, screen, tabulate, train
+from narrative_jax.stages import accuracy, collect, evaluate, generate, refine, retrieve, score, screen, tabulate, train
 from narrative_jax.stages.base import Stage
 
 STAGES: dict[str, Stage] = {
     "accuracy": accuracy,
     "collect": collect,
+    "refine": refine,
     "generate": generate,
     "score": score,
     "retrieve": retrieve,

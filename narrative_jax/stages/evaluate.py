@@ -19,9 +19,10 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.rewards.oracle import WORLD_VERSION, Presence, judge_true_pictures, kinds_of_scenes
 from narrative_jax.runs.arms import Arms
 from narrative_jax.runs.directory import Context, was_trained
+from narrative_jax.runs.examples import as_trained
 from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of
-from narrative_jax.runs.scenes import check_scenes, collected_scenes, some_scenes
+from narrative_jax.runs.scenes import characters_of, check_scenes, collected_scenes, some_scenes
 from narrative_jax.runs.trained import train_entries, with_trained
 from narrative_jax.statistics.comparison import Judged, between, compare
 
@@ -100,6 +101,8 @@ def _check_compare(options):
 def run(context: Context, options: Options) -> dict[str, float]:
     """Leave each arm's pictures, and in results.json all arms' values by scene; returns the compared means.
 
+    Each arm is shown the subjects as it was trained on them.
+
     Keys are gold/<aspect>/{baseline,aligned,ceiling,diff,diff_low,diff_high} and gold/gap_closed{,_low,_high} for the
     first trained entry, and gold/<arm>/... for the others, gold/<arm>_over_<arm>/{<aspect>,mean_of_aspects}/... for
     those compared with each other; behind each of these <group>/... for kinds of scenes, as `comparison` has them.
@@ -112,7 +115,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     drawn = Arms(context, options.per_scene, gold=not _are_own(context, options))
     arms = {"baseline": drawn.arm("baseline", scenes, generator, base)}
     for name in filter(lambda name: was_trained(context.path(name)), options.trained):
-        arms[name] = drawn.arm(name, scenes, *with_trained(context, name, generator, base))
+        shown = as_trained(context, name, scenes)
+        arms[name] = drawn.arm(name, shown, *with_trained(context, name, generator, base))
     chosen = {}
     if options.best_of:
         arms[f"best_of_{options.best_of}"] = drawn.best_of(options.best_of, scenes, generator, base)
@@ -125,8 +129,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
         if PRESENCE in options.controls:
             arms[PRESENCE] = drawn.best_of(options.best_of, scenes, generator, base, Presence())
         if COPYING in options.controls:
-            arms[COPYING] = Judged(_true(options, len(scenes), copied=True), np.ones(len(scenes), bool))
-        arms["ceiling"] = Judged(_true(options, len(scenes)))
+            arms[COPYING] = Judged(_true(context, options, len(scenes), copied=True), np.ones(len(scenes), bool))
+        arms["ceiling"] = Judged(_true(context, options, len(scenes)))
         kind, groups = "gold", kinds_of_scenes(scenes)
     results = {
         "scenes": [scene.id for scene in scenes],
@@ -144,11 +148,12 @@ def run(context: Context, options: Options) -> dict[str, float]:
     return numbers | between(arms, options.compare, drawn.columns, kind, groups) | chosen
 
 
-def _true(options, count, copied=False):
+def _true(context, options, count, copied=False):
     """The oracle's measures of true pictures f64[count, criteria], or of copies of the portraits in their places."""
 
     def judge(rows):
-        return judge_true_pictures(options.split, rows, options.scene_seed, copied).tolist()
+        most = characters_of(context.config)
+        return judge_true_pictures(options.split, rows, options.scene_seed, most, copied).tolist()
 
     return np.float64(processes.in_shares("copies" if copied else "ceiling", count, judge))
 

@@ -20,7 +20,7 @@ from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
 from narrative_jax.training.step import make_step, new_state
 
-INPUTS = ("source", "reward_from", "ensemble", "drawn")
+INPUTS = ("source", "reward_from", "ensemble", "drawn", "after")
 LAST = 50  # steps whose numbers stand for the end of a training
 
 

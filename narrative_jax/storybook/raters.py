@@ -19,6 +19,7 @@ from narrative_jax.storybook.oracle import ASPECTS, STRANGER, Findings, Judgemen
 from narrative_jax.storybook.world import ATTRIBUTE_NAMES, PORTRAIT_POSE, Facts
 
 LOWEST, HIGHEST = 1.0, 5.0  # the papers' scale
+SURE = 5.0  # that two pictures are of the same, on a scale from 0
 _SMALL = ("hair", "hair_colour", "trousers")  # the attributes of fewest pixels
 
 
@@ -89,6 +90,25 @@ class Rater:
                 for aspect, score in zip(ASPECTS, scores, strict=True)
             ]
         return annotations
+
+    def same_subject(
+        self, judgement: Judgement, scenes: Sequence[Facts], candidate_ids: Sequence[str]
+    ) -> tuple[np.ndarray, list[str]]:
+        """How sure the rater is that each picture shows the characters of the portraits, f32[b] from 0 to 5, and why.
+
+        What they do is no matter; a missing character is none of them. Raises InputError.
+        """
+        _check_lengths(judgement, candidate_ids, scenes)
+        ratings, words = [], []
+        for findings, asked, candidate_id in zip(judgement.findings, scenes, candidate_ids, strict=True):
+            rng = self._rng(candidate_id, "same subject")
+            noticed = self._notice(findings, rng)
+            alike = [min(seen.identity[:2]) for seen in noticed.characters] + [0.0] * len(noticed.missing)
+            rating = SURE * np.mean(alike) + self.noise.scatter * rng.standard_normal()
+            rating = rng.uniform(0, SURE) if rng.random() < self.noise.lapse else rating
+            ratings.append(np.clip(rating, 0, SURE))
+            words.append(critique("identity_consistency", noticed, asked))
+        return np.float32(ratings), words
 
     def prefer(
         self,

@@ -9,8 +9,9 @@ import numpy as np
 from narrative_jax.algorithms.base import Algorithm, Batch, Models
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import File
+from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.data.sources import MOST_CHARACTERS, storybook_scenes, storybook_training_set
 from narrative_jax.runs.directory import Context
 
 
@@ -74,10 +75,15 @@ class TrainingSetOptions:
     size: int
     seed: int = 0
     split: str = "train"
+    characters: int = MOST_CHARACTERS
 
     def open(self):
         """The set. Raises InputError."""
-        return storybook_training_set(self.kind, self.size, self.seed, self.split)
+        return storybook_training_set(self.kind, self.size, self.seed, self.split, self.characters)
+
+    def scenes(self, most: int) -> list[Scene]:
+        """The first scenes of it, so many at most."""
+        return storybook_scenes(self.split, min(most, self.size), self.seed, self.characters)
 
 
 def check_kind(trainee: type[Trainee], context: Context, algorithm: Algorithm) -> None:

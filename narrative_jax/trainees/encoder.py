@@ -7,7 +7,6 @@ from typing import ClassVar
 from narrative_jax.algorithms.base import Algorithm, Models, Role
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.types import Params
-from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
@@ -65,9 +64,7 @@ class EncoderTrainee:
         """See `base.Trainee`; it begins at random, and CLIP with a tokeniser of the set's captions."""
 
         def tokenizer():
-            captions = options.training_set
-            scenes = storybook_scenes(captions.split, min(_CAPTIONS, captions.size), captions.seed)
-            return train_tokenizer(scene.prompt for scene in scenes)
+            return train_tokenizer(scene.prompt for scene in options.training_set.scenes(_CAPTIONS))
 
         seed = context.config.seed + context.entry.get("seed", 0)
         return cls(context, options, new_encoder(options.encoder, seed, tokenizer))

@@ -24,6 +24,7 @@ from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.candidates import check_collected, pictures_entry
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.examples import makes_examples, open_examples
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
 from narrative_jax.trainees.base import Batches, TrainingSetOptions
@@ -38,9 +39,12 @@ def check_records(context: Context, algorithm: Algorithm) -> None:
     if not source and algorithm.batch == "preferences":
         rule = f"{context.entry.algorithm} trains on preferences"
         raise InputError(f"{context.name}.source ''", rule, "name the entry that makes them")
-    if source and algorithm.batch != "scenes" and not makes_preferences(context, source):
+    if source and algorithm.batch == "preferences" and not makes_preferences(context, source):
         rule = "that entry makes no preferences"
         raise InputError(f"source {source!r}", rule, "name one that screens, or collects them")
+    if source and algorithm.batch == "examples" and not makes_examples(context, source):
+        rule = "that entry makes neither preferences nor examples"
+        raise InputError(f"source {source!r}", rule, "name one that screens, collects preferences, or refines")
     if source and context.config[source].stage == "collect":
         check_collected(context, source, preset_of(context).image_size)
 
@@ -52,11 +56,11 @@ def encoded_preferences(
 
     Raises InputError where there are only ties, and for gaps that the algorithm cannot train on.
     """
-    records = open_preferences(context, context.entry.source)
-    kept = [each for each in records.preferences if not each.tie]
-    if len(kept) < len(records.preferences):
-        ties = len(records.preferences) - len(kept)
-        print(f"{context.name}: {ties} of {len(records.preferences)} preferences are ties: left out", flush=True)
+    preferences, records = open_preferences(context, context.entry.source)
+    kept = [each for each in preferences if not each.tie]
+    if len(kept) < len(preferences):
+        ties = len(preferences) - len(kept)
+        print(f"{context.name}: {ties} of {len(preferences)} preferences are ties: left out", flush=True)
     if not kept:
         remedy = "give some that prefer one picture"
         raise InputError(f"the preferences of {context.entry.source}", "all of them are ties", remedy)
@@ -85,7 +89,7 @@ def encoded_preferences(
 def encoded_examples(
     context: Context, generator: Generator, weights: Params, algorithm: Algorithm, reward: PureReward | None
 ) -> Batches:
-    """Latents and conditioning: of the chosen pictures of the entry `source`, or of a training set's examples."""
+    """Latents and conditioning: of what the entry `source` left to learn from, or of a training set's examples."""
     if not context.entry.get("source", ""):
         return _drawn(
             context,
@@ -95,8 +99,7 @@ def encoded_examples(
             },
             reward,
         )
-    records = open_preferences(context, context.entry.source)
-    ids = sorted({each.chosen_id for each in records.preferences if not each.tie})
+    records, ids = open_examples(context, context.entry.source)
     latents, pictures = _latents(context, generator, weights, records, ids)
     scene_ids = records.scene_ids(ids)
     asked, scenes = _conditioning(context, generator, weights, records.scene, scene_ids)

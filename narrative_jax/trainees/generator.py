@@ -15,7 +15,7 @@ from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import adapter_shapes, base_generator, check_generator, preset_of
 from narrative_jax.runs.rewards import open_pure_reward, reward_files, sections_of
-from narrative_jax.runs.trained import Saver
+from narrative_jax.runs.trained import Saver, begun_with, check_after
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
 from narrative_jax.trainees.encoding import KINDS, check_records, forget_encoded
 from narrative_jax.trainees.samples import Samples
@@ -23,9 +23,13 @@ from narrative_jax.trainees.samples import Samples
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """With an `adapter` that alone is trained. `reward`, for algorithms with one in their loss, and its section."""
+    """With an `adapter` that alone is trained. `reward`, for algorithms with one in their loss, and its section.
+
+    It comes `after` another train entry, on top of what that left, or "" first.
+    """
 
     adapter: AdapterOptions | None = None
+    after: str = ""
     training_set: TrainingSetOptions | None = None
     reward: str = ""
     reward_from: str = ""
@@ -66,6 +70,7 @@ class GeneratorTrainee:
         check_generator(context)
         check_source(context, options.training_set)
         check_records(context, algorithm)
+        check_after(context, bool(options.adapter))
         if options.adapter:
             adapter_shapes(preset_of(context), context.name, options.adapter)
         elif REFERENCE in algorithm.roles:
@@ -86,7 +91,7 @@ class GeneratorTrainee:
     def open(cls, context: Context, algorithm: Algorithm, options: GeneratorOptions) -> "GeneratorTrainee":
         """See `base.Trainee`."""
         reward = open_pure_reward(context) if options.reward else None
-        base, weights = base_generator(context)
+        base, weights = begun_with(context, context.name, *base_generator(context))
         saver = Saver.on(context, base, weights, options.adapter)
         return cls.on(context, algorithm, options, base, weights, reward, saver)
 

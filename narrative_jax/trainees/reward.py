@@ -101,8 +101,7 @@ class RewardTrainee:
     @cached_property
     def _preferences(self):
         """Both pictures of each preference of the entry `source`, of one size, and the context of its scene."""
-        records = open_preferences(self.context, self.context.entry.source)
-        found = records.preferences
+        found, records = open_preferences(self.context, self.context.entry.source)
         aspects = sorted({preference.aspect for preference in found})
         if len(aspects) > 1:
             rule = "one reward learns what is preferred on one of them"

@@ -11,6 +11,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import candidate_seed, drawer_for
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.examples import as_trained
 from narrative_jax.runs.generator import sampling_of
 from narrative_jax.runs.scenes import some_scenes
 
@@ -41,6 +42,7 @@ class Samples:
     def _ready(self):
         config = self.context.config
         scenes, _ = some_scenes(config, "tune", _SCENES, 0, self.generator.max_subjects)
+        scenes = as_trained(self.context, self.context.name, scenes)
         jobs = [
             (scene, candidate_seed(config.seed, scene.id, place)) for scene in scenes for place in range(_PER_SCENE)
         ]

@@ -1,0 +1,1 @@
+"""L5: who writes annotations: what a config calls an annotator."""

@@ -1,0 +1,161 @@
+"""Makes of pictures and their subjects what is worth learning from: subjects on white, pairs that show the same.
+
+UPER's refinement. Backgrounds of the subjects' images are removed; then an annotator says how sure it is that picture
+and subject images show the same, and pairs below a threshold are left out, each with its reason.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from narrative_jax.annotators.base import SURE, Annotator
+from narrative_jax.core import processes
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.files import write_bytes, write_json
+from narrative_jax.core.options import files_in, parse
+from narrative_jax.core.records import Annotation, Candidate, Example, Scene
+from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white, unfit
+from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.candidates import check_collected, open_candidates
+from narrative_jax.runs.chunks import leave_records
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.examples import KEPT, background_of
+from narrative_jax.runs.generator import preset_of
+from narrative_jax.runs.scenes import open_scenes
+from narrative_jax.trainees.base import TrainingSetOptions, check_source
+
+INPUTS = ("source",)
+REJECTS = "rejects.jsonl"
+_CHUNK = 64  # pairs between two looks at the stop flag
+
+
+@dataclass(frozen=True)
+class Options:
+    """Pairs are what the collect entry `source` took in, or a training set's.
+
+    `background` is how it is removed, a name of `data.backgrounds.BACKGROUNDS`, "" not at all; `annotator` who compares
+    a pair, "" nobody, which then keeps all that have a foreground. Their options stand in sections of their names. A
+    pair needs a rating of `threshold` from 0 to 5.
+    """
+
+    source: str = ""
+    training_set: TrainingSetOptions | None = None
+    background: str = GIVEN
+    annotator: str = ""
+    threshold: float = 3.0
+
+
+def sections(context: Context) -> list[str]:
+    """Those of the background's and the annotator's options."""
+    return [name for name in (*BACKGROUNDS, *context.tables.annotators) if name in context.entry]
+
+
+def check(context: Context, options: Options) -> None:
+    """Raise InputError for pairs from nowhere, unknown names and options, and an annotator that cannot know."""
+    check_source(context, options.training_set)
+    if options.source:
+        check_name("source of pairs", options.source, _collect_entries(context))
+        check_collected(context, options.source, preset_of(context).image_size)
+    background_of(context)
+    if options.annotator:
+        annotator = _annotator(context, options)
+        if annotator.needs_facts and options.source:
+            rule = "it knows Storybook's own scenes only"
+            raise InputError(f"annotator {options.annotator!r}", rule, "take 'server', a model that looks at them")
+    if not 0 <= options.threshold <= SURE:
+        raise InputError(f"threshold {options.threshold!r}", f"it is a rating from 0 to {SURE}", "give one, e.g. 3")
+
+
+def files(context: Context) -> Iterable[str]:
+    """The background's."""
+    by = background_of(context)
+    return files_in(by) if by else ()
+
+
+def run(context: Context, options: Options) -> dict[str, float]:
+    """Leave all pairs, their annotations, which are kept, and in rejects.jsonl the others with reason and words.
+
+    Returns their numbers. Raises InputError where none is kept, Stopped between two chunks.
+    """
+    pairs = _pairs(context, options)
+    by = background_of(context)
+
+    def refined(part):
+        return [example.scene if by is None else on_white(example.scene, by) for example in pairs.read(part)]
+
+    def targets(part):
+        read = pairs.read(part)
+        return [Candidate(each.scene.id, each.scene.id, each.target, 0, pairs.origin) for each in read]
+
+    for name, kind, make in (("scenes", Scene, refined), ("candidates", Candidate, targets)):
+        leave_records(context, context.folder, name, kind, range(pairs.count), make, _CHUNK, f"{context.name}: {name}")
+    scenes = open_records(context.folder / "scenes", Scene)
+    reasons = {scene.id: reason for scene in scenes if (reason := unfit(scene))}
+    if options.annotator:
+        _annotate(context, options, scenes, reasons)
+    return processes.first_does(f"{context.name}: numbers", lambda: _sieve(context, options, scenes, reasons))
+
+
+class _Pairs(NamedTuple):
+    count: int
+    read: Callable[[Sequence[int]], list[Example]]
+    origin: str
+
+
+def _pairs(context, options):
+    if options.training_set:
+        drawn = options.training_set.open()
+        return _Pairs(len(drawn), drawn.batch, "training set")
+    candidates = open_candidates(context, options.source)
+    scenes, row_of = open_scenes(candidates)
+
+    def read(rows):
+        found = [candidates[row] for row in rows]
+        return [Example(scenes[row_of[each.scene_id]], each.image) for each in found]
+
+    return _Pairs(len(candidates), read, "collected")
+
+
+def _annotate(context, options, scenes, reasons):
+    """Leave an annotation of each pair that has a foreground."""
+    annotator = _annotator(context, options)
+    candidates = open_candidates(context, context.name)
+    rows = [row for row, id in enumerate(scenes.columns("id")["id"]) if id not in reasons]
+
+    def compare(part):
+        return annotator.same_subject([Example(scenes[row], candidates[row].image) for row in part])
+
+    title = f"{context.name}: annotations"
+    leave_records(context, context.folder, "annotations", Annotation, rows, compare, _CHUNK, title)
+
+
+def _sieve(context, options, scenes, reasons):
+    """Write which pairs are kept, and why others are not; their numbers."""
+    said = open_records(context.folder / "annotations", Annotation) if options.annotator else ()
+    said = {each.candidate_id: each for each in said}
+    dropped = [{"id": id, "reason": reason} for id, reason in reasons.items()]
+    for id, each in said.items():
+        if each.score < options.threshold:
+            dropped.append({"id": id, "reason": "another subject", "rating": each.score, "words": each.critique})
+    left_out = {each["id"] for each in dropped}
+    ids = [id for id in scenes.columns("id")["id"] if id not in left_out]
+    write_bytes(context.folder / REJECTS, "".join(f"{json.dumps(each)}\n" for each in dropped).encode())
+    counts = Counter(each["reason"] for each in dropped)
+    if not ids:
+        told = ", ".join(f"{count} for {reason!r}" for reason, count in counts.items())
+        raise InputError(f"{len(scenes)} pairs", f"all are dropped: {told}", "lower the threshold, or look at them")
+    write_json(context.folder / KEPT, ids)
+    numbers = {f"dropped/{reason.replace(' ', '_')}": count for reason, count in counts.items()}
+    return {"pairs": len(scenes), "kept": len(ids), **numbers}
+
+
+def _collect_entries(context):
+    return [name for name, section in context.config.items() if getattr(section, "stage", "") == "collect"]
+
+
+def _annotator(context, options) -> Annotator:
+    name, known = options.annotator, context.tables.annotators
+    check_name("annotator", name, known)
+    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")

@@ -1,0 +1,168 @@
+"""Refinement: subjects on white, pairs that show the same, and the reason of each that is left out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from narrative_jax import pipeline
+from narrative_jax.annotators.base import SAME_SUBJECT
+from narrative_jax.annotators.server import ServerAnnotator, _read
+from narrative_jax.core.chat import UnfitError
+from narrative_jax.core.config import load
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.records import Annotation, Candidate, Example, Scene
+from narrative_jax.data.backgrounds import FoundMasks, GivenMasks, on_white, unfit
+from narrative_jax.data.datasets import open_records
+from narrative_jax.data.sources import storybook_scenes, storybook_training_set
+from narrative_jax.runs.tables import Tables
+
+ADPO = Path(__file__).parents[1] / "configs" / "adpo.py"
+SET = {"kind": "raw", "size": 96, "seed": 3, "characters": 1}
+
+
+def config(**refine):
+    found = load(f"{ADPO}:tiny")
+    found.report = False
+    with found.unlocked():
+        found.refine = {"stage": "refine", "training_set": SET, "annotator": "raters", **refine}
+        found.align.update(source="refine", algorithm="sft", sample_every=0)
+        found.align.hyper = {}
+    found.stages = ("refine", "align")
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("refine")
+    pipeline.run(config(), workdir)
+    return workdir
+
+
+def test_subjects_stand_on_white(run):
+    scenes = open_records(run / "refine" / "scenes", Scene)
+    raw = storybook_training_set(**SET).batch(range(96))
+    assert [scene.id for scene in scenes] == [example.scene.id for example in raw]
+    busy = 0
+    for scene, example in zip(scenes, raw, strict=True):
+        (subject,), (before,) = scene.subjects, example.scene.subjects
+        outside = ~before.masks
+        np.testing.assert_array_equal(subject.images[before.masks], before.images[before.masks])
+        assert (subject.images[outside] == 255).all()
+        busy += (before.images[outside] != 255).any()
+    assert busy > 20, "the raw ones have backgrounds"
+    targets = open_records(run / "refine" / "candidates", Candidate)
+    np.testing.assert_array_equal(np.stack([each.image for each in targets]), np.stack([e.target for e in raw]))
+
+
+def test_pairs_of_others_are_left_out(run):
+    """Of a fifth of the raw targets the subject is another one, or has a wrong attribute; a refined set has none."""
+    kept = set(json.loads((run / "refine" / "kept.json").read_text()))
+    rejects = [json.loads(line) for line in (run / "refine" / "rejects.jsonl").read_text().splitlines()]
+    assert len(kept) + len(rejects) == 96 and not kept & {each["id"] for each in rejects}
+    assert {each["reason"] for each in rejects} == {"another subject"}
+    assert all(each["rating"] < 3 and each["words"] for each in rejects)
+    assert 10 <= len(rejects) <= 35
+    said = open_records(run / "refine" / "annotations", Annotation)
+    assert len(said) == 96 and {each.aspect for each in said} == {SAME_SUBJECT}
+    assert all(0 <= each.score <= 5 for each in said)
+
+
+def test_what_is_kept_is_learned_from(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["refine/pairs"] == 96 and summary["refine/kept"] + summary["refine/dropped/another_subject"] == 96
+    assert summary["align/step"] == 4 and (run / "align" / "adapter.safetensors").exists()
+
+
+def test_one_character_where_one_is_asked_for():
+    assert {len(scene.subjects) for scene in storybook_scenes("test", 20, characters=1)} == {1}
+    assert {len(scene.subjects) for scene in storybook_scenes("test", 20)} == {1, 2}
+
+
+def test_masks_that_do_not_fit():
+    scene = storybook_scenes("train", 1)[0]
+    subject = scene.subjects[0]
+    without = replace(scene, subjects=(replace(subject, masks=None),))
+    with pytest.raises(InputError, match="its background is removed by masks, and it has none; give masks"):
+        on_white(without, GivenMasks())
+    smaller = replace(scene, subjects=(replace(subject, masks=subject.masks[:, 1:]),))
+    with pytest.raises(InputError, match=r"masks of subject .* of 1 × \d+ × \d+: its images are"):
+        on_white(smaller, GivenMasks())
+
+
+@pytest.mark.parametrize(("filled", "said"), [(False, "no foreground"), (True, "nothing but foreground")])
+def test_references_without_a_subject(filled, said):
+    scene = storybook_scenes("train", 1)[0]
+    subject = replace(scene.subjects[0], masks=np.full_like(scene.subjects[0].masks, filled))
+    assert unfit(on_white(replace(scene, subjects=(subject,)), GivenMasks())) == f"{said} in a reference"
+
+
+def test_all_pairs_dropped(tmp_path):
+    with pytest.raises(InputError, match=r"2 pairs: all are dropped: 2 for 'another subject'; lower the threshold"):
+        pipeline.run(config(threshold=5, training_set={**SET, "size": 2}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"background": "rmbg"}, "unknown refine.background 'rmbg'"),
+        ({"annotator": "rater"}, "unknown refine.annotator 'rater'.*did you mean 'raters'"),
+        ({"threshold": 6.0}, r"refine.threshold 6.0: it is a rating from 0 to 5"),
+        ({"training_set": None}, "it is trained on what an earlier entry left, or on a training set"),
+        ({"raters": {"seeds": ()}}, r"seeds \(\)"),
+        ({"background": "isnet", "isnet": {"size": "RMBG-2"}}, "unknown size of IS-Net 'RMBG-2'"),
+    ],
+)
+def test_bad_options(changes, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.check(pipeline.completed(config(**changes)))
+
+
+def test_people_s_own_pairs_without_an_annotator(tmp_path):
+    """Photos with masks of their own do not come by these files: IS-Net would find them."""
+    lines = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        subjects = [{"class_word": "dog", "images": [f"{number}.png"]}]
+        lines.append({"id": f"{number}", "prompt": "a dog", "picture": f"{number}.png", "subjects": subjects})
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = config(training_set=None, source="collect", annotator="", background="")
+    with found.unlocked():
+        found.collect = {"stage": "collect", "pictures": str(tmp_path / "own.jsonl")}
+        found.stages = ("collect", "refine", "align")
+    pipeline.run(found, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "refine" / "kept.json").read_text()) == ["0", "1", "2"]
+    found.refine.annotator = "raters"
+    with pytest.raises(InputError, match="annotator 'raters': it knows Storybook's own scenes only; take 'server'"):
+        pipeline.check(pipeline.completed(found))
+
+
+# A model behind a server
+
+
+def test_what_a_server_says():
+    answer = {"attributes": ["red hat", "green coat"], "differences": ["blue coat"], "rating": 2}
+    assert _read(answer) == (2.0, "Looked for: red hat, green coat. Different: blue coat.")
+    for wrong in (None, {}, {**answer, "rating": 6}, {**answer, "rating": True}, {**answer, "more": 1}):
+        with pytest.raises(UnfitError, match="a rating, an integer from 0 to 5"):
+            _read(wrong)
+
+
+def test_a_budget_that_runs_out(monkeypatch):
+    annotator = ServerAnnotator("http://localhost:8000/v1", "vlm", budget=2, at_once=1)
+    monkeypatch.setattr(ServerAnnotator, "answer", lambda self, *asked: (4.0, "Looked for: a. Different: nothing."))
+    scene = storybook_scenes("train", 1)[0]
+    examples = [Example(replace(scene, id=str(number)), scene.subjects[0].images[0]) for number in range(3)]
+    assert [each.score for each in annotator.same_subject(examples[:2])] == [4.0, 4.0]
+    with pytest.raises(InputError, match="budget 2: so many questions are asked in a run, and all are; run it again"):
+        annotator.same_subject(examples[2:])
+
+
+def test_found_masks_need_weights(tmp_path):
+    with pytest.raises(InputError, match="there is no such file"):
+        FoundMasks(str(tmp_path / "none")).masks(storybook_scenes("train", 1)[0].subjects[0])
+    assert Tables().annotators == {}
