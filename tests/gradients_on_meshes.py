@@ -12,10 +12,12 @@ import optax
 from conftest import random_weights
 from flax import nnx
 from jax.sharding import Mesh
-from small_rewards import SCALAR, TOKENIZER, small_scalar
+from small_rewards import SCALAR, TOKENIZER, small_clip, small_dino, small_scalar
 
+from narrative_jax.algorithms.base import REWARD
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.refl import ReFL
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.sft import SFT
 from narrative_jax.core.mesh import AXES, make_mesh
@@ -27,6 +29,10 @@ from narrative_jax.models.clip import Clip, ClipTextConfig, ClipVisionConfig
 from narrative_jax.models.lora import adapter_of
 from narrative_jax.models.network import below, split, under
 from narrative_jax.models.scalar_reward import TOWERS
+from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.rewards.clip_scores import ClipCosine
+from narrative_jax.rewards.ensemble import Ensemble, Term
+from narrative_jax.rewards.identity import Identity
 from narrative_jax.rewards.scalar import ScalarContext
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.trainees.encoder import EncoderTrainee
@@ -41,6 +47,7 @@ CASES = {
     "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
     "contrastive": Contrastive(),
     "reward_modelling": RewardModelling(),
+    "refl": ReFL(num_steps=3, guidance_scale=2.0, window=(1, 3), flow_matching=0.5, penalty=0.1, parts=2),
 }
 MESHES = {
     "data8": {"data": 8},
@@ -92,7 +99,21 @@ def make_trainee(case) -> Trainee:
     base, policy, weights = make_generator()
     params = {name: value for name, value in weights.items() if adapter_of(name)}
     frozen = {name: value for name, value in weights.items() if not adapter_of(name)}
-    return GeneratorTrainee(None, None, base, policy, params, frozen, encoding={}, reference=base)
+    reward = make_reward() if case == "refl" else None
+    frozen |= under(REWARD, reward.params) if reward else {}
+    return GeneratorTrainee(None, None, base, policy, params, frozen, encoding={}, reference=base, reward=reward)
+
+
+def make_reward():
+    """Two terms, one of which is clipped."""
+    draw = random_weights.__wrapped__()
+    terms = {"text": (ClipCosine(small_clip(draw)), None), "subject": (Identity(small_dino(draw), 16, 2), 0.01)}
+    return Ensemble(
+        {
+            name: Term(reward, Calibration(reward.name, reward.aspects, (0.1,), (0.2,), "x"), 0.5, clip)
+            for name, (reward, clip) in terms.items()
+        }
+    )
 
 
 def make_batch(case):
@@ -117,6 +138,9 @@ def make_batch(case):
     conditioning = generator.encode(params, [example.scene for example in shown[:BATCH]])
     if case == "sft":
         return {"conditioning": conditioning, "latents": latents[:BATCH]}
+    if case == "refl":
+        context = make_reward().encode([example.scene for example in shown[:BATCH]])
+        return {"conditioning": conditioning, "latents": latents[:BATCH], "context": context}
     pictures = {"chosen": latents[:BATCH], "rejected": latents[BATCH:]}
     return {"conditioning": conditioning, **pictures, "gap": np.abs(draw())}
 

@@ -25,7 +25,7 @@ from narrative_jax.models.layers import unit
 from narrative_jax.trainees.reward import RewardTrainee
 from narrative_jax.training.step import gradients
 
-DIFFERENCES = ("margin", "chosen_error_rise", "rejected_error_rise")
+DIFFERENCES = ("margin", "chosen_error_rise", "rejected_error_rise", "reward")  # z-scores are differences too
 
 
 def relative_error(a, b):
@@ -48,7 +48,7 @@ def on_meshes(tmp_path_factory):
 def worst(found, expected, denoising_error):
     """What has the largest relative error, and that error; of gradients over the whole tree.
 
-    Margins and gains are differences of denoising errors, and known as well as these.
+    Margins and gains are differences of denoising errors, and known as well as these; so are z-scores, of rewards.
     """
     errors = {}
     for name, value in expected.items():

@@ -244,12 +244,13 @@ def _changes(run):
         yield f"No change can be claimed for {_and(found[UNCLEAR])}: {interval} 0."
     if run.gold and clear:
         share = run.numbers["gold/gap_closed"]
-        verb = "closed" if share >= 0 else "grew"
-        yield f"The gap from the baseline to true pictures {verb} by {percent(abs(share))}{_given_presence(run)}."
+        moved = f"{_verb(share)} by {percent(abs(share))}{_given_presence(run)}"
+        yield f"The gap from the baseline to true pictures {moved}."
     if run.gold and len(run.arms) > 1:
         shares = {arm: run.numbers[run.key(arm, "gap_closed")] for arm in run.arms}
         best = max(shares, key=shares.get)
-        yield f"Of all {len(shares)} arms {best} closed most of it: {percent(shares[best])}."
+        told = f"Of all {len(shares)} arms {best} closed most of it: {percent(shares[best])}."
+        yield told if shares[best] > 0 else f"None of the {len(shares)} arms closed any of it."
 
 
 def _given_presence(run):
@@ -257,7 +258,14 @@ def _given_presence(run):
     key = run.key(run.arms[0], f"{GIVEN_PRESENCE}/")
     if run.numbers.get(f"{key}scenes", 0) < FEWEST:
         return ""
-    return f", and by {percent(run.numbers[f'{key}gap_closed'])} where both show everybody"
+    share = run.numbers[f"{key}gap_closed"]
+    again = "" if _verb(share) == _verb(run.numbers["gold/gap_closed"]) else f"{_verb(share)} "
+    return f", and {again}by {percent(abs(share))} where both show everybody"
+
+
+def _verb(share):
+    """What the gap did."""
+    return "closed" if share >= 0 else "grew"
 
 
 def _caveats(run):

@@ -59,6 +59,7 @@ def write(workdir: str | Path) -> None:
         tables=[*printed, *tables[:-1]],
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
+        refined=list(pictures.refined(run)),
         panels=list(curves.panels(run)),
         samples=pictures.samples(run),
         funnel=_funnel(run),

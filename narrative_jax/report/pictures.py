@@ -1,5 +1,6 @@
 """Pictures of a run side by side: subjects, caption, baseline and what was trained."""
 
+import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,16 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from narrative_jax.core.files import read_json
 from narrative_jax.core.images import png
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import open_records
 from narrative_jax.report.run import Run
+from narrative_jax.runs.examples import KEPT, REJECTS
 from narrative_jax.statistics.comparison import aspect_values
 
 PORTRAIT_SIDE, PICTURE_SIDE = 160, 256  # pixels that are kept of larger ones
 SHOWN_PORTRAIT, SHOWN_PICTURE = 96, 120  # pixels on the page, about
 PIXEL_ART = 80  # pictures up to this side are shown with their pixels
-SCENES_A_GROUP, PICTURES_A_SCENE, SAMPLE_GRIDS = 3, 2, 3
+SCENES_A_GROUP, PICTURES_A_SCENE, SAMPLE_GRIDS, PAIRS = 3, 2, 3, 6
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,34 @@ def groups(run: Run) -> Iterator[tuple[str, list[Row]]]:
     changes = means[names[-1]] - (means["baseline"] if run.shown else 0)
     for title, rows in _chosen(changes).items():
         yield title, [_row(run, scenes[row], row, candidates, means) for row in rows]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What refinement looked at: the subjects' images, the picture, and what is said of them."""
+
+    portraits: list[Picture]
+    picture: Picture
+    words: str
+
+
+def refined(run: Run) -> Iterator[tuple[str, list[Pair]]]:
+    """Some of the pairs that the last refine entry kept, and of those that it left out, by reason."""
+    entry = next(reversed(run.entries("refine")), None)
+    if entry is None:
+        return
+    folder = run.workdir / entry
+    pictures, scenes = open_records(folder / "candidates", Candidate), open_records(folder / "scenes", Scene)
+    row_of = pictures.rows_by("id")
+    kept = read_json(folder / KEPT)
+    rejects = [json.loads(line) for line in (folder / REJECTS).read_text(encoding="utf-8").splitlines()]
+    shown = {f"Kept, {len(kept):,}": [(id, "") for id in kept]}
+    for reason in dict.fromkeys(each["reason"] for each in rejects):
+        out = [(each["id"], each.get("words", "")) for each in rejects if each["reason"] == reason]
+        shown[f"Left out, {reason}, {len(out):,}"] = out
+    for title, found in shown.items():
+        rows = [(scenes[row_of[id]], pictures[row_of[id]].image, words) for id, words in found[:PAIRS]]
+        yield title, [_pair(*row) for row in rows]
 
 
 def mean_scores(run: Run, arm: str) -> np.ndarray:
@@ -102,6 +133,13 @@ def _row(run, scene, row, candidates, means):
         for each in scene.subjects
     ]
     return Row(scene.id, scene.prompt, portraits, arms)
+
+
+def _pair(scene, image, words):
+    portraits = [
+        _picture(each.images[0], PORTRAIT_SIDE, SHOWN_PORTRAIT, f"portrait of {each.name}") for each in scene.subjects
+    ]
+    return Pair(portraits, _picture(image, PICTURE_SIDE, SHOWN_PORTRAIT, scene.prompt), words or scene.prompt)
 
 
 def _picture(image, most, shown, alt):

@@ -11,6 +11,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import Pictures, makes_preferences, open_pictures, open_preferences
 
 REFINE = "refine"  # the stage
+REJECTS = "rejects.jsonl"  # the others, each with its reason
 KEPT = "kept.json"  # of a refine entry: the ids of the pictures that are learned from
 
 

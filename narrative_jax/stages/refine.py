@@ -21,13 +21,12 @@ from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.candidates import check_collected, open_candidates
 from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import KEPT, background_of
+from narrative_jax.runs.examples import KEPT, REJECTS, background_of
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.trainees.base import TrainingSetOptions, check_source
 
 INPUTS = ("source",)
-REJECTS = "rejects.jsonl"
 _CHUNK = 64  # pairs between two looks at the stop flag
 
 

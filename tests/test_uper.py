@@ -1,0 +1,73 @@
+"""configs/uper.py whole, at its smallest."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from narrative_jax import launch, pipeline
+from narrative_jax.core.config import load
+from narrative_jax.core.errors import InputError
+from narrative_jax.models.lora import read_adapter
+
+SMALL = {"weights": "", "size": "storybook"}
+CONFIG = Path(__file__).parents[1] / "configs" / "uper.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_weights):
+    workdir = tmp_path_factory.mktemp("runs") / "uper"
+    flags = [f"--config={CONFIG}:tiny", f"--config.generator.weights={tiny_weights}", f"--workdir={workdir}"]
+    assert launch.main(flags) == 0
+    return workdir
+
+
+@pytest.mark.slow
+def test_each_entry_is_done(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["refine/pairs"] == 24 and summary["sft/step"] == summary["refl/step"] == 2
+    assert {f"compile/{name}": summary[f"compile/{name}"] for name in ("sft", "refl")} == {
+        "compile/sft": 1,
+        "compile/refl": 1,
+    }
+    assert {"gold/identity_consistency/aligned", "gold/sft/identity_consistency/aligned"} <= summary.keys()
+    assert "gold/refl_over_sft/mean_of_aspects/diff" in summary
+
+
+@pytest.mark.slow
+def test_each_term_is_told(run):
+    rows = [json.loads(line) for line in (run / "refl" / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        for name in ("by_text", "by_looks", "by_subject"):
+            assert np.isfinite(row[f"reward/{name}"]) and row[f"pull/{name}"] > 0
+        assert row["error"] > 0 and row["t"] in (np.float32(2 / 3), np.float32(1 / 3))
+
+
+@pytest.mark.slow
+def test_the_second_adapter_stands_on_the_first(run):
+    first, second = (read_adapter(run / name / "adapter.safetensors") for name in ("sft", "refl"))
+    assert (first[0], second[0]) == ("sft", "refl") and first[2] != second[2], "each names the base that it is on"
+
+
+@pytest.mark.parametrize(
+    ("entry", "changes", "message"),
+    [
+        ("refl", {"after": "reference"}, "unknown entry that refl comes after 'reference'"),
+        ("sft", {"after": "refl"}, "'sft'|'refl'"),
+        ("refl", {"source": "reference"}, "source 'reference': that entry makes neither preferences nor examples"),
+        ("refl", {"reward": ""}, "refl.reward '': refl has one in its loss"),
+        ("refl", {"reward": "raters"}, "reward 'raters' in a loss"),
+        (
+            "refl",
+            {"reward": "clip_cosine", "clip_cosine": SMALL},
+            "reward 'clip.*set it to 'raw'",
+        ),
+    ],
+)
+def test_bad_input(entry, changes, message):
+    config = load(f"{CONFIG}:tiny")
+    with config.unlocked():
+        config[entry].update(changes)
+    with pytest.raises(InputError, match=message):
+        pipeline.check(pipeline.completed(config))
