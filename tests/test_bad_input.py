@@ -61,7 +61,7 @@ def contents(folder):
         ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny, flux; did you mean"),
         (
             "align.algorithm=dop",
-            "unknown align.algorithm 'dop': known are sft, dpo, contrastive, reward_modelling; did you mean 'dpo'?",
+            "unknown align.algorithm 'dop': known are sft, dpo, refl, contrastive, reward_modelling; did you",
         ),
         ("align.algorithm=sft", "unknown option of align.hyper 'b': known are text_dropout, subject_dropout;"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
@@ -87,7 +87,7 @@ def contents(folder):
         ("align.source=score", "source 'score': that entry makes no preferences; name one that screens, or collects"),
         ("screen.rule=dominanse", "unknown screen.rule 'dominanse': known are dominance, pareto, majority,"),
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
-        ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, generate, score, "),
+        ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, refine, generate, score, "),
         ("score.source=genrate", "unknown entry that score needs 'genrate': known are align, calibrate, evaluate, "),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
         ("sampling.sampler=eulr", "unknown sampling.sampler 'eulr': known are euler, heun; did you mean 'euler'?"),

@@ -145,7 +145,7 @@ def test_bad_options(config, change, said):
         ({"both": 1.0}, "ensemble of 'both', which is 'ensemble': its terms are networks, .* and no ensembles"),
         ({"aspects": 1.0}, "aspects by a reward of 3 aspects"),
         ({"score": 0.5, "again": -0.5}, "weights again -0.5, score 0.5: they are numbers that do not sum to zero"),
-        ({"score": "much"}, "weights score much: they are numbers"),
+        ({"score": "much"}, "both.ensemble.score.weight 'much': it is a number"),
         ({}, "ensemble of nothing: it gives weights to score entries; set its section, e.g."),
         (("score",), r"ensemble \('score',\): it gives weights"),
     ],

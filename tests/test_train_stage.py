@@ -134,7 +134,10 @@ def test_an_adapter_that_the_network_cannot_run_is_refused_before_anything_start
     [
         ({"source": ""}, r"align.source '': it is trained on what an earlier entry left, or on a training set"),
         ({"source": "generate"}, r"source 'generate': that entry makes no preferences; name one that screens, or"),
-        ({"source": "score", "algorithm": "sft", "hyper": {}}, r"source 'score': that entry makes no preferences"),
+        (
+            {"source": "score", "algorithm": "sft", "hyper": {}},
+            r"source 'score': that entry makes neither preferences nor examples",
+        ),
         ({"training_set": {"kind": "raw", "size": 8}}, r"source 'screen' and a training_set: .*one of both; leave one"),
         (
             {"source": "", "training_set": {"kind": "raw", "size": 8}},

@@ -14,6 +14,7 @@ from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
 WIDTH = 100  # columns of a terminal
 UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
+MARKS = {UP: "up", DOWN: "down", UNCLEAR: "unclear"}  # as the page calls them
 PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 MEAN = "mean_of_aspects"
 NOBODY_IS_0 = "°"  # marks criteria that are 0 where nobody is

@@ -52,7 +52,7 @@ def write(workdir: str | Path) -> None:
     page = environment.get_template("report.html.jinja").render(
         run=run,
         percent=findings.percent,
-        marks={findings.UP: "up", findings.DOWN: "down", findings.UNCLEAR: "unclear"},
+        marks=findings.MARKS,
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),

@@ -1,23 +1,62 @@
 """The examples that an entry left to learn from: pairs that refinement kept, or preferred pictures."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from narrative_jax.core.errors import check_name
-from narrative_jax.core.files import read_json
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.files import read_json, write_bytes, write_json
 from narrative_jax.core.options import parse
-from narrative_jax.core.records import Scene
+from narrative_jax.core.records import Example, Scene
 from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, Masks, on_white
+from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import Pictures, makes_preferences, open_pictures, open_preferences
+from narrative_jax.runs.scenes import open_scenes
 
 REFINE = "refine"  # the stage
 REJECTS = "rejects.jsonl"  # the others, each with its reason
 KEPT = "kept.json"  # of a refine entry: the ids of the pictures that are learned from
 
 
-def makes_examples(context: Context, name: str) -> bool:
-    """Whether an entry leaves examples."""
-    return context.config.get(name, {}).get("stage", "") == REFINE or makes_preferences(context, name)
+class Pairs(NamedTuple):
+    """So many pairs of a scene and a picture of it; `read` reads some; `origin` says where they are from."""
+
+    count: int
+    read: Callable[[Sequence[int]], list[Example]]
+    origin: str
+
+
+def open_pairs(context: Context, source: str, training_set: Any) -> Pairs:
+    """Those of a training set's options, or without one what a collect entry took in."""
+    if training_set:
+        drawn = training_set.open()
+        return Pairs(len(drawn), drawn.batch, "training set")
+    candidates = open_candidates(context, source)
+    scenes, row_of = open_scenes(candidates)
+
+    def read(rows):
+        found = [candidates[row] for row in rows]
+        return [Example(scenes[row_of[each.scene_id]], each.image) for each in found]
+
+    return Pairs(len(candidates), read, "collected")
+
+
+def leave_kept(folder: Path, ids: Sequence[str], rejects: Sequence[Mapping[str, Any]]) -> None:
+    """Write which pairs are learned from, and the others with their reasons."""
+    write_bytes(folder / REJECTS, "".join(f"{json.dumps(each)}\n" for each in rejects).encode())
+    write_json(folder / KEPT, list(ids))
+
+
+def check_leaves(context: Context, source: str, kind: str) -> None:
+    """Raise InputError unless an entry leaves the records, of a `kind` that algorithms name, that are learned from."""
+    given, prefers = f"source {source!r}", makes_preferences(context, source)
+    if kind == "preferences" and not prefers:
+        raise InputError(given, "that entry makes no preferences", "name one that screens, or collects them")
+    if kind == "examples" and not prefers and context.config.get(source, {}).get("stage", "") != REFINE:
+        rule = "that entry makes neither preferences nor examples"
+        raise InputError(given, rule, "name one that screens, collects preferences, or refines")
 
 
 def background_of(context: Context) -> Masks | None:

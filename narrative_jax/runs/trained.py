@@ -26,8 +26,8 @@ def trained_generator(context: Context, entry: str) -> tuple[Generator, Params]:
 
 
 def with_trained(context: Context, entry: str, generator: Generator, params: Params) -> tuple[Generator, Params]:
-    """`trained_generator` of a base that is already in memory; with what the entry began with, see `begun_with`."""
-    generator, params = begun_with(context, entry, generator, params)
+    """`trained_generator` of a base that is already in memory; with what the entry began with."""
+    generator, params = _begun_with(context, entry, generator, params)
     folder, part = context.path(entry), generator.denoiser
     if not (folder / WEIGHTS).exists():
         return with_saved_adapter(folder / ADAPTER, generator, params)
@@ -35,22 +35,21 @@ def with_trained(context: Context, entry: str, generator: Generator, params: Par
     return generator, params | under(part, weights)
 
 
-def begun_with(context: Context, entry: str, generator: Generator, params: Params) -> tuple[Generator, Params]:
-    """The base as a train entry finds it: as the entry that it comes `after` left it. Raises InputError."""
+def beginning(context: Context) -> tuple[Generator, Params]:
+    """The generator as the context's train entry finds it: as the entry that it comes `after` left it."""
+    return _begun_with(context, context.name, *base_generator(context))
+
+
+def check_after(context: Context) -> None:
+    """Raise InputError unless what the context's entry comes `after` trains the generator."""
+    if before := context.entry.get("after", ""):
+        names = train_entries(context.config)
+        check_name(f"entry that {context.name} comes after", before, names[: names.index(context.name)])
+
+
+def _begun_with(context, entry, generator, params):
     before = context.config[entry].get("after", "")
     return with_trained(context, before, generator, params) if before else (generator, params)
-
-
-def check_after(context: Context, has_adapter: bool) -> None:
-    """Raise InputError unless what the context's entry comes `after` trains the generator, and leaves its weights."""
-    before = context.entry.get("after", "")
-    if not before:
-        return
-    names = train_entries(context.config)
-    check_name(f"entry that {context.name} comes after", before, names[: names.index(context.name)])
-    if not has_adapter:
-        rule = "all of the generator is trained, and what comes before it is an adapter or other weights"
-        raise InputError(f"{context.name}.after {before!r}", rule, "train an adapter there")
 
 
 def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:

@@ -4,16 +4,13 @@ UPER's refinement. Backgrounds of the subjects' images are removed; then an anno
 and subject images show the same, and pairs below a threshold are left out, each with its reason.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from narrative_jax.annotators.base import SURE, Annotator
 from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.options import files_in, parse
 from narrative_jax.core.records import Annotation, Candidate, Example, Scene
 from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white, unfit
@@ -21,9 +18,8 @@ from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.candidates import check_collected, open_candidates
 from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import KEPT, REJECTS, background_of
+from narrative_jax.runs.examples import background_of, leave_kept, open_pairs
 from narrative_jax.runs.generator import preset_of
-from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.trainees.base import TrainingSetOptions, check_source
 
 INPUTS = ("source",)
@@ -78,7 +74,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
     Returns their numbers. Raises InputError where none is kept, Stopped between two chunks.
     """
-    pairs = _pairs(context, options)
+    pairs = open_pairs(context, options.source, options.training_set)
     by = background_of(context)
 
     def refined(part):
@@ -95,26 +91,6 @@ def run(context: Context, options: Options) -> dict[str, float]:
     if options.annotator:
         _annotate(context, options, scenes, reasons)
     return processes.first_does(f"{context.name}: numbers", lambda: _sieve(context, options, scenes, reasons))
-
-
-class _Pairs(NamedTuple):
-    count: int
-    read: Callable[[Sequence[int]], list[Example]]
-    origin: str
-
-
-def _pairs(context, options):
-    if options.training_set:
-        drawn = options.training_set.open()
-        return _Pairs(len(drawn), drawn.batch, "training set")
-    candidates = open_candidates(context, options.source)
-    scenes, row_of = open_scenes(candidates)
-
-    def read(rows):
-        found = [candidates[row] for row in rows]
-        return [Example(scenes[row_of[each.scene_id]], each.image) for each in found]
-
-    return _Pairs(len(candidates), read, "collected")
 
 
 def _annotate(context, options, scenes, reasons):
@@ -140,12 +116,11 @@ def _sieve(context, options, scenes, reasons):
             dropped.append({"id": id, "reason": "another subject", "rating": each.score, "words": each.critique})
     left_out = {each["id"] for each in dropped}
     ids = [id for id in scenes.columns("id")["id"] if id not in left_out]
-    write_bytes(context.folder / REJECTS, "".join(f"{json.dumps(each)}\n" for each in dropped).encode())
     counts = Counter(each["reason"] for each in dropped)
+    leave_kept(context.folder, ids, dropped)
     if not ids:
         told = ", ".join(f"{count} for {reason!r}" for reason, count in counts.items())
         raise InputError(f"{len(scenes)} pairs", f"all are dropped: {told}", "lower the threshold, or look at them")
-    write_json(context.folder / KEPT, ids)
     numbers = {f"dropped/{reason.replace(' ', '_')}": count for reason, count in counts.items()}
     return {"pairs": len(scenes), "kept": len(ids), **numbers}
 

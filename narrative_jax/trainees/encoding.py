@@ -24,9 +24,10 @@ from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.candidates import check_collected, pictures_entry
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import makes_examples, open_examples
+from narrative_jax.runs.examples import check_leaves, open_examples
 from narrative_jax.runs.generator import preset_of
-from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
+from narrative_jax.runs.preferences import label, open_preferences
+from narrative_jax.runs.trained import check_after
 from narrative_jax.trainees.base import Batches, TrainingSetOptions
 
 ENCODED = "encoded"  # a folder of the entry, while it trains
@@ -34,17 +35,16 @@ _AT_ONCE = 64  # records encoded between two looks at the stop flag
 
 
 def check_records(context: Context, algorithm: Algorithm) -> None:
-    """Raise InputError for a source without what the algorithm trains on, and for pictures that are too small."""
+    """Raise InputError for sources: one without what the algorithm trains on, pictures that are too small, and a train
+    entry that this comes after and that leaves no generator.
+    """
+    check_after(context)
     source = context.entry.get("source", "")
     if not source and algorithm.batch == "preferences":
         rule = f"{context.entry.algorithm} trains on preferences"
         raise InputError(f"{context.name}.source ''", rule, "name the entry that makes them")
-    if source and algorithm.batch == "preferences" and not makes_preferences(context, source):
-        rule = "that entry makes no preferences"
-        raise InputError(f"source {source!r}", rule, "name one that screens, or collects them")
-    if source and algorithm.batch == "examples" and not makes_examples(context, source):
-        rule = "that entry makes neither preferences nor examples"
-        raise InputError(f"source {source!r}", rule, "name one that screens, collects preferences, or refines")
+    if source:
+        check_leaves(context, source, algorithm.batch)
     if source and context.config[source].stage == "collect":
         check_collected(context, source, preset_of(context).image_size)
 

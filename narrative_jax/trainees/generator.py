@@ -13,9 +13,9 @@ from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.models.network import below, under
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import adapter_shapes, base_generator, check_generator, preset_of
+from narrative_jax.runs.generator import adapter_shapes, check_generator, preset_of
 from narrative_jax.runs.rewards import open_pure_reward, reward_files, sections_of
-from narrative_jax.runs.trained import Saver, begun_with, check_after
+from narrative_jax.runs.trained import Saver, beginning
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
 from narrative_jax.trainees.encoding import KINDS, check_records, forget_encoded
 from narrative_jax.trainees.samples import Samples
@@ -34,6 +34,11 @@ class GeneratorOptions:
     reward: str = ""
     reward_from: str = ""
     sample_every: int = 0
+
+    def __post_init__(self):
+        if self.after and not self.adapter:
+            rule = "all of the generator is trained, and what comes before it is an adapter or other weights"
+            raise InputError(f"after {self.after!r}", rule, "train an adapter there")
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,6 @@ class GeneratorTrainee:
         check_generator(context)
         check_source(context, options.training_set)
         check_records(context, algorithm)
-        check_after(context, bool(options.adapter))
         if options.adapter:
             adapter_shapes(preset_of(context), context.name, options.adapter)
         elif REFERENCE in algorithm.roles:
@@ -91,7 +95,7 @@ class GeneratorTrainee:
     def open(cls, context: Context, algorithm: Algorithm, options: GeneratorOptions) -> "GeneratorTrainee":
         """See `base.Trainee`."""
         reward = open_pure_reward(context) if options.reward else None
-        base, weights = begun_with(context, context.name, *base_generator(context))
+        base, weights = beginning(context)
         saver = Saver.on(context, base, weights, options.adapter)
         return cls.on(context, algorithm, options, base, weights, reward, saver)
 
