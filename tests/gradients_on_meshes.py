@@ -42,6 +42,7 @@ from narrative_jax.trainees.reward import RewardTrainee
 from narrative_jax.training.step import Trainee, TrainState, make_step
 
 BATCH = 16
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
 CASES = {
     "sft": SFT(text_dropout=0.5),
     "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
@@ -107,7 +108,7 @@ def make_trainee(case) -> Trainee:
 def make_reward():
     """Two terms, one of which is clipped."""
     draw = random_weights.__wrapped__()
-    terms = {"text": (ClipCosine(small_clip(draw)), None), "subject": (Identity(small_dino(draw), 16, 2), 0.01)}
+    terms = {"text": (ClipCosine(small_clip(draw)), None), "subject": (Identity(small_dino(draw), 16, 2, HALVES), 0.01)}
     return Ensemble(
         {
             name: Term(reward, Calibration(reward.name, reward.aspects, (0.1,), (0.2,), "x"), 0.5, clip)
