@@ -6,7 +6,8 @@ The real train step of each entry that trains the generator, and what draws its 
 that the config names, minutes each. Values of the config are changed as for a run (`--config.align.batch_size=128
 --config.mesh.fsdp=64`). Times are bounds from below, from what is assumed of a chip: compute at its peak (what is
 worked out again to save memory takes time, but is no useful FLOP), memory traffic of the compiled program, rings over
-the links; nothing was run. --search ranks meshes, microbatches and what blocks keep for the gradient.
+the links, what slices send each other over the network; nothing was run. --search ranks meshes, microbatches and what
+blocks keep for the gradient.
 Exit codes: 0 planned; 2 bad input.
 """
 
@@ -34,6 +35,7 @@ NUMBERS = {
     "--tflops": (float, "of a chip in bfloat16, instead of what is published"),
     "--memory-gbs": (float, "GB/s of a chip's memory, instead of what is published"),
     "--link-gbs": (float, "GB/s of a chip's links in all, instead of what is published"),
+    "--network-gbs": (float, "GB/s of a chip's share of the network between slices, instead of what is published"),
     "--hbm-gib": (float, "GiB of a chip's memory, instead of what the compiler lets a program have"),
 }
 SEARCH = "--search"
@@ -78,7 +80,7 @@ def _parse(argv) -> tuple[Namespace, list[str]]:
     for flag in ("pairs", "slices"):
         if getattr(options, flag) is not None:
             check_count(f"--{flag}", getattr(options, flag), minimum=1)
-    for flag in ("tflops", "memory_gbs", "link_gbs", "hbm_gib"):
+    for flag in ("tflops", "memory_gbs", "link_gbs", "network_gbs", "hbm_gib"):
         value = getattr(options, flag)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{flag.replace('_', '-')} {value:g}", "it is a number > 0", "give one")

@@ -16,7 +16,7 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import check_divided, make_mesh
 from narrative_jax.generators.flow_presets import FLUX_DEV, TINY_FLOW
-from narrative_jax.planning import report, topologies
+from narrative_jax.planning import report, topologies, words
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.collectives import by_kind, collectives
 from narrative_jax.planning.flops import flops, live
@@ -283,6 +283,28 @@ def test_a_refusal_says_what_is_needed(message, gib):
     assert report.needed_bytes(message) == (gib and round(gib * 2**30))
 
 
+def test_what_slices_send_each_other_goes_over_the_network():
+    """Sends are told apart from rings over the links, and take the time of the slower way."""
+    chip = topologies.chip_of("v5e:2x2")
+    moved = {"all-gather": 4e9, "send": 1e9}
+    times = report.times(2.0, 8.19e11, moved, chip)
+    assert times == {"compute": 2.0, "memory": 1.0, "links": 0.02, "network": 0.32}
+    told = words.figures(
+        report_of(
+            rows=4,
+            **report.roofline({"network": 0.32}),
+            collective_bytes_per_chip=moved,
+            hbm_seconds=1.0,
+            hbm_traffic_bytes_per_chip=0,
+            collective_seconds=0.02,
+            collectives_outside_loops_bytes_per_chip=0,
+            network_seconds=0.32,
+        ),
+        None,
+    )
+    assert told["links"] == "20.0 ms (4.00 GB of results)" and told["between slices"] == "320.0 ms"
+
+
 def test_what_would_make_it_fit():
     crowded = report.remedies(report_of(rows=8), 2, "all")
     assert crowded[0] == "about 3 pairs a chip at once instead of 4, by a smaller batch or accumulate"
@@ -314,8 +336,8 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 
 
 def test_ones_own_chip():
-    chip = topologies.chip_of("v5e:2x2", tflops=100, link_gbs=50, hbm_gib=8)
-    assert chip == topologies.Chip(100e12, 819e9, 50e9, 8 * 2**30)
+    chip = topologies.chip_of("v5e:2x2", tflops=100, link_gbs=50, network_gbs=3, hbm_gib=8)
+    assert chip == topologies.Chip(100e12, 819e9, 50e9, 3e9, 8 * 2**30)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from narrative_jax.planning.hlo import Program, members, type_bytes
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send")
+BETWEEN_SLICES = "send"  # the compiler makes sums over slices of these, whatever the program asked for
 # Of a result of b bytes in a group of g, what each chip sends around a ring.
 _RING = {
     "all-gather": lambda b, g: b * (g - 1) / g,

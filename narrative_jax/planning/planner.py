@@ -34,13 +34,15 @@ class Asked:
     tflops: float | None = None
     memory_gbs: float | None = None
     link_gbs: float | None = None
+    network_gbs: float | None = None
     hbm_gib: float | None = None
     search: bool = False
 
 
 def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, Any]:
     """Print the plan of a completed config; returns its numbers. Raises InputError."""
-    chip = chip_of(asked.topology, asked.tflops, asked.memory_gbs, asked.link_gbs, asked.hbm_gib)
+    given = (asked.tflops, asked.memory_gbs, asked.link_gbs, asked.network_gbs, asked.hbm_gib)
+    chip = chip_of(asked.topology, *given)
     contexts = _contexts(config, tables)
     known = [*contexts, SAMPLING]
     names = asked.only.split(",") if asked.only else known

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from narrative_jax.planning.collectives import by_kind, collectives
+from narrative_jax.planning.collectives import BETWEEN_SLICES, by_kind, collectives
 from narrative_jax.planning.flops import flops, live
 from narrative_jax.planning.hlo import Program as Text
 from narrative_jax.planning.programs import Program
@@ -26,7 +27,7 @@ class Report:
     """Numbers of one program; bytes, FLOPs and seconds are of a chip and a run of it.
 
     `flops_per_chip` are useful ones, `executed_flops_per_chip` with what is worked out again, which takes time too.
-    The three times assume that the chip does nothing else, and overlap perfectly: `roofline_seconds` is the longest of
+    The four times assume that the chip does nothing else, and overlap perfectly: `roofline_seconds` is the longest of
     them, a bound from below. Where a program does not fit, what only its text tells is missing.
     """
 
@@ -50,6 +51,7 @@ class Report:
     collectives_outside_loops_bytes_per_chip: int | None = None
     hbm_seconds: float | None = None
     collective_seconds: float | None = None
+    network_seconds: float | None = None
     roofline_seconds: float | None = None
     binding: str | None = None
 
@@ -94,11 +96,7 @@ def compiled(program: Program, chips: int, chip: Chip) -> Report:
     text = Text(done.as_text())
     moved, traffic = collectives(text, chips), memory_bytes(text)
     wire = by_kind(moved, "wire")
-    times = {
-        "compute": known["compute_seconds"],
-        "memory": traffic / chip.memory_bandwidth,
-        "links": sum(wire.values()) / chip.link_bandwidth,
-    }
+    taken = times(known["compute_seconds"], traffic, wire, chip)
     return Report(
         **known,
         fits=needed <= chip.hbm_bytes,
@@ -108,10 +106,22 @@ def compiled(program: Program, chips: int, chip: Chip) -> Report:
         collective_bytes_per_chip=by_kind(moved),
         collective_wire_bytes_per_chip=wire,
         collectives_outside_loops_bytes_per_chip=sum(each.total for each in moved if not each.in_loop),
-        hbm_seconds=times["memory"],
-        collective_seconds=times["links"],
-        **roofline(times),
+        hbm_seconds=taken["memory"],
+        collective_seconds=taken["links"],
+        network_seconds=taken["network"],
+        **roofline(taken),
     )
+
+
+def times(compute: float, traffic: float, wire: Mapping[str, float], chip: Chip) -> dict[str, float]:
+    """Seconds of what a chip does: it computes, reads and writes `traffic` bytes, sends `wire` bytes by kind."""
+    linked = sum(size for kind, size in wire.items() if kind != BETWEEN_SLICES)
+    return {
+        "compute": compute,
+        "memory": traffic / chip.memory_bandwidth,
+        "links": linked / chip.link_bandwidth,
+        "network": wire.get(BETWEEN_SLICES, 0) / chip.network_bandwidth,
+    }
 
 
 def roofline(times: dict[str, float]) -> dict[str, Any]:

@@ -15,21 +15,23 @@ GIB, GB, TERA = 2**30, 1e9, 1e12
 
 @dataclass(frozen=True)
 class Chip:
-    """What is assumed of one chip: bfloat16 FLOP/s, bytes/s of its memory and of all its links, bytes of memory.
+    """What is assumed of one chip: bfloat16 FLOP/s, bytes/s of its memory, of all its links and of its share of the
+    network between slices, bytes of memory.
 
-    The first three are published; the memory is what the compiler lets a program have.
+    All but the last are published; the memory is what the compiler lets a program have.
     """
 
     flops: float
     memory_bandwidth: float
     link_bandwidth: float
+    network_bandwidth: float
     hbm_bytes: int
 
 
 CHIPS = {
-    "v5p": Chip(459 * TERA, 2765 * GB, 600 * GB, int(95.73 * GIB)),
-    "v5e": Chip(197 * TERA, 819 * GB, 200 * GB, int(15.75 * GIB)),
-    "v6e": Chip(918 * TERA, 1640 * GB, 448 * GB, int(31.24 * GIB)),
+    "v5p": Chip(459 * TERA, 2765 * GB, 600 * GB, 6.25 * GB, int(95.73 * GIB)),
+    "v5e": Chip(197 * TERA, 819 * GB, 200 * GB, 3.125 * GB, int(15.75 * GIB)),
+    "v6e": Chip(918 * TERA, 1640 * GB, 448 * GB, 12.5 * GB, int(31.24 * GIB)),
 }
 # Slices that exist. The library that compiles takes any product, also of chips that nobody can have.
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -63,6 +65,7 @@ def chip_of(
     tflops: float | None = None,
     memory_gbs: float | None = None,
     link_gbs: float | None = None,
+    network_gbs: float | None = None,
     hbm_gib: float | None = None,
 ) -> Chip:
     """What is assumed of a chip of a topology, with one's own TFLOP/s, GB/s and GiB where they are given."""
@@ -71,6 +74,7 @@ def chip_of(
         flops=tflops * TERA if tflops else usual.flops,
         memory_bandwidth=memory_gbs * GB if memory_gbs else usual.memory_bandwidth,
         link_bandwidth=link_gbs * GB if link_gbs else usual.link_bandwidth,
+        network_bandwidth=network_gbs * GB if network_gbs else usual.network_bandwidth,
         hbm_bytes=int(hbm_gib * GIB) if hbm_gib else usual.hbm_bytes,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from narrative_jax.core.markdown import table
+from narrative_jax.planning.collectives import BETWEEN_SLICES
 from narrative_jax.planning.report import Report
 from narrative_jax.planning.topologies import GB, GIB, TERA, Chip
 
@@ -11,7 +12,8 @@ def assumptions(kind: str, chip: Chip) -> str:
     """What of a chip the times come from, a line."""
     return (
         f"assumed of a {kind} chip: {chip.flops / TERA:g} TFLOP/s in bfloat16, memory {chip.memory_bandwidth / GB:g} "
-        f"GB/s, links {chip.link_bandwidth / GB:g} GB/s in all, {chip.hbm_bytes / GIB:.2f} GiB"
+        f"GB/s, links {chip.link_bandwidth / GB:g} GB/s in all, network {chip.network_bandwidth / GB:g} GB/s, "
+        f"{chip.hbm_bytes / GIB:.2f} GiB"
     )
 
 
@@ -29,11 +31,13 @@ def figures(report: Report, records: int | None) -> dict[str, str]:
     }
     if report.roofline_seconds:
         moved = report.collective_bytes_per_chip
+        linked = sum(size for kind, size in moved.items() if kind != BETWEEN_SLICES)
         rows |= {
             "memory traffic": f"{seconds(report.hbm_seconds)} ({report.hbm_traffic_bytes_per_chip / GB:.1f} GB)",
-            "links": f"{seconds(report.collective_seconds)} ({sum(moved.values()) / GB:.2f} GB of results)",
+            "links": f"{seconds(report.collective_seconds)} ({linked / GB:.2f} GB of results)",
             **{f"  {kind}": f"{size / GB:.3f} GB" for kind, size in moved.items()},
             "  outside of loops": f"{report.collectives_outside_loops_bytes_per_chip / GB:.3f} GB",
+            **({"between slices": seconds(report.network_seconds)} if report.network_seconds else {}),
             "roofline": f"{seconds(report.roofline_seconds)}, bound by {report.binding}",
             f"{report.unit} a second": f"{report.per_second:.2f}",
         }
