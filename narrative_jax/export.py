@@ -16,7 +16,7 @@ from narrative_jax.core.command import run as run_command
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.models.checkpoints import check_arrays
-from narrative_jax.models.lora import AdapterOptions, read_adapter
+from narrative_jax.models.lora import AdapterOptions, joined, read_adapter
 from narrative_jax.models.lora_files import WEIGHTS as LORA_WEIGHTS
 from narrative_jax.models.lora_files import save_lora
 from narrative_jax.models.network import below
@@ -25,7 +25,7 @@ from narrative_jax.report.run import Run
 from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context, read_config
 from narrative_jax.runs.generator import adapter_shapes, generator_options, preset_of
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import check_trained, train_entries
+from narrative_jax.runs.trained import check_trained, standing_on, train_entries
 
 CARD = "README.md"
 APACHE = "Apache-2.0"
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | None = None) -> str:
     """Write the adapter of a train entry ("": the last) to `folder`; `tables` are those that the run was made with.
 
+    Of one that comes after others all are written, as one adapter.
     Returns what the files cannot say, "" where nothing is lost. Raises InputError.
     """
     config = read_config(run)
@@ -53,15 +54,13 @@ def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | Non
     check_name("entry", entry, entries)
     context = Context(config, entry, Path(run), tables=tables or Tables())
     check_trained(context, "name an entry that was trained")
-    path = context.folder / ADAPTER
-    if not path.exists():
+    if not (context.folder / ADAPTER).exists():
         rule = "it trained all weights and left no adapter"
         raise InputError(f"entry {entry!r} of {run}", rule, f"take its {WEIGHTS}, in diffusers' names already")
-    name, options, base, weights = read_adapter(path)
     preset = preset_of(context)
-    check_arrays(path, _shapes(weights), _shapes(adapter_shapes(preset, name, options)))
+    base, options, weights, below_it = _whole(context, preset)
     generator, _ = preset.abstract()
-    notes = generator.lora_notes(weights, options.segments)
+    notes = [*generator.lora_notes(weights, options.segments), *below_it]
     described, licence = preset.described(generator_options(context), config.seed)
     base_name, part = f"narrative_jax {config.generator.preset}: {described}", generator.denoiser
     card = _Card(Run(Path(run)), entry, base, base_name, licence, part).text(options, len(weights) // 2, notes)
@@ -69,6 +68,24 @@ def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | Non
     save_lora(folder, below(part, weights), options, base, base_name, generator.names[part], part)
     write_bytes(folder / CARD, card.encode())
     return " ".join(notes)
+
+
+def _whole(context, preset):
+    """What the context's entry trained and all adapters that it stands on, as one: the base's hash, options, weights.
+
+    Fourth, what must be said of other weights that these stand on.
+    """
+    adapters, notes, bases = [], [], []
+    for name in standing_on(context.config, context.name):
+        path = context.path(name) / ADAPTER
+        if not path.exists():
+            notes = [f"It goes on top of the weights that {name} left, not on those of the base."]
+            continue
+        named, options, base, weights = read_adapter(path)
+        check_arrays(path, _shapes(weights), _shapes(adapter_shapes(preset, named, options)))
+        adapters.append((options, weights))
+        bases.append(base)
+    return bases[0], *(joined(adapters) if len(adapters) > 1 else adapters[0]), notes
 
 
 def _export(options):

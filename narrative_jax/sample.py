@@ -15,63 +15,23 @@ From Python:
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from narrative_jax.core.command import Parser, run
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
-from narrative_jax.core.mesh import make_mesh
-from narrative_jax.core.records import Scene
-from narrative_jax.core.types import Params
-from narrative_jax.data.sources import Portraits, own_scene, own_subjects, storybook_scenes
-from narrative_jax.generators.base import Generator
-from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
+from narrative_jax.data.sources import own_scene, own_subjects, storybook_scenes
+from narrative_jax.generators.sampling import Sampling
+from narrative_jax.runs.painter import Painter, is_lora, open_painter
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import is_lora, open_generator, with_lora_file
+from narrative_jax.runs.trained import with_lora_file
 
 _PER_ROW = 8  # pictures side by side in the PNG
 _SHOWN_SIDE = 160  # pixels that a picture has at least there
-
-
-@dataclass(frozen=True)
-class Painter:
-    """A generator with its weights, ready to draw; `sampling` is what `draw` does unless told otherwise."""
-
-    generator: Generator
-    params: Params
-    sampling: Sampling
-    _drawers: dict = field(default_factory=dict, repr=False)
-
-    def draw(self, prompt: str, portraits: Portraits = (), count: int = 4, seed: int = 0, **sampling) -> np.ndarray:
-        """Pictures u8[count, h, w, 3] of a prompt that names the characters in the order of their portraits.
-
-        A portrait is a picture file, a PIL picture or u8[h, w, 3], of any size. The same seed gives the same noise with
-        every generator. `sampling` sets num_steps, guidance_scale, subject_guidance_scale or sampler. Raises
-        InputError.
-        """
-        return self.draw_scene(own_scene(prompt, portraits), count, seed, **sampling)
-
-    def draw_scene(self, scene: Scene, count: int = 4, seed: int = 0, **sampling) -> np.ndarray:
-        """`draw` of a scene; with a run's seed from the same noise as in its evaluation."""
-        check_count("count", count, minimum=1)
-        slots = self.generator.max_subjects
-        if len(scene.subjects) > slots:
-            raise InputError(f"{len(scene.subjects)} portraits", f"this generator takes {slots}", "give fewer")
-        drawer = self._drawer(count, sampling)
-        jobs = [(scene, candidate_seed(seed, scene.id, place)) for place in range(count)]
-        return np.concatenate(list(drawer.draw(drawer.place(self.params), jobs)))
-
-    def _drawer(self, count, changes):
-        key = count, *sorted(changes.items())
-        if key not in self._drawers:
-            # Not the run's mesh, which this machine need not have; weights are spread, so that large ones fit.
-            mesh = make_mesh({"data": 1, "fsdp": -1})
-            self._drawers[key] = drawer_for(self.generator, self.sampling.changed(**changes), count, mesh)
-        return self._drawers[key]
 
 
 def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) -> Painter:
@@ -84,7 +44,7 @@ def load(run: str | Path = "", entry: str = "", tables: Tables | None = None) ->
     """
     tables = tables or Tables()
     if run:
-        return Painter(*open_generator(run, entry, tables))
+        return open_painter(run, entry, tables)
     if entry and not is_lora(entry):
         remedy = "name the run, too, or give a LoRA file or exported folder"
         raise InputError(f"entry {entry!r}", "it names a train entry of a run", remedy)

@@ -20,8 +20,10 @@ from narrative_jax.models.layers import Linear
 from narrative_jax.models.lora import (
     AdapterOptions,
     adapter_of,
+    adapter_weights,
     append_adapter,
     fingerprint,
+    joined,
     linear_paths,
     read_adapter,
     save_adapter,
@@ -238,6 +240,25 @@ def test_round_trip(base, tmp_path):
         again = stacked(weights, {key: value for key, value in params.items() if adapter_of(key) == name})
         for key, value in again.items():
             np.testing.assert_array_equal(value, params[key])
+
+
+def test_two_adapters_are_one(base):
+    """Of other ranks, alphas and targets: joined they draw what they did one on top of the other."""
+    options = (
+        AdapterOptions(2, 3.0, r"(image_in|single_blocks.*to_[qk])", ("noisy",)),
+        AdapterOptions(1, 0.5, r"single_blocks.*to_[kv]", ("noisy",), 4),
+    )
+    network, params = adapted(base, *map(asdict, options))
+    both = draw(network, params)
+    made_with, whole = joined([(each, adapter_weights(params, f"adapter{i}")) for i, each in enumerate(options)])
+    assert (made_with.rank, made_with.alpha, made_with.segments) == (3, 3.0, ("noisy",))
+    targets = "|".join(each.targets for each in options)
+    network, params = adapted(base, {**asdict(made_with), "targets": targets, "name": "adapter1"})
+    fresh = {key: value for key, value in params.items() if adapter_of(key)}
+    np.testing.assert_allclose(draw(network, params | stacked(whole, fresh)), both, rtol=1e-5, atol=1e-5)
+    assert far(both, draw(NETWORK, base))
+    with pytest.raises(InputError, match="adapters on all and on text tokens: one LoRA acts on the same tokens"):
+        joined([(replace(made_with, segments=kind), whole) for kind in ((), ("text",))])
 
 
 def test_wrong_files(base, tmp_path):

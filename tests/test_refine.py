@@ -136,7 +136,10 @@ def test_people_s_own_pairs_without_an_annotator(tmp_path):
         found.stages = ("collect", "refine", "align")
     pipeline.run(found, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "refine" / "kept.json").read_text()) == ["0", "1", "2"]
-    found.refine.annotator = "raters"
+    found.refine.background = "given"
+    with pytest.raises(InputError, match=r"refine.background 'given': people's own subjects come without masks; take"):
+        pipeline.check(pipeline.completed(found))
+    found.refine.update(background="", annotator="raters")
     with pytest.raises(InputError, match="annotator 'raters': it knows Storybook's own scenes only; take 'server'"):
         pipeline.check(pipeline.completed(found))
 

@@ -1,15 +1,20 @@
 """configs/uper.py whole, at its smallest."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from narrative_jax import launch, pipeline
+from narrative_jax import export, launch, pipeline, sample
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
-from narrative_jax.models.lora import read_adapter
+from narrative_jax.data.backgrounds import GivenMasks, on_white
+from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.generators.flow import TRANSFORMER
+from narrative_jax.models.lora import fingerprint, read_adapter, save_adapter
+from narrative_jax.models.network import below
 
 SMALL = {"weights": "", "size": "storybook"}
 CONFIG = Path(__file__).parents[1] / "configs" / "uper.py"
@@ -48,6 +53,28 @@ def test_each_term_is_told(run):
 def test_the_second_adapter_stands_on_the_first(run):
     first, second = (read_adapter(run / name / "adapter.safetensors") for name in ("sft", "refl"))
     assert (first[0], second[0]) == ("sft", "refl") and first[2] != second[2], "each names the base that it is on"
+
+
+@pytest.mark.slow
+def test_the_file_holds_both_adapters(run, tmp_path):
+    """What is exported draws what the run's last entry does, from the base alone."""
+    large = shutil.copytree(run, tmp_path / "run")
+    for name, before in (("sft", "baseline"), ("refl", "sft")):
+        path = large / name / "adapter.safetensors"
+        _, made_with, _, weights = read_adapter(path)
+        base = fingerprint(below(TRANSFORMER, sample.load(large, before).params))
+        save_adapter(path, {key: value + 0.3 for key, value in weights.items()}, name, made_with, base)
+    export.export(large, "", tmp_path / "lora")
+    examples = storybook_training_set("raw", 16, 4, characters=1).batch(range(16))
+    both = ((each.scene, on_white(each.scene, GivenMasks())) for each in examples)
+    scene, shown = next(pair for pair in both if (np.diff([each.subjects[0].images for each in pair], axis=0)).any())
+
+    def drawn(scene, entry):
+        return np.int32(sample.load(large, str(entry)).draw_scene(scene, 2))
+
+    whole = drawn(scene, "refl")  # subjects as it learned from them
+    assert abs(whole - drawn(shown, tmp_path / "lora")).max() <= 1 < abs(whole - drawn(scene, tmp_path / "lora")).max()
+    assert abs(whole - drawn(scene, "sft")).max() > 1
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -185,6 +185,33 @@ def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
     except (KeyError, TypeError, ValueError) as error:
         rule = f"it is no adapter ({error or type(error).__name__})"
         raise InputError(f"{path}", rule, "train or copy it again") from None
+
+
+def joined(adapters: Sequence[tuple[AdapterOptions, Params]]) -> tuple[AdapterOptions, Params]:
+    """One adapter, by names on disk, that does what these do one on top of the other: ranks add up, alphas go into b.
+
+    A layer that one of them leaves out has zeros for it. Raises InputError where they act on different tokens.
+    """
+    (*_, (last, named)), kinds = adapters, {options.segments for options, _ in adapters}
+    if len(kinds) > 1:
+        told = " and on ".join(", ".join(segments) or "all" for segments in sorted(kinds))
+        rule = "one LoRA acts on the same tokens everywhere"
+        raise InputError(f"adapters on {told} tokens", rule, "train them with the same segments")
+    name, parts = adapter_of(next(iter(named))), []
+    for options, weights in adapters:
+        scales = {"a": 1.0, "b": options.alpha / options.rank}
+        parts.append({_of(key, name): scales[key[-1]] * np.float32(value) for key, value in weights.items()})
+    ranks, whole = [options.rank for options, _ in adapters], {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        axis = 1 if key.endswith(".a") else 0  # that of the rank
+        size = next(part[key].shape[1 - axis] for part in parts if key in part)
+        empty = [np.zeros((rank, size) if axis == 0 else (size, rank), np.float32) for rank in ranks]
+        whole[key] = np.concatenate([part.get(key, none) for part, none in zip(parts, empty, strict=True)], axis)
+    return replace(last, rank=sum(ranks), alpha=float(sum(ranks))), whole
+
+
+def _of(key, name):
+    return re.sub(r"\.adapters\.[^.]+\.", f".adapters.{name}.", key)
 
 
 def fingerprint(params: Params) -> str:

@@ -1,7 +1,7 @@
 """The examples that an entry left to learn from: pairs that refinement kept, or preferred pictures."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,26 +59,52 @@ def check_leaves(context: Context, source: str, kind: str) -> None:
         raise InputError(given, rule, "name one that screens, collects preferences, or refines")
 
 
-def background_of(context: Context) -> Masks | None:
-    """How the context's refine entry removes backgrounds, None where it does not. Raises InputError."""
+def background_of(context: Context, own: bool = False) -> Masks | None:
+    """How the context's refine entry removes backgrounds, None where it does not.
+
+    Raises InputError, also where it would take the masks of people's `own` subjects, which come without.
+    """
     name = context.entry.get("background", GIVEN)
     if not name:
         return None
     check_name("background", name, BACKGROUNDS)
+    if own and name == GIVEN:
+        rule = "people's own subjects come without masks"
+        raise InputError(f"{context.name}.background {GIVEN!r}", rule, "take 'isnet', which finds them, or ''")
     return parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")
 
 
-def as_trained(context: Context, name: str, scenes: Sequence[Scene]) -> Sequence[Scene]:
-    """The scenes as what the train entry learned from showed them: refined if it was, or what it came after."""
+def as_trained(context: Context, names: Iterable[str], scenes: Sequence[Scene]) -> dict[str, Sequence[Scene]]:
+    """For each of these train entries the scenes as what it learned from showed them: refined if that was, or what it
+    came after. Raises InputError as the background does.
+    """
+    shown = {"": scenes}
+    for source in {_refined_by(context, name) for name in names} - {""}:
+        by = background_of(context.of(source))
+        shown[source] = [on_white(scene, by) for scene in scenes] if by else scenes
+    return {name: shown[_refined_by(context, name)] for name in names}
+
+
+def background_trained_on(context: Context, name: str) -> Masks | None:
+    """How backgrounds of the subjects that the train entry learned from were removed, None where they were not."""
+    source = _refined_by(context, name)
+    return background_of(context.of(source)) if source else None
+
+
+def check_own_shown(context: Context, names: Iterable[str]) -> None:
+    """Raise InputError unless people's own subjects can be shown as these train entries' were."""
+    for source in {_refined_by(context, name) for name in names} - {""}:
+        background_of(context.of(source), own=True)
+
+
+def _refined_by(context, name):
+    """The refine entry that the train entry learned from, or what it came after; "" where there is none."""
     entry = context.config[name]
     for source in (entry.get("source", ""), entry.get("after", "")):
-        section = context.config.get(source, {}) if source else {}
-        if section.get("stage", "") == REFINE:
-            by = background_of(context.of(source))
-            return [on_white(scene, by) for scene in scenes] if by else scenes
-        if section.get("stage", "") == "train":
-            return as_trained(context, source, scenes)
-    return scenes
+        stage = context.config[source].get("stage", "") if source else ""
+        if stage in (REFINE, "train"):
+            return source if stage == REFINE else _refined_by(context, source)
+    return ""
 
 
 def open_examples(context: Context, name: str) -> tuple[Pictures, Sequence[str]]:

@@ -8,16 +8,12 @@ from typing import Any
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.sampling import Sampling
 from narrative_jax.models.checkpoints import load_weights, save_weights
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
-from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, read_config, was_trained
-from narrative_jax.runs.generator import GENERATOR, base_generator, sampling_of
-from narrative_jax.runs.tables import Tables
-
-BASELINE = "baseline"  # the generator that a run began with
+from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, was_trained
+from narrative_jax.runs.generator import GENERATOR, base_generator
 
 
 def trained_generator(context: Context, entry: str) -> tuple[Generator, Params]:
@@ -38,6 +34,12 @@ def with_trained(context: Context, entry: str, generator: Generator, params: Par
 def beginning(context: Context) -> tuple[Generator, Params]:
     """The generator as the context's train entry finds it: as the entry that it comes `after` left it."""
     return _begun_with(context, context.name, *base_generator(context))
+
+
+def standing_on(config: Mapping[str, Any], entry: str) -> list[str]:
+    """The train entries that the entry comes after, the first one first, and itself."""
+    before = config[entry].get("after", "")
+    return [*(standing_on(config, before) if before else ()), entry]
 
 
 def check_after(context: Context) -> None:
@@ -65,31 +67,6 @@ def with_lora_file(path: Path, generator: Generator, params: Params) -> tuple[Ge
     part = generator.denoiser
     name, options, base, weights = read_lora(path, below(part, params), generator.names[part], part)
     return _stacked(path, generator, params, name, options, base, under(part, weights))
-
-
-def is_lora(entry: str) -> bool:
-    """Whether this is the path of a LoRA file or of a folder, not a name."""
-    return bool(Path(entry).suffix) or Path(entry).is_dir()
-
-
-def open_generator(run: str | Path, entry: str, tables: Tables | None = None) -> tuple[Generator, Params, Sampling]:
-    """The generator of a run directory as its train entry `entry` left it ("": the last), and how the run drew.
-
-    Entry "baseline" is what the run began with; one that `is_lora`, unless the run has it by that name, goes on top of
-    that. Raises InputError where there is no such run or entry, or it has not finished.
-    """
-    config = read_config(run)
-    entries = [BASELINE, *train_entries(config)]
-    entry = entry or entries[-1]
-    if entry not in entries and is_lora(entry):
-        generator, params, sampling = open_generator(run, BASELINE, tables)
-        return *with_lora_file(Path(entry), generator, params), sampling
-    check_name("entry", entry, entries)
-    context = Context(config, entry, Path(run), tables=tables or Tables())
-    if entry == BASELINE:
-        return *base_generator(context), sampling_of(context)
-    check_trained(context, f"take entry {BASELINE!r}")
-    return *trained_generator(context, entry), sampling_of(context)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.rewards.oracle import WORLD_VERSION, Presence, judge_true_pictures, kinds_of_scenes
 from narrative_jax.runs.arms import Arms
 from narrative_jax.runs.directory import Context, was_trained
-from narrative_jax.runs.examples import as_trained
+from narrative_jax.runs.examples import as_trained, check_own_shown
 from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of
 from narrative_jax.runs.scenes import characters_of, check_scenes, collected_scenes, some_scenes
@@ -67,6 +67,8 @@ def check(context: Context, options: Options) -> None:
     check_count("best_of", options.best_of)
     for name in options.trained:
         check_name("train entry of the generator", name, train_entries(context.config))
+    if _are_own(context, options):
+        check_own_shown(context, options.trained)
     for scale in options.guidance_scales:
         sampling_of(context, guidance_scale=scale)
     _check_controls(context, options)
@@ -114,8 +116,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
         write_records(context.folder / "scenes", scenes)
     drawn = Arms(context, options.per_scene, gold=not _are_own(context, options))
     arms = {"baseline": drawn.arm("baseline", scenes, generator, base)}
-    for name in filter(lambda name: was_trained(context.path(name)), options.trained):
-        shown = as_trained(context, name, scenes)
+    trained = [name for name in options.trained if was_trained(context.path(name))]
+    for name, shown in as_trained(context, trained, scenes).items():
         arms[name] = drawn.arm(name, shown, *with_trained(context, name, generator, base))
     chosen = {}
     if options.best_of:

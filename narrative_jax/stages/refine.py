@@ -53,7 +53,7 @@ def check(context: Context, options: Options) -> None:
     if options.source:
         check_name("source of pairs", options.source, _collect_entries(context))
         check_collected(context, options.source, preset_of(context).image_size)
-    background_of(context)
+    background_of(context, own=bool(options.source))
     if options.annotator:
         annotator = _annotator(context, options)
         if annotator.needs_facts and options.source:

@@ -26,7 +26,7 @@ from narrative_jax.core.markdown import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, FlowPreset
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.runs.trained import open_generator
+from narrative_jax.runs.painter import open_painter
 from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, seconds_a_picture
 from narrative_jax.study.generator_card import figures
@@ -70,9 +70,10 @@ def train(name: str, minutes: float, workdir: Path) -> dict[str, float]:
     seconds = _step_seconds(variant, folder / "measured", tables)
     config = _config(variant, max(MEASURED_STEPS, round(60 * minutes / seconds)))
     pipeline.run(config, folder / "run", tables=tables)
-    generator, params, sampling = open_generator(folder / "run", "pretrain", tables)
-    scenes, picture = storybook_scenes("tune", SCENES), seconds_a_picture(variant.preset, sampling)
-    judgement = judge_images(draw(generator, params, scenes, 1, sampling)[:, 0], scenes)
+    painter, scenes = open_painter(folder / "run", "pretrain", tables), storybook_scenes("tune", SCENES)
+    picture = seconds_a_picture(variant.preset, painter.sampling)
+    images = draw(painter.generator, painter.params, scenes, 1, painter.sampling)[:, 0]
+    judgement = judge_images(images, scenes)
     taken = {"steps": config.pretrain.total_steps, "s a step": seconds, "s a picture": picture}
     return taken | figures(judgement, scenes)
 

@@ -42,7 +42,7 @@ class Samples:
     def _ready(self):
         config = self.context.config
         scenes, _ = some_scenes(config, "tune", _SCENES, 0, self.generator.max_subjects)
-        scenes = as_trained(self.context, self.context.name, scenes)
+        scenes = as_trained(self.context, [self.context.name], scenes)[self.context.name]
         jobs = [
             (scene, candidate_seed(config.seed, scene.id, place)) for scene in scenes for place in range(_PER_SCENE)
         ]
