@@ -2,11 +2,11 @@
 
     python -m narrative_jax.launch --config=configs/adpo.py
 
-Candidates of 1,024 train scenes, scored by three raters, read in deviations of pictures of 256 other scenes, screened
-by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a), judged by the oracle on 256 test
-scenes. Raters see the oracle's findings: feedback is privileged. `:proxies` asks no rater here: CLIP's cosine, an
-identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them the head
-was trained on raters.
+Four candidates of each of 512 train scenes, scored by three raters, read in deviations of pictures of 256 other
+scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a), judged by the oracle
+on 256 test scenes. Raters see the oracle's findings: feedback is privileged. `:proxies` asks no rater here: CLIP's
+cosine, an identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them
+the head was trained on raters.
 `:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal compute, DPO on shuffled
 labels, on pairs by presence alone, and on as many pairs by each rule at one β, each compared with ADPO of its seed;
 best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:flux` aligns FLUX.1-dev
@@ -34,11 +34,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.report = True
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.generator = {"preset": "storybook", "weights": "", "text": ""}
-    config.sampling = {"num_steps": 8, "sampler": "euler", "guidance_scale": 2.5, "batch_size": 64}
+    config.sampling = {
+        "num_steps": 8,
+        "sampler": "euler",
+        "guidance_scale": 3.0,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
+        "subject_guidance_scale": 1.0,
+        "batch_size": 64,
+    }
 
     config.stages = ("reference", "calibrate", "generate", "score", "screen", "align", "evaluate")
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
-    config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
+    config.generate = {"stage": "generate", "split": "train", "scenes": 512, "scene_seed": 1, "per_scene": 4}
     config.score = {"stage": "score", "source": "generate", "reward": "", "raters": {"seeds": (0, 1, 2)}}
     if variant in ("proxies", "flux"):
         config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
@@ -158,7 +164,7 @@ def _add_controls(config):
     config.update(arms)
     del config.align
     config.stages = (*config.stages[:4], "present", "screen", *screens, *arms, "evaluate")
-    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(1.5, 2.0, 3.0), compare=pairs)
+    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(2.0, 4.0, 5.0), compare=pairs)
     config.evaluate.controls = ("copying", "presence")
 
 

@@ -22,10 +22,10 @@ from narrative_jax.models.lora_files import save_lora
 from narrative_jax.models.network import below
 from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
-from narrative_jax.runs.directory import ADAPTER, WEIGHTS, Context, read_config
+from narrative_jax.runs.directory import ADAPTER, Context, read_config
 from narrative_jax.runs.generator import adapter_shapes, generator_options, preset_of
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import check_trained, standing_on, train_entries
+from narrative_jax.runs.trained import check_trained, generator_entries, standing_on, training_of
 
 CARD = "README.md"
 APACHE = "Apache-2.0"
@@ -47,7 +47,7 @@ def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | Non
     Returns what the files cannot say, "" where nothing is lost. Raises InputError.
     """
     config = read_config(run)
-    entries = train_entries(config)
+    entries = generator_entries(config)
     if not entries:
         raise InputError(f"run {run}", "it trains no generator", "name one that does, e.g. runs/adpo")
     entry = entry or entries[-1]
@@ -56,7 +56,7 @@ def export(run: str | Path, entry: str, folder: str | Path, tables: Tables | Non
     check_trained(context, "name an entry that was trained")
     if not (context.folder / ADAPTER).exists():
         rule = "it trained all weights and left no adapter"
-        raise InputError(f"entry {entry!r} of {run}", rule, f"take its {WEIGHTS}, in diffusers' names already")
+        raise InputError(f"entry {entry!r} of {run}", rule, "take its weights, in diffusers' names already")
     preset = preset_of(context)
     base, options, weights, below_it = _whole(context, preset)
     generator, _ = preset.abstract()
@@ -112,7 +112,9 @@ class _Card:
 
     def text(self, options: AdapterOptions, layers: int, notes: Sequence[str]) -> str:
         """The card, in Markdown."""
-        config = self.run.config[self.entry]
+        config = self.run.config[training_of(self.run.config, self.entry)]
+        numbers = self.run.manifests.get(self.entry, {"summary": {}})["summary"]
+        steps = round(numbers.get("step", config["total_steps"]))  # of one that was chosen, up to there
         hyper = "".join(f", {key} {value}" for key, value in config.get("hyper", {}).items())
         return (
             f"""---
@@ -129,7 +131,7 @@ A LoRA adapter of rank {options.rank} and alpha {options.alpha:g} on {layers} li
 | --- | --- |
 | base | {self.base_name}; hash {self.base} |
 | licence of the base | {self.licence} |
-| trained by | {config["algorithm"]}{hyper}; {config["total_steps"]} steps of {config["batch_size"]} |
+| trained by | {config["algorithm"]}{hyper}; {steps} steps of {config["batch_size"]} |
 | data | {_data(self.run, self.entry)} |
 | reward | {_reward(self.run, self.entry)} |
 
@@ -174,6 +176,9 @@ def _data(run, entry):
 
 
 def _reward(run, entry):
+    training = run.config[training_of(run.config, entry)]
+    if training.get("reward", ""):
+        return f"{training['reward']}, whose gradient it follows"
     score = _sources(run, entry).get("score")
     if score is None:
         return "none"

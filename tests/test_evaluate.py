@@ -12,7 +12,6 @@ from narrative_jax import pipeline
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_uint8
-from narrative_jax.core.records import Candidate
 from narrative_jax.runs import arms
 from narrative_jax.stages import evaluate
 from narrative_jax.statistics import paired_bootstrap
@@ -154,11 +153,8 @@ def test_the_controls_of_the_oracle(tmp_path, monkeypatch):
 
     def draw(context, name, generator, params, scenes, per_scene, changes):
         shown = [(place == per_scene - 1) != (name == "baseline") for place in range(per_scene)]
-        return [
-            Candidate(f"{scene.id}/{place}", scene.id, (true if there else empty)[row], 0, name)
-            for row, scene in enumerate(scenes)
-            for place, there in enumerate(shown)
-        ]
+        ids = np.array([[f"{scene.id}/{place}" for place in range(per_scene)] for scene in scenes], object)
+        return np.stack([true if there else empty for there in shown], 1), ids
 
     monkeypatch.setattr(evaluate, "base_generator", lambda context: (SimpleNamespace(max_subjects=2), {}))
     monkeypatch.setattr(arms, "draw_arm", draw)
@@ -183,7 +179,7 @@ def test_a_run_says_how_far_one_arm_is_over_another(tmp_path, monkeypatch):
     def draw(context, name, generator, params, scenes, per_scene, changes):
         assert per_scene == 1 and not changes
         pictures = to_uint8(true + (0.1 if name == "align" else 0.9) * (noise - true))
-        return [Candidate(s.id, s.id, picture, 0, name) for s, picture in zip(scenes, pictures, strict=True)]
+        return pictures[:, None], np.array([[scene.id] for scene in scenes], object)
 
     monkeypatch.setattr(evaluate, "base_generator", lambda context: (SimpleNamespace(max_subjects=2), {}))
     monkeypatch.setattr(evaluate, "was_trained", lambda folder: folder.name == "align")

@@ -10,12 +10,15 @@ import pytest
 from narrative_jax import export, launch, pipeline, sample
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.records import Candidate
 from narrative_jax.data.backgrounds import GivenMasks, on_white
-from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.data.datasets import open_records
+from narrative_jax.data.sources import storybook_scenes, storybook_training_set
 from narrative_jax.generators.flow import TRANSFORMER
 from narrative_jax.models.lora import fingerprint, read_adapter, save_adapter
 from narrative_jax.models.network import below
 
+SUBJECT = {"encoder": "iresnet", "weights": "", "size": "storybook", "side": 40, "max_subjects": 1}
 SMALL = {"weights": "", "size": "storybook"}
 CONFIG = Path(__file__).parents[1] / "configs" / "uper.py"
 
@@ -31,10 +34,10 @@ def run(tmp_path_factory, tiny_weights):
 @pytest.mark.slow
 def test_each_entry_is_done(run):
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["refine/pairs"] == 24 and summary["sft/step"] == summary["refl/step"] == 2
-    assert {f"compile/{name}": summary[f"compile/{name}"] for name in ("sft", "refl")} == {
+    assert summary["refine/pairs"] == 24 and summary["sft/step"] == summary["follow/step"] == summary["refl/step"] == 2
+    assert {f"compile/{name}": summary[f"compile/{name}"] for name in ("sft", "follow")} == {
         "compile/sft": 1,
-        "compile/refl": 1,
+        "compile/follow": 1,
     }
     assert {"gold/identity_consistency/aligned", "gold/sft/identity_consistency/aligned"} <= summary.keys()
     assert "gold/refl_over_sft/mean_of_aspects/diff" in summary
@@ -42,7 +45,7 @@ def test_each_entry_is_done(run):
 
 @pytest.mark.slow
 def test_each_term_is_told(run):
-    rows = [json.loads(line) for line in (run / "refl" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "follow" / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         for name in ("by_text", "by_looks", "by_subject"):
             assert np.isfinite(row[f"reward/{name}"]) and row[f"pull/{name}"] > 0
@@ -52,16 +55,32 @@ def test_each_term_is_told(run):
 @pytest.mark.slow
 def test_the_second_adapter_stands_on_the_first(run):
     first, second = (read_adapter(run / name / "adapter.safetensors") for name in ("sft", "refl"))
-    assert (first[0], second[0]) == ("sft", "refl") and first[2] != second[2], "each names the base that it is on"
+    assert (first[0], second[0]) == ("sft", "follow") and first[2] != second[2], "each names the base that it is on"
+
+
+@pytest.mark.slow
+def test_the_step_is_chosen_by_another_encoder(run):
+    """Step 0 is the training's beginning, drawn alike; what is chosen is what was kept."""
+    found = json.loads((run / "refl" / "results.json").read_text())
+    assert found["chosen"] == 2 and found["steps"].keys() == {"0", "2"} and len(found["scenes"]) == 4
+    assert found["columns"]["reward"] == ["identity_dinov2_storybook"] and len(found["columns"]["gold"]) == 3
+    kept, chosen = run / "follow" / "samples" / "step-000002.safetensors", run / "refl" / "adapter.safetensors"
+    assert kept.read_bytes() == chosen.read_bytes()
+    (*_, last), (*_, weights) = read_adapter(run / "follow" / "adapter.safetensors"), read_adapter(chosen)
+    assert all(np.array_equal(last[key], weights[key]) for key in last.keys() | weights.keys())
+    scenes = [on_white(scene, GivenMasks()) for scene in storybook_scenes("tune", 4, characters=1)]
+    painter, drawn = sample.load(run, "sft"), open_records(run / "refl" / "step_0" / "candidates", Candidate)
+    for scene, candidate in zip(scenes, drawn, strict=True):
+        np.testing.assert_allclose(painter.draw_scene(scene, 1)[0].astype(int), candidate.image, atol=1)
 
 
 @pytest.mark.slow
 def test_the_file_holds_both_adapters(run, tmp_path):
     """What is exported draws what the run's last entry does, from the base alone."""
     large = shutil.copytree(run, tmp_path / "run")
-    for name, before in (("sft", "baseline"), ("refl", "sft")):
-        path = large / name / "adapter.safetensors"
-        _, made_with, _, weights = read_adapter(path)
+    for entry, before in (("sft", "baseline"), ("refl", "sft")):
+        path = large / entry / "adapter.safetensors"
+        name, made_with, _, weights = read_adapter(path)
         base = fingerprint(below(TRANSFORMER, sample.load(large, before).params))
         save_adapter(path, {key: value + 0.3 for key, value in weights.items()}, name, made_with, base)
     export.export(large, "", tmp_path / "lora")
@@ -80,13 +99,24 @@ def test_the_file_holds_both_adapters(run, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "changes", "message"),
     [
-        ("refl", {"after": "reference"}, "unknown entry that refl comes after 'reference'"),
-        ("sft", {"after": "refl"}, "'sft'|'refl'"),
-        ("refl", {"source": "reference"}, "source 'reference': that entry makes neither preferences nor examples"),
-        ("refl", {"reward": ""}, "refl.reward '': refl has one in its loss"),
-        ("refl", {"reward": "raters"}, "reward 'raters' in a loss"),
+        ("follow", {"after": "reference"}, "unknown entry that follow comes after 'reference'"),
         (
             "refl",
+            {"identity": SUBJECT},
+            "refl.reward 'identity': follow followed it, and what is followed says nothing",
+        ),
+        (
+            "follow",
+            {"keep_adapters": False},
+            "refl.source 'follow': it keeps no adapters to choose",
+        ),
+        ("follow", {"sample_every": 0}, "keep_adapters: an adapter is kept each sample_every steps"),
+        ("sft", {"after": "follow"}, "'sft'|'follow'"),
+        ("follow", {"source": "reference"}, "source 'reference': that entry makes neither preferences nor examples"),
+        ("follow", {"reward": ""}, "follow.reward '': refl has one in its loss"),
+        ("follow", {"reward": "raters"}, "reward 'raters' in a loss"),
+        (
+            "follow",
             {"reward": "clip_cosine", "clip_cosine": SMALL},
             "reward 'clip.*set it to 'raw'",
         ),

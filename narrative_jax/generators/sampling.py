@@ -40,8 +40,8 @@ class Sampling:
 
     num_steps: int = 8
     sampler: str = "euler"
-    guidance_scale: float = 2.5
-    subject_guidance_scale: float | None = None
+    guidance_scale: float = 3.0
+    subject_guidance_scale: float | None = 1.0
     batch_size: int = 64
 
     def __post_init__(self):

@@ -187,6 +187,12 @@ def read_adapter(path: str | Path) -> tuple[str, AdapterOptions, str, Params]:
         raise InputError(f"{path}", rule, "train or copy it again") from None
 
 
+def without_effect(params: Params, name: str) -> Params:
+    """All weights, with adapter `name` as it was before its training: b is 0."""
+    fresh = {key for key in params if adapter_of(key) == name and key.endswith(".b")}
+    return {key: np.zeros_like(value) if key in fresh else value for key, value in params.items()}
+
+
 def joined(adapters: Sequence[tuple[AdapterOptions, Params]]) -> tuple[AdapterOptions, Params]:
     """One adapter, by names on disk, that does what these do one on top of the other: ranks add up, alphas go into b.
 

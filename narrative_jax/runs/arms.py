@@ -48,7 +48,7 @@ class Arms:
     ) -> Judged:
         """The arm `name`, drawn as the config says unless `per_scene` or the guidance `scale` says otherwise."""
         images, ids = self._pictures(name, scenes, generator, params, per_scene or self.per_scene, scale)
-        return self._judged(images, scenes, ids)
+        return self.judged(images, scenes, ids)
 
     def best_of(
         self, n: int, scenes: Sequence[Scene], generator: Generator, params: Params, reward: HostReward | None = None
@@ -62,7 +62,7 @@ class Arms:
         scores = self._scores(reward or self.reward, images.reshape(-1, *images.shape[2:]), repeated, ids)
         scores = standardise(scores, scores.mean(0), scores.std(0)).mean(1).reshape(len(scenes), n)
         best = np.arange(len(scenes)), scores.argmax(1)
-        return self._judged(images[best][:, None], scenes, ids[best][:, None])
+        return self.judged(images[best][:, None], scenes, ids[best][:, None])
 
     def best_scale(
         self, scales: Sequence[float], scenes: Sequence[Scene], generator: Generator, params: Params
@@ -77,12 +77,10 @@ class Arms:
     def _pictures(self, name, scenes, generator, params, per_scene, scale=None):
         """u8[scenes, per_scene, h, w, 3], drawn unless an earlier run did, and their ids [scenes, per_scene]."""
         sampling = {} if scale is None else {"guidance_scale": scale}
-        records = draw_arm(self.context, name, generator, params, scenes, per_scene, sampling)
-        images = np.stack([record.image for record in records])
-        ids = np.array([record.id for record in records], object).reshape(len(scenes), per_scene)
-        return images.reshape(*ids.shape, *images.shape[1:]), ids
+        return draw_arm(self.context, name, generator, params, scenes, per_scene, sampling)
 
-    def _judged(self, images, scenes, ids):
+    def judged(self, images: np.ndarray, scenes: Sequence[Scene], ids: np.ndarray) -> Judged:
+        """What is found in pictures u8[scenes, k, h, w, 3] with these ids [scenes, k]."""
         n, per_scene = images.shape[:2]
         flat, repeated = images.reshape(-1, *images.shape[2:]), [scene for scene in scenes for _ in range(per_scene)]
         if self.gold:

@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
@@ -30,6 +32,11 @@ def pictures_entry(context: Context, name: str) -> str:
 def open_candidates(context: Context, name: str) -> Records:
     """The candidates that an entry left. Raises InputError."""
     return open_records(context.path(name) / "candidates", Candidate)
+
+
+def drawer_of(context: Context, generator: Generator, **changes: Any) -> Drawer:
+    """What draws over the config's mesh, as the config says but for `changes`. Raises InputError."""
+    return Drawer(generator, sampling_of(context, **changes), make_mesh(context.config.mesh))
 
 
 def draw_candidates(
@@ -63,6 +70,14 @@ def draw_candidates(
     leave_records(context, folder, "candidates", Candidate, jobs, draw, size, title, together=True)
 
 
+def open_drawn(folder: Path, per_scene: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `draw_candidates` left there: pictures u8[scenes, per_scene, h, w, 3] and their ids [scenes, per_scene]."""
+    records = list(open_records(folder / "candidates", Candidate))
+    images = np.stack([record.image for record in records])
+    ids = np.array([record.id for record in records], object).reshape(-1, per_scene)
+    return images.reshape(*ids.shape, *images.shape[1:]), ids
+
+
 def draw_arm(
     context: Context,
     name: str,
@@ -71,13 +86,13 @@ def draw_arm(
     scenes: Sequence[Scene],
     per_scene: int,
     changes: Mapping[str, Any],
-) -> list[Candidate]:
-    """The candidates of the arm `name` of the context's entry, drawn as the config says but for `changes`, unless an
-    earlier run drew them. Raises as `draw_candidates`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and ids, as `open_drawn` has them, of the arm `name` of the context's entry, drawn as the config says
+    but for `changes`, unless an earlier run drew them. Raises as `draw_candidates`.
     """
-    drawer = Drawer(generator, sampling_of(context, **changes), make_mesh(context.config.mesh))
+    drawer = drawer_of(context, generator, **changes)
     draw_candidates(context, context.folder / name, drawer, params, scenes, per_scene, name)
-    return list(open_records(context.folder / name / "candidates", Candidate))
+    return open_drawn(context.folder / name, per_scene)
 
 
 def check_collected(context: Context, name: str, least: int) -> None:

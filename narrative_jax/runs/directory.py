@@ -18,6 +18,7 @@ HASHES = ".hashes.json"  # of files that were read, so that they need not be rea
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
 INPUTS = "inputs.json"  # of an entry: what it is made from, written when it begins
 ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish
+SAMPLES = "samples"  # of a train entry, a folder: how far it was after some steps
 ADAPTER = "adapter.safetensors"  # what a train entry leaves, this or `WEIGHTS`
 
 

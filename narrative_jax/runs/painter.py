@@ -17,7 +17,7 @@ from narrative_jax.runs.directory import Context, read_config
 from narrative_jax.runs.examples import background_trained_on
 from narrative_jax.runs.generator import base_generator, sampling_of
 from narrative_jax.runs.tables import Tables
-from narrative_jax.runs.trained import check_trained, train_entries, trained_generator, with_lora_file
+from narrative_jax.runs.trained import check_trained, generator_entries, trained_generator, with_lora_file
 
 BASELINE = "baseline"  # the generator that a run began with
 
@@ -79,7 +79,7 @@ def open_painter(run: str | Path, entry: str, tables: Tables | None = None) -> P
     that. Raises InputError where there is no such run or entry, or it has not finished.
     """
     config = read_config(run)
-    entries = [BASELINE, *train_entries(config)]
+    entries = [BASELINE, *generator_entries(config)]
     entry = entry or entries[-1]
     if entry not in entries and is_lora(entry):
         base = open_painter(run, BASELINE, tables)

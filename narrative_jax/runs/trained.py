@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.mesh import gathered
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.models.checkpoints import load_weights, save_weights
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
-from narrative_jax.runs.directory import ADAPTER, MANIFEST, WEIGHTS, Context, was_trained
+from narrative_jax.runs.directory import ADAPTER, MANIFEST, SAMPLES, WEIGHTS, Context, was_trained
 from narrative_jax.runs.generator import GENERATOR, base_generator
+
+CHOOSE = "choose"  # the stage that takes one of the adapters that a train entry kept
+_KEPT = "step-"
 
 
 def trained_generator(context: Context, entry: str) -> tuple[Generator, Params]:
@@ -38,20 +42,26 @@ def beginning(context: Context) -> tuple[Generator, Params]:
 
 def standing_on(config: Mapping[str, Any], entry: str) -> list[str]:
     """The train entries that the entry comes after, the first one first, and itself."""
-    before = config[entry].get("after", "")
+    before = config[training_of(config, entry)].get("after", "")
     return [*(standing_on(config, before) if before else ()), entry]
+
+
+def training_of(config: Mapping[str, Any], entry: str) -> str:
+    """The train entry whose adapter or weights an entry left: itself, or the one that it chose from."""
+    return config[entry]["source"] if config[entry]["stage"] == CHOOSE else entry
 
 
 def check_after(context: Context) -> None:
     """Raise InputError unless what the context's entry comes `after` trains the generator."""
     if before := context.entry.get("after", ""):
-        names = train_entries(context.config)
+        names = generator_entries(context.config)
         check_name(f"entry that {context.name} comes after", before, names[: names.index(context.name)])
 
 
 def _begun_with(context, entry, generator, params):
-    before = context.config[entry].get("after", "")
-    return with_trained(context, before, generator, params) if before else (generator, params)
+    for before in standing_on(context.config, entry)[-2:-1]:
+        return with_trained(context, before, generator, params)
+    return generator, params
 
 
 def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
@@ -88,11 +98,24 @@ class Saver:
 
     def save(self, params: Params) -> None:
         """Write what was trained. Raises InputError where the disk refuses."""
-        folder, name, part = self.context.folder, self.context.name, self.generator.denoiser
+        folder, part = self.context.folder, self.generator.denoiser
         if self.adapter:
-            save_adapter(folder / ADAPTER, params, name, self.adapter, self.base)
+            save_adapter(folder / ADAPTER, params, self.context.name, self.adapter, self.base)
         else:
             save_weights(folder / WEIGHTS, below(part, params), self.generator.names[part])
+
+    def keep(self, step: int, params: Params) -> None:
+        """Write the adapter after a step, for `kept_adapters`, wherever it lies. Raises InputError."""
+        params = {name: gathered(value) for name, value in params.items()}
+        if self.context.writes:
+            path = self.context.folder / SAMPLES / f"{_KEPT}{step:06d}.safetensors"
+            save_adapter(path, params, self.context.name, self.adapter, self.base)
+
+
+def kept_adapters(folder: Path) -> dict[int, Path]:
+    """The adapters that a train entry kept on its way in its folder, by step, in order."""
+    paths = sorted((folder / SAMPLES).glob(f"{_KEPT}*.safetensors"))
+    return {int(path.stem.removeprefix(_KEPT)): path for path in paths}
 
 
 def train_entries(config: Mapping[str, Any]) -> list[str]:
@@ -102,6 +125,12 @@ def train_entries(config: Mapping[str, Any]) -> list[str]:
         for name in config["stages"]
         if config[name]["stage"] == "train" and config[name].get("trains", GENERATOR) == GENERATOR
     ]
+
+
+def generator_entries(config: Mapping[str, Any]) -> list[str]:
+    """The entries that leave a generator, in order: those that train it, and those that choose among what one kept."""
+    trained = train_entries(config)
+    return [name for name in config["stages"] if name in trained or config[name]["stage"] == CHOOSE]
 
 
 def check_trained(context: Context, otherwise: str) -> None:

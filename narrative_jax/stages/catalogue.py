@@ -1,10 +1,23 @@
 """Stages by name."""
 
-from narrative_jax.stages import accuracy, collect, evaluate, generate, refine, retrieve, score, screen, tabulate, train
+from narrative_jax.stages import (
+    accuracy,
+    choose,
+    collect,
+    evaluate,
+    generate,
+    refine,
+    retrieve,
+    score,
+    screen,
+    tabulate,
+    train,
+)
 from narrative_jax.stages.base import Stage
 
 STAGES: dict[str, Stage] = {
     "accuracy": accuracy,
+    "choose": choose,
     "collect": collect,
     "refine": refine,
     "generate": generate,

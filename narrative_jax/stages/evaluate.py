@@ -23,7 +23,7 @@ from narrative_jax.runs.examples import as_trained, check_own_shown
 from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of
 from narrative_jax.runs.scenes import characters_of, check_scenes, collected_scenes, some_scenes
-from narrative_jax.runs.trained import train_entries, with_trained
+from narrative_jax.runs.trained import generator_entries, with_trained
 from narrative_jax.statistics.comparison import Judged, between, compare
 
 INPUTS = ("source", "trained", "reward_from", "ensemble")
@@ -66,7 +66,7 @@ def check(context: Context, options: Options) -> None:
     check_count("per_scene", options.per_scene, minimum=1)
     check_count("best_of", options.best_of)
     for name in options.trained:
-        check_name("train entry of the generator", name, train_entries(context.config))
+        check_name("train entry of the generator", name, generator_entries(context.config))
     if _are_own(context, options):
         check_own_shown(context, options.trained)
     for scale in options.guidance_scales:

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 from narrative_jax.core.errors import check_count
 from narrative_jax.core.files import write_json
-from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.datasets import write_records
-from narrative_jax.generators.sampling import Drawer
-from narrative_jax.runs.candidates import draw_candidates
+from narrative_jax.runs.candidates import draw_candidates, drawer_of
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
+from narrative_jax.runs.generator import base_generator, check_generator
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 
@@ -46,7 +44,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     if context.writes:
         write_json(context.folder / "notices.json", notices)
         write_records(context.folder / "scenes", scenes)
-    drawer = Drawer(generator, sampling_of(context), make_mesh(context.config.mesh))
+    drawer = drawer_of(context, generator)
     draw_candidates(context, context.folder, drawer, params, scenes, options.per_scene, "baseline")
     counts = {kind: len(found) for kind, found in notices.items()}
     return {"scenes": len(scenes), "candidates": len(scenes) * options.per_scene, **counts}

@@ -25,7 +25,8 @@ from narrative_jax.trainees.samples import Samples
 class GeneratorOptions:
     """With an `adapter` that alone is trained. `reward`, for algorithms with one in their loss, and its section.
 
-    It comes `after` another train entry, on top of what that left, or "" first.
+    It comes `after` another train entry, on top of what that left, or "" first. With `keep_adapters` the adapter is
+    kept whenever pictures show how far it is, each `sample_every` steps, for an entry that chooses among them.
     """
 
     adapter: AdapterOptions | None = None
@@ -34,8 +35,12 @@ class GeneratorOptions:
     reward: str = ""
     reward_from: str = ""
     sample_every: int = 0
+    keep_adapters: bool = False
 
     def __post_init__(self):
+        if self.keep_adapters and not (self.adapter and self.sample_every):
+            rule = "an adapter is kept each sample_every steps"
+            raise InputError("keep_adapters", rule, "set adapter and sample_every, or leave it out")
         if self.after and not self.adapter:
             rule = "all of the generator is trained, and what comes before it is an adapter or other weights"
             raise InputError(f"after {self.after!r}", rule, "train an adapter there")
@@ -146,6 +151,8 @@ class GeneratorTrainee:
         """See `base.Trainee`; a grid of pictures of a few tune scenes."""
         weights = {**self.frozen, **self.encoding, **params}
         self._samples.draw(step, {name: weights[name] for name in self.policy.axes})  # without a reward's
+        if self.options.keep_adapters:
+            self.saver.keep(step, params)
 
     def save(self, params: Params) -> None:
         """See `base.Trainee`; in published names, and an adapter with the hash of what it was trained on."""

@@ -10,7 +10,7 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import candidate_seed, drawer_for
-from narrative_jax.runs.directory import Context
+from narrative_jax.runs.directory import SAMPLES, Context
 from narrative_jax.runs.examples import as_trained
 from narrative_jax.runs.generator import sampling_of
 from narrative_jax.runs.scenes import some_scenes
@@ -35,8 +35,8 @@ class Samples:
             portraits += list(blank) * (self.generator.max_subjects - len(portraits))
             rows.append([*portraits, *pictures[_PER_SCENE * row : _PER_SCENE * (row + 1)]])
         if self.context.writes:
-            (self.context.folder / "samples").mkdir(exist_ok=True)
-            write_bytes(self.context.folder / "samples" / f"step-{step:06d}.png", png(grid(rows, scale=3)))
+            (self.context.folder / SAMPLES).mkdir(exist_ok=True)
+            write_bytes(self.context.folder / SAMPLES / f"step-{step:06d}.png", png(grid(rows, scale=3)))
 
     @cached_property
     def _ready(self):
