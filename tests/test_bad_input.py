@@ -87,7 +87,10 @@ def contents(folder):
         ("align.source=score", "source 'score': that entry makes no preferences; name one that screens, or collects"),
         ("screen.rule=dominanse", "unknown screen.rule 'dominanse': known are dominance, pareto, majority,"),
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
-        ("score.stage=scroe", "unknown stage of score 'scroe': known are accuracy, collect, refine, generate, score, "),
+        (
+            "score.stage=scroe",
+            "unknown stage of score 'scroe': known are accuracy, choose, collect, refine, generate, score, ",
+        ),
         ("score.source=genrate", "unknown entry that score needs 'genrate': known are align, calibrate, evaluate, "),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
         ("sampling.sampler=eulr", "unknown sampling.sampler 'eulr': known are euler, heun; did you mean 'euler'?"),

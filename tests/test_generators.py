@@ -250,8 +250,10 @@ def test_predictions_a_step(text, subjects, predictions):
 
 
 def test_subjects_are_guided_as_the_text_where_that_was_trained():
-    assert Sampling(guidance_scale=2).branches(True) == [Branch(2, text=True, subjects=True)]
-    assert Sampling(guidance_scale=2).branches(False) == [Branch(2, text=True)]
+    alike = Sampling(guidance_scale=2, subject_guidance_scale=None)
+    assert alike.branches(True) == [Branch(2, text=True, subjects=True)]
+    assert alike.branches(False) == [Branch(2, text=True)]
+    assert Sampling(guidance_scale=2).branches(True) == [Branch(2, text=True)], "of the text alone unless it is said"
     assert Sampling(guidance_scale=1).branches(True) == []
 
 

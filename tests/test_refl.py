@@ -138,6 +138,7 @@ def test_both_ways_through_guidance_differ(models):
     assert far_from_nothing(jax.tree.map(lambda x, y: x - y, both, first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_draft_k_is_the_end_of_a_rollout(models, steps):
     """K steps from the last K on: what `rollout` gives where those are followed."""
@@ -154,6 +155,7 @@ def test_draft_k_is_the_end_of_a_rollout(models, steps):
     close(found, by_hand(models, algorithm, draw), 2e-5)
 
 
+@pytest.mark.slow
 def test_draft_lv_is_a_mean_over_noisy_copies(models):
     algorithm = ReFL(num_steps=4, window=(3, 4), low_variance=3, **GUIDED)
     batch = {**models.batch, "index": jnp.arange(ROWS)}
@@ -176,6 +178,7 @@ def test_draft_lv_is_a_mean_over_noisy_copies(models):
     close(learned(models, algorithm)[0], by_hand(models, algorithm, draw))
 
 
+@pytest.mark.slow
 def test_parts_add_up(models):
     """Whatever is done one after the other: the reward's part, the gradient's."""
     algorithm = ReFL(num_steps=3, window=(1, 3), flow_matching=0.5, penalty=0.1)
@@ -185,6 +188,7 @@ def test_parts_add_up(models):
         close(metrics, numbers)
 
 
+@pytest.mark.slow
 def test_the_term_on_examples_is_sft(models):
     algorithm = ReFL(num_steps=3, window=(1, 3), flow_matching=0.5)
     assert algorithm.batch == "examples" and ReFL().batch == "scenes"
@@ -198,6 +202,7 @@ def test_the_term_on_examples_is_sft(models):
     close(trained, jax.tree.map(lambda x: 0.5 * x, alone))
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_distance_to_the_reference(models):
     algorithm = ReFL(num_steps=3, window=(2, 3), penalty=1.0)
     assert "reference" in algorithm.roles and "reference" not in ReFL().roles
@@ -225,6 +230,7 @@ def test_what_terms_are_measured_against(models, statistics, mean, deviation):
     np.testing.assert_allclose(metrics["reward"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_term_is_clipped(models):
     """The pull that is reported is the term's own, what is learned is not."""
     clipped = Ensemble({name: replace_clip(term, 1e-4) for name, term in models.ensemble.terms.items()})
@@ -243,6 +249,7 @@ def optax_norm(tree):
     return np.sqrt(sum(np.square(value).sum() for value in tree.values()))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rollout(models):
     """The compiler's temporaries of a step at 4, 8 and 28 steps of drawing."""
     trainee, used = SimpleNamespace(models=models.roles), []
