@@ -59,9 +59,8 @@ def check_after(context: Context) -> None:
 
 
 def _begun_with(context, entry, generator, params):
-    for before in standing_on(context.config, entry)[-2:-1]:
-        return with_trained(context, before, generator, params)
-    return generator, params
+    before = context.config[training_of(context.config, entry)].get("after", "")
+    return with_trained(context, before, generator, params) if before else (generator, params)
 
 
 def with_saved_adapter(path: Path, generator: Generator, params: Params) -> tuple[Generator, Params]:
