@@ -483,6 +483,37 @@ def test_curves(main):
     assert page.images("sample grid of step 10")
 
 
+def test_how_far_a_training_should_have_gone(tmp_path):
+    """What chooses rises on while gold falls: both are drawn, less what they were before training."""
+    chosen = {"refl": {"stage": "choose", "source": "sft"}}
+    config = configure(("generate", "sft", "evaluate"), ["refl"]) | chosen
+    config["stages"] = ["generate", "sft", "refl", "evaluate"]
+    folder = make_run(tmp_path / "run", config, {"refl": (0.1, 0.1)})
+    rewards = {0: 0.3, 25: 0.5, 50: 0.4}
+    values = {
+        step: {"reward": [[value]] * 4, "gold": [[0.9, 0.5 - step / 100, 0.25]] * 4} for step, value in rewards.items()
+    }
+    columns = {"reward": ["identity_dinov2"], "gold": list(ASPECTS)}
+    write_json(folder / "refl" / "results.json", {"steps": values, "columns": columns, "chosen": 25})
+    random = np.random.default_rng(0)
+    subject = Subject("Ada", "girl", random.integers(0, 256, (1, 9, 9, 3), np.uint8))
+    scenes = [Scene(f"tune-{i}", "Ada reads", (subject,), "tune") for i in range(4)]
+    write_records(folder / "refl" / "scenes", scenes)
+    for step in rewards:
+        pictures = [Candidate(s.id, s.id, np.full((8, 8, 3), step, np.uint8), 0, "refl") for s in scenes]
+        write_records(folder / "refl" / f"step_{step}" / "candidates", pictures)
+    _, page = written(folder)
+    (reward,), (gold,) = page.images("refl: identity dinov2, which chose"), page.images("refl: gold, which chose")
+    assert reward["alt"].endswith("step 25 was chosen: identity dinov2 +0.200 there, +0.100 at the end")
+    assert gold["alt"].endswith(
+        "prompt following -0.250 there, -0.500 at the end; identity consistency +0.000 there, +0.000 at the end"
+    )
+    for step in rewards:
+        shown = page.images(f"step {step}: Ada reads")
+        assert [np.unique(Image.open(BytesIO(decoded(each)))).tolist() for each in shown] == [[step]] * 3
+    assert "refl: how far sft should have gone" in page.text and "step 25 chosen" in page.text
+
+
 def test_smoothing_keeps_levels_and_lines():
     np.testing.assert_allclose(smooth(np.full(100, 3.0)), 3)
     np.testing.assert_allclose(smooth(np.arange(100.0))[10:-10], np.arange(100.0)[10:-10])

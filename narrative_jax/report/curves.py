@@ -11,13 +11,16 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from narrative_jax import statistics
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.losses.preference import adaptive_beta
 from narrative_jax.report.run import Run
 
-BLUE, ORANGE, GREY = "#3d85c8", "#d97f28", "#8a8a8a"  # legible on white and on black
+COLOURS = BLUE, ORANGE, GREEN = "#3d85c8", "#d97f28", "#3c9a5f"  # legible on white and on black
+GREY = "#8a8a8a"
 INK = "#010203"  # stands for the colour of the page's text
 MOST_POINTS = 600  # of a line
 # Keys of metrics.jsonl in one panel, with their labels; title; a value that means something.
@@ -27,6 +30,7 @@ PANELS = (
     ({"implicit_accuracy": ""}, "implicit accuracy", 0.5),
     ({"chosen_error_rise": "chosen", "rejected_error_rise": "rejected"}, "error minus reference", 0.0),
 )
+TERM = "reward/"  # begins the keys of what terms of a reward say of the pictures that follow it
 # The page's text colour, also where a reader prefers dark pages.
 STYLE = (
     "<style>svg{color:#333}text{font-family:system-ui,sans-serif!important}"
@@ -49,12 +53,28 @@ def panels(run: Run) -> Iterator[Panel]:
         return
     lines = (run.workdir / run.trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     metrics = [json.loads(line) for line in lines]
-    for labels, title, level in PANELS:
+    terms = [key for key in (metrics[0] if metrics else ()) if key.startswith(TERM)]
+    followed = [({key: ""}, f"{key.removeprefix(TERM)}, followed", None) for key in terms]
+    for labels, title, level in (*PANELS, *followed):
         if metrics and labels.keys() <= metrics[0].keys():
             series = {label: [row[key] for row in metrics] for key, label in labels.items()}
             yield _lines(title, [row["step"] for row in metrics], series, level)
     if run.config[run.trained]["algorithm"] == "dpo":
         yield from _betas(run)
+
+
+def by_step(run: Run) -> Iterator[Panel]:
+    """What each reward said of the adapters that a training kept, less what it said before, with 95 % intervals.
+
+    A reward that was followed rises long after pictures get worse: beside what chooses, gold shows where.
+    """
+    for entry in run.entries("choose"):
+        found = read_json(run.workdir / entry / "results.json")
+        steps = sorted(map(int, found["steps"]))
+        for kind, aspects in found["columns"].items():
+            values = {step: np.array(found["steps"][str(step)][kind])[:, -len(aspects) :] for step in steps}
+            title = "gold, which chose nothing" if kind == "gold" else f"{aspects[0].replace('_', ' ')}, which chose"
+            yield _changes(f"{entry}: {title}", steps, values, aspects, found["chosen"])
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -69,7 +89,7 @@ def _lines(title, steps, series, level):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
     stride = math.ceil(len(steps) / MOST_POINTS)
     ends = []
-    for (label, values), colour in zip(series.items(), (BLUE, ORANGE), strict=False):
+    for (label, values), colour in zip(series.items(), COLOURS, strict=False):
         smoothed = smooth(np.asarray(values))
         axes.plot(steps[::stride], values[::stride], color=colour, alpha=0.3, linewidth=0.7)
         axes.plot(steps[::stride], smoothed[::stride], color=colour, linewidth=1.7, label=label)
@@ -77,6 +97,24 @@ def _lines(title, steps, series, level):
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=INK)
     return Panel(title, _svg(figure), f"{title} over {len(steps)} steps, smoothed: {', '.join(ends)}")
+
+
+def _changes(title, steps, values, aspects, chosen):
+    """Lines with bands of the mean change from the first step, and a mark at the chosen one."""
+    figure, axes = _axes("step")
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+    axes.axvline(chosen, color=GREY, linewidth=0.8)
+    told = []
+    for place, (aspect, colour) in enumerate(zip(aspects, COLOURS, strict=False)):
+        first = values[steps[0]][:, place]
+        found = [statistics.paired_bootstrap(values[step][:, place], first) for step in steps]
+        means, lows, highs = np.transpose(found)
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(steps, means, color=colour, linewidth=1.7, marker="o", markersize=3, label=aspect.replace("_", " "))
+        told.append(f"{aspect.replace('_', ' ')} {means[steps.index(chosen)]:+.3f} there, {means[-1]:+.3f} at the end")
+    if len(aspects) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return Panel(title, _svg(figure), f"{title}, by step; step {chosen} was chosen: {'; '.join(told)}")
 
 
 def _betas(run):

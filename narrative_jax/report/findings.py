@@ -67,6 +67,11 @@ def tables(run: Run) -> list[Table]:
     return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
 
 
+def printed(run: Run) -> list[Table]:
+    """What a terminal shows: the arms, those that are compared with each other, and kinds of scenes."""
+    return [*tables(run)[-1:], *comparisons(run), *by_group(run)]
+
+
 def by_group(run: Run) -> list[Table]:
     """Of each group of scenes: the first arm by aspect, and where there are more arms all of them in one number."""
     if not run.groups or not run.arms:

@@ -40,8 +40,7 @@ PACKAGES = ("jax", "flax", "numpy")
 def write(workdir: str | Path) -> None:
     """Write `report.html` of a finished run, and print tables and verdict. Raises InputError for damaged records."""
     run = Run(Path(workdir))
-    tables, verdict = findings.tables(run), findings.verdict(run)
-    printed = [*tables[-1:], *findings.comparisons(run), *findings.by_group(run)]
+    printed, verdict = findings.printed(run), findings.verdict(run)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -56,10 +55,12 @@ def write(workdir: str | Path) -> None:
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),
-        tables=[*printed, *tables[:-1]],
+        tables=[*printed, *findings.tables(run)[:-1]],
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
         refined=list(pictures.refined(run)),
+        steps=list(pictures.by_step(run)),
+        step_panels=list(curves.by_step(run)),
         panels=list(curves.panels(run)),
         samples=pictures.samples(run),
         funnel=_funnel(run),

@@ -19,7 +19,7 @@ from narrative_jax.statistics.comparison import aspect_values
 PORTRAIT_SIDE, PICTURE_SIDE = 160, 256  # pixels that are kept of larger ones
 SHOWN_PORTRAIT, SHOWN_PICTURE = 96, 120  # pixels on the page, about
 PIXEL_ART = 80  # pictures up to this side are shown with their pixels
-SCENES_A_GROUP, PICTURES_A_SCENE, SAMPLE_GRIDS, PAIRS = 3, 2, 3, 6
+SCENES_A_GROUP, PICTURES_A_SCENE, SAMPLE_GRIDS, PAIRS, STEPS = 3, 2, 3, 6, 4
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,27 @@ def refined(run: Run) -> Iterator[tuple[str, list[Pair]]]:
         yield title, [_pair(*row) for row in rows]
 
 
+def by_step(run: Run) -> Iterator[tuple[str, list[Row]]]:
+    """Title and scenes of what was chosen from: the first ones, as each kept adapter draws them from the same noise."""
+    for entry in run.entries("choose"):
+        folder = run.workdir / entry
+        found = read_json(folder / "results.json")
+        scenes = open_records(folder / "scenes", Scene)
+        steps = np.array(sorted(map(int, found["steps"])))
+        shown = sorted({*steps[np.linspace(0, len(steps) - 1, STEPS).round().astype(int)].tolist(), found["chosen"]})
+        drawn = {step: open_records(folder / f"step_{step}" / "candidates", Candidate) for step in shown}
+        rows = []
+        for row in range(min(SCENES_A_GROUP, len(scenes))):
+            scene, arms = scenes[row], []
+            for step, records in drawn.items():
+                image = records[row * len(records) // len(scenes)].image
+                name = f"step {step}"
+                chosen = "chosen" if step == found["chosen"] else ""
+                arms.append((name, chosen, [_picture(image, PICTURE_SIDE, SHOWN_PICTURE, f"{name}: {scene.prompt}")]))
+            rows.append(Row(scene.id, scene.prompt, _portraits(scene), arms))
+        yield f"{entry}: how far {run.config[entry]['source']} should have gone", rows
+
+
 def mean_scores(run: Run, arm: str) -> np.ndarray:
     """The mean over aspects f64[scenes]; those of a reward, on scales of their own, in deviations of the baseline."""
     baseline, own = (
@@ -128,17 +149,18 @@ def _row(run, scene, row, candidates, means):
         label = "baseline" if name == "baseline" else run.name_of(name)
         pictures = [_picture(image, PICTURE_SIDE, SHOWN_PICTURE, f"{label}: {scene.prompt}") for image in images]
         arms.append((label, f"{means[name][row] + 0.0:.3f}", pictures))
-    portraits = [
+    return Row(scene.id, scene.prompt, _portraits(scene), arms)
+
+
+def _portraits(scene):
+    return [
         (each.name, _picture(each.images[0], PORTRAIT_SIDE, SHOWN_PORTRAIT, f"portrait of {each.name}"))
         for each in scene.subjects
     ]
-    return Row(scene.id, scene.prompt, portraits, arms)
 
 
 def _pair(scene, image, words):
-    portraits = [
-        _picture(each.images[0], PORTRAIT_SIDE, SHOWN_PORTRAIT, f"portrait of {each.name}") for each in scene.subjects
-    ]
+    portraits = [portrait for _, portrait in _portraits(scene)]
     return Pair(portraits, _picture(image, PICTURE_SIDE, SHOWN_PORTRAIT, scene.prompt), words or scene.prompt)
 
 

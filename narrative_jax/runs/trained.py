@@ -1,6 +1,6 @@
 """What train entries made of the generator, left in their folders and opened from there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,14 @@ from narrative_jax.core.mesh import gathered
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.models.checkpoints import load_weights, save_weights
-from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
+from narrative_jax.models.lora import (
+    AdapterOptions,
+    fingerprint,
+    read_adapter,
+    save_adapter,
+    with_adapter_weights,
+    without_effect,
+)
 from narrative_jax.models.lora_files import read_lora
 from narrative_jax.models.network import below, under
 from narrative_jax.runs.directory import ADAPTER, MANIFEST, SAMPLES, WEIGHTS, Context, was_trained
@@ -115,6 +122,18 @@ def kept_adapters(folder: Path) -> dict[int, Path]:
     """The adapters that a train entry kept on its way in its folder, by step, in order."""
     paths = sorted((folder / SAMPLES).glob(f"{_KEPT}*.safetensors"))
     return {int(path.stem.removeprefix(_KEPT)): path for path in paths}
+
+
+def on_the_way(context: Context, generator: Generator, params: Params) -> Iterator[tuple[int, Generator, Params]]:
+    """Step, generator and weights for each adapter that the context's train entry kept, from its `beginning` on, which
+    is step 0. Raises InputError for adapters that do not belong there.
+    """
+    paths = kept_adapters(context.folder)
+    adapted, params = with_saved_adapter(next(iter(paths.values())), generator, params)
+    yield 0, adapted, without_effect(params, context.name)
+    for step, path in paths.items():
+        name, *_, weights = read_adapter(path)
+        yield step, adapted, with_adapter_weights(path, params, name, weights)
 
 
 def train_entries(config: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_json
-from narrative_jax.models.lora import without_effect
+from narrative_jax.data.datasets import write_records
 from narrative_jax.rewards.ensemble import Ensemble
 from narrative_jax.runs import trained
 from narrative_jax.runs.arms import Arms
@@ -81,9 +81,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     if options.gold:
         judges["gold"] = Arms(context, options.per_scene, gold=True)
     paths, found, drawer = trained.kept_adapters(train.folder), {}, None
-    for step, path in [(0, next(iter(paths.values()))), *paths.items()]:
-        policy, params = trained.with_saved_adapter(path, generator, begun)
-        params = params if step else without_effect(params, options.source)
+    for step, policy, params in trained.on_the_way(train, generator, begun):
         drawer = drawer or drawer_of(context, policy)
         name = f"step_{step}"
         draw_candidates(context, context.folder / name, drawer, params, scenes, options.per_scene, name)
@@ -92,6 +90,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     means = {step: float(values["reward"].mean()) for step, values in found.items()}
     chosen = max(paths, key=means.get)
     if context.writes:
+        write_records(context.folder / "scenes", scenes)
         shutil.copyfile(paths[chosen], context.folder / ADAPTER)
         write_json(context.folder / "results.json", _results(scenes, judges, found, chosen))
     if means[chosen] <= means[0]:
