@@ -1,11 +1,12 @@
-"""Storybook's own CLIP, self-supervised encoder and identity encoder, from random weights.
+"""Storybook's own CLIP, self-supervised encoder, identity encoder and IS-Net, from random weights.
 
     python -m narrative_jax.launch --config=configs/encoders.py
 
 Three contrastive trainings (see narrative_jax/trainees/encoder.py) on renders, half of them noisy or blurred, and on
 pictures that the embedded generator drew, each pixel moved a little against being found; then how often each finds the
-other half of a pair among those of tune scenes. `:embedded` trains nothing and says how often those that ship, in
-narrative_jax/storybook/weights/encoders, find it.
+other half of a pair among those of tune scenes. IS-Net learns to tell characters from backgrounds, in portraits and in
+pictures. `:embedded` trains nothing and says how often the encoders that ship, in
+narrative_jax/storybook/weights/encoders, find the other half.
 """
 
 from ml_collections import ConfigDict
@@ -50,9 +51,17 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dinov2 = {**shared, "encoder": "dinov2", "batch_size": 256, "total_steps": 500, "optimizer": muon}
     config.iresnet = {**shared, "encoder": "iresnet", "batch_size": 128, "total_steps": 600, "optimizer": adamw}
     trained = ("clip", "dinov2", "iresnet")
+    config.isnet = {
+        **{key: value for key, value in shared.items() if key not in ("hyper", "drawn")},
+        "trains": "segmenter",
+        "algorithm": "segmentation",
+        "batch_size": 64,
+        "total_steps": 1500,
+        "optimizer": {**adamw, "learning_rate": 3e-3, "weight_decay": 0.01},
+    }
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
     config.retrieve = {"stage": "retrieve", "trained": trained, "embedded": (), **pairs}
-    config.stages = ("drawn", *trained, "retrieve")
+    config.stages = ("drawn", *trained, "retrieve", "isnet")
     if variant == "embedded":
         config.retrieve.update(trained=(), embedded=trained)
         config.stages = ("retrieve",)
@@ -61,7 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sampling.update(num_steps=2, batch_size=4)
         config.drawn.scenes = 6
         config.retrieve.pairs = 8
-        for name in trained:
+        for name in (*trained, "isnet"):
             config[name].update(total_steps=2, batch_size=8, save_every=2)
             config[name].optimizer.warmup_steps = 1
             config[name].training_set.size = 64

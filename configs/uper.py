@@ -6,7 +6,9 @@ Of 4,000 raw pairs of a portrait and a picture, portraits are put on white and p
 somebody else. A LoRA adapter learns from the others; a second one, on top, follows a composite reward through the last
 steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that it did not
 follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
-privileged. `:tiny` is a smoke run.
+privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the composite
+reward prefers, and the best of four; `:ablations` has one change at a time of the reward and of how it is followed.
+`:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +21,7 @@ ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe: `sft`, after it `follow`, which follows the reward, and `refl`, which is that at its best step."""
-    check_name("variant", variant, ("", "tiny"))
+    check_name("variant", variant, ("", "controls", "ablations", "tiny"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -85,8 +87,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "ensemble": {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}},
         "hyper": {"window": (4, 8), "reward_weight": 0.3, "flow_matching": 1.0},
     }
-    for key in ("num_steps", "guidance_scale", "subject_guidance_scale"):  # pictures are drawn as they will be
-        config.follow.hyper[key] = config.sampling.get_ref(key)
+    _draw_as_sampled(config, "follow")
     config.refl = {
         "stage": "choose",
         "source": "follow",
@@ -107,10 +108,111 @@ def get_config(variant: str = "") -> ConfigDict:
         "compare": (("refl", "sft"),),
         "controls": ("copying",),
     }
-    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate")
+    _measure(config)
+    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *config.fidelity.measures)
+    config.stages += ("fidelity",)
+    if variant == "controls":
+        _add_controls(config)
+    if variant == "ablations":
+        _add_ablations(config)
     if variant == "tiny":
         _shrink(config)
     return config
+
+
+def _draw_as_sampled(config, *names):
+    """These entries follow pictures that are drawn as all others are."""
+    for name in names:
+        for key in ("num_steps", "guidance_scale", "subject_guidance_scale"):
+            config[name].hyper[key] = config.sampling.get_ref(key)
+
+
+def _measure(config):
+    """What papers report, by encoders that were not followed, and the raters' preference."""
+    score = {"stage": "score", "source": "reference"}
+    subject = config.refl.identity.to_dict()
+    config.sees_subject = {**score, "reward": "identity", "identity": subject}
+    config.rated = {**score, "reward": "raters", "raters": {"seeds": (0, 1, 2)}}
+    config.fidelity = {
+        "stage": "fidelity",
+        "source": "evaluate",
+        "measures": ("sees_subject", "rated"),
+        "features": {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40},
+        "truth": {"kind": "true", "split": "test", "size": 256, "characters": 1},
+    }
+
+
+def _add_controls(config):
+    """Three training seeds, each with SFT on pairs as they are and DPO after SFT, at as many pictures a step."""
+    config.unrefined = {**config.refine.to_dict(), "background": "", "annotator": ""}
+    config.drawn = {**config.reference.to_dict(), "scenes": 512, "scene_seed": 1, "per_scene": 4, "trained": "sft_0"}
+    composite = {"reward": "ensemble", "ensemble": config.follow.ensemble.to_dict()}
+    config.scored = {"stage": "score", "source": "drawn", **composite}
+    screen = {"stage": "screen", "source": "scored", "rule": "best_worst", "rejection": False, "shuffle_labels": False}
+    config.preferred = {**screen, "thresholds": (0.0,), "aspects": (), "max_pairs_per_prompt": 1}
+    hyper = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 0.5}
+    arms, pairs, chosen = {}, (), {}
+    for seed in range(3):
+        sft, follow, refl = (config[name].to_dict() for name in ("sft", "follow", "refl"))
+        for train in (sft, follow):
+            train.update(seed=seed, adapter={**ADAPTER, "seed": seed})
+        dpo = {key: value for key, value in follow.items() if key not in ("reward", "ensemble", "keep_adapters")}
+        dpo |= {"algorithm": "dpo", "hyper": hyper, "source": "preferred", "sample_every": 0}
+        arms[f"sft_{seed}"] = sft
+        arms[f"unrefined_{seed}"] = {**sft, "source": "unrefined", "sample_every": 0}
+        arms[f"follow_{seed}"] = {**follow, "after": f"sft_{seed}"}
+        arms[f"dpo_{seed}"] = {**dpo, "after": f"sft_{seed}"}
+        chosen[f"refl_{seed}"] = {**refl, "source": f"follow_{seed}"}
+        others = (f"sft_{seed}", f"dpo_{seed}", "best_of_4")
+        pairs += (*((f"refl_{seed}", other) for other in others), (f"sft_{seed}", f"unrefined_{seed}"))
+    config.update({**arms, **chosen})
+    _draw_as_sampled(config, *(f"follow_{seed}" for seed in range(3)))
+    for name in ("sft", "follow", "refl"):
+        del config[name]
+    first = [name for name in arms if name.endswith("_0") and not name.startswith("dpo")]
+    rest = [name for name in arms if name not in first]
+    before = config.stages[: config.stages.index("sft")]
+    measured = ("evaluate", *config.fidelity.measures, "fidelity")
+    config.stages = (*before, "unrefined", *first, "drawn", "scored", "preferred", *rest, *chosen, *measured)
+    judged = (*chosen, *(name for name in arms if not name.startswith("follow")))
+    config.evaluate.update(trained=judged, best_of=4, compare=pairs, **composite)
+
+
+def _add_ablations(config):
+    """One change at a time, each followed as long: compared at the last step, where a reward that is hacked shows."""
+    ensemble, subject = config.follow.ensemble.to_dict(), config.follow.ensemble.by_subject.to_dict()
+    dinov2 = {"weights": "", "size": "storybook", "side": 40}
+    grid = {"form": "grid", "patches": {"size": 24, "stride": 8}}  # of half the side, about, as UPER's of 512
+    crops = {"form": "crops", "patches": {"size": 24, "count": 4, "whole": 40}}
+    subjects = {"grid": grid, "crops": crops, "penalised": {**crops, "penalty": 1.0, "threshold": 0.8}}
+    for name, form in subjects.items():
+        reward = {"reward": "subject_consistency", "subject_consistency": {**dinov2, **form}}
+        config[f"by_{name}"] = {"stage": "score", "source": "reference", **reward}
+    others = {key: value for key, value in ensemble.items() if key != "by_subject"}
+    changes = {
+        "as_it_is": {},
+        "text_and_looks": {"ensemble": others},
+        "subject_alone": {"ensemble": {"by_subject": subject}},
+        **{f"with_{name}": {"ensemble": {**others, f"by_{name}": subject}} for name in subjects},
+        "without_clip": {"ensemble": {**others, "by_subject": {**subject, "clip": None}}},
+        "raw": {"hyper": {"statistics": "raw"}},
+        "by_calibration": {"hyper": {"statistics": "calibration"}},
+        "without_examples": {"hyper": {"flow_matching": 0.0}},
+        "one_branch": {"hyper": {"through": "first"}},
+    }
+    arms = {}
+    for name, change in changes.items():
+        arm = config.follow.to_dict()
+        arm["hyper"] |= change.get("hyper", {})
+        arms[name] = {**arm, "ensemble": change.get("ensemble", ensemble), "keep_adapters": False, "sample_every": 0}
+    config.update(arms)
+    _draw_as_sampled(config, *arms)
+    before = config.stages[: config.stages.index("refine")]
+    scores = tuple(f"by_{name}" for name in subjects)
+    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *config.fidelity.measures, "fidelity")
+    for name in ("follow", "refl"):
+        del config[name]
+    config.evaluate.update(trained=(*arms, "sft"), compare=tuple((name, "sft") for name in arms))
 
 
 def _shrink(config):
@@ -125,3 +227,4 @@ def _shrink(config):
         config[name].update(total_steps=2, batch_size=4, save_every=2, sample_every=2)
         config[name].optimizer.warmup_steps = 1
     config.evaluate.update(scenes=4, per_scene=1)
+    config.fidelity.truth.size = 4

@@ -4,11 +4,13 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import one_entry
 import pytest
 from PIL import Image
 
 from narrative_jax import sample
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_scenes
@@ -66,6 +68,26 @@ def test_the_run_s_own_pictures_come_again(adpo_run):
         candidates = list(open_records(adpo_run / "evaluate" / arm / "candidates", Candidate))
         for scene, candidate in zip(scenes, candidates, strict=False):
             np.testing.assert_allclose(painter.draw_scene(scene, 1)[0].astype(int), candidate.image, atol=1)
+
+
+def test_candidates_of_what_was_trained(adpo_run, tmp_path):
+    """An entry may draw with what another one trained, and otherwise than the run: as a painter of that does."""
+    run = shutil.copytree(adpo_run, tmp_path / "run")
+    config = read_json(run / "config.json")
+    entry = {"stage": "generate", "split": "test", "scenes": 2, "per_scene": 2, "scene_seed": 0}
+    for name, changes in {"again": {}, "shorter": {"sampling": {"num_steps": 1}}}.items():
+        config[name] = {**entry, "trained": "align", **changes}
+        one_entry.run(config, name, run)
+        painter, found = sample.load(run, "align"), list(open_records(run / name / "candidates", Candidate))
+        scenes = storybook_scenes("test", 2)
+        drawn = np.concatenate([painter.draw_scene(scene, 2, **changes.get("sampling", {})) for scene in scenes])
+        np.testing.assert_allclose(np.stack([each.image for each in found]).astype(int), drawn, atol=1)
+        assert {each.generator for each in found} == {"align"}
+    wrong = {"trained": "score", "sampling": {"steps": 3}}, ("train entry of the generator 'score'", "sampling 'steps'")
+    for change, message in zip(wrong[0].items(), wrong[1], strict=True):
+        config["again"] = {**entry, **dict([change])}
+        with pytest.raises(InputError, match=message):
+            one_entry.check(config, "again")
 
 
 def test_a_trained_entry_s_weights_are_used(adpo_run, tmp_path, painter):

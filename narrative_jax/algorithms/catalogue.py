@@ -5,6 +5,7 @@ from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.refl import ReFL
 from narrative_jax.algorithms.reward_modelling import RewardModelling
+from narrative_jax.algorithms.segmentation import Segmentation
 from narrative_jax.algorithms.sft import SFT
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -13,4 +14,5 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "refl": ReFL,
     "contrastive": Contrastive,
     "reward_modelling": RewardModelling,
+    "segmentation": Segmentation,
 }

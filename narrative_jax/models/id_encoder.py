@@ -16,7 +16,6 @@ from narrative_jax.models.layers import BatchNorm, Conv, Linear
 from narrative_jax.models.preprocessing import CENTRED, Normalisation
 from narrative_jax.models.shipped import STORYBOOK
 
-STATISTICS = (".mean", ".variance")  # how the batch norms' statistics are called, which do not train
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # as published files count them
 
 _BLOCK = {

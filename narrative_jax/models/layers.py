@@ -50,6 +50,9 @@ class Conv(nnx.Module):
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 
+STATISTICS = (".mean", ".variance")  # how batch norms' statistics are called, which do not train
+
+
 class BatchNorm(nnx.Module):
     """Zero mean and unit variance per channel by the statistics of training, which are weights; then scale and bias."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from narrative_jax.core.files import read_json
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
@@ -17,6 +18,7 @@ UP, DOWN, UNCLEAR = "▲", "▼", "·"  # what an interval says
 MARKS = {UP: "up", DOWN: "down", UNCLEAR: "unclear"}  # as the page calls them
 PAIRED = f"Differences are paired, with 95 % intervals; {UP}{DOWN}: 0 lies outside, {UNCLEAR}: 0 lies inside."
 MEAN = "mean_of_aspects"
+_DISTANCES = "fid, kid: distance to true pictures by features of that network, less is better."
 NOBODY_IS_0 = "°"  # marks criteria that are 0 where nobody is
 RATERS = "raters, who see the oracle's findings"
 # Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
@@ -68,8 +70,8 @@ def tables(run: Run) -> list[Table]:
 
 
 def printed(run: Run) -> list[Table]:
-    """What a terminal shows: the arms, those that are compared with each other, and kinds of scenes."""
-    return [*tables(run)[-1:], *comparisons(run), *by_group(run)]
+    """What a terminal shows: the arms, those that are compared with each other, kinds of scenes, other measures."""
+    return [*tables(run)[-1:], *comparisons(run), *by_group(run), *fidelity(run)]
 
 
 def by_group(run: Run) -> list[Table]:
@@ -105,6 +107,12 @@ def comparisons(run: Run) -> list[Table]:
         rows.append((f"{arm} over {other}", *[_difference(run.numbers, f"{key}/{name}") for name in names]))
     note = f"The first arm less the second, means over {len(run.results['scenes'])} scenes. {PAIRED}"
     return [Table(["pair of arms", *map(words, names)], rows, note)]
+
+
+def fidelity(run: Run) -> list[Table]:
+    """What other rewards say of the arms, and how far these are from true pictures."""
+    found = {entry: read_json(run.workdir / entry / "results.json") for entry in run.entries("fidelity")}
+    return [_measured(run, entry, each) for entry, each in found.items() if len(each["arms"]) > 1]
 
 
 def verdict(run: Run) -> str:
@@ -183,6 +191,28 @@ def _by_arm(run):
         cells = [_difference(run.numbers, run.key(arm, aspect)) for aspect in run.results["aspects"]]
         rows.append((arm, *cells, *[_gap_closed(run, arm) for _ in range(run.gold)]))
     return ["arm", *map(words, run.results["aspects"])] + ["closed"] * run.gold, rows
+
+
+def _measured(run, entry, found):
+    """Measures by arm, the first of which has keys without its name; distances where there are any."""
+    numbers = run.manifests[entry]["summary"]
+    (_, first, *others), rows = found["arms"], []
+    for measure, aspects in found["aspects"].items():
+        prefixes = [measure, *(f"{measure}/{arm}" for arm in others)]
+        for aspect in aspects:
+            cells = [_difference(numbers, f"{prefix}/{aspect}") for prefix in prefixes]
+            rows.append((f"{measure}: {words(aspect)}", _number(numbers, f"{measure}/{aspect}/baseline"), *cells))
+        wins = [_share(numbers, f"{measure}/{arm}/win_rate") for arm in (first, *others)]
+        rows.append(("  preferred to the baseline", "", *wins))
+    for distance in found["distances"]:
+        rows.append((words(distance), *(f"{numbers[f'{distance}/{arm}']:.4f}" for arm in found["arms"])))
+    note = f"Means over scenes, and how often a scene's pictures are preferred by each. {PAIRED} {_DISTANCES}"
+    return Table([entry, "baseline", first, *others], rows, note)
+
+
+def _share(numbers, key):
+    share, low, high = (100 * numbers[f"{key}{end}"] for end in ("", "_low", "_high"))
+    return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 def _measures(run) -> Iterator[tuple[str, str]]:

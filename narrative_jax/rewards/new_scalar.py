@@ -13,7 +13,7 @@ from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.clip import Clip
-from narrative_jax.models.id_encoder import STATISTICS
+from narrative_jax.models.layers import STATISTICS
 from narrative_jax.models.network import abstract, below, split, under
 from narrative_jax.models.open_clip import load_clip_weights
 from narrative_jax.models.scalar_reward import SCALAR_SIZES, SUBJECT_NAMES, TOWERS, ScalarReward

@@ -5,6 +5,7 @@ from narrative_jax.stages import (
     choose,
     collect,
     evaluate,
+    fidelity,
     generate,
     refine,
     retrieve,
@@ -26,5 +27,6 @@ STAGES: dict[str, Stage] = {
     "screen": screen,
     "train": train,
     "evaluate": evaluate,
+    "fidelity": fidelity,
     "tabulate": tabulate,
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
-from narrative_jax.storybook.render import Drawing, render, render_portraits, stage
+from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.wear import blurred, noisy
 from narrative_jax.storybook.world import (
@@ -92,16 +92,18 @@ class TrainingSet:
         """Several examples at once, which costs less an example."""
         indices = [self._check(index) for index in indices]
         asked = scenes(self.split, indices, self.seed, 0.0 if self.kind == "refined" else BUSY_PORTRAITS, self.world)
-        _, drawing = drawings(self.split, indices, self.seed, self.world)
-        if self.kind in ("raw", "worn"):
-            for row, index in enumerate(indices):
-                _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
-        pictures = render(drawing)
+        pictures = render(self._drawing(indices))
         if self.kind == "worn":
             for row, index in enumerate(indices):
                 pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
         targets = np.round((pictures + 1) * 127.5).astype(np.uint8)
         return [Example(scene, target) for scene, target in zip(asked, targets, strict=True)]
+
+    def silhouettes(self, indices: Sequence[int]) -> np.ndarray:
+        """Where the targets show somebody, bool[b, h, w]."""
+        drawing = self._drawing([self._check(index) for index in indices])
+        shares = [silhouette(drawing, slot) for slot in range(drawing.poses.shape[1])]
+        return np.max(shares, 0) > 0.5
 
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
         """Where the subjects of each scene, in their order, stand in the target: x in shares of the picture's width."""
@@ -112,6 +114,14 @@ class TrainingSet:
             slots = (codes[:, None] == identities).all(-1).argmax(1)
             found.append(tuple((places[slots, 0] / SIZE).tolist()))
         return found
+
+    def _drawing(self, indices):
+        """What the targets show, flaws and all."""
+        _, drawing = drawings(self.split, indices, self.seed, self.world)
+        if self.kind in ("raw", "worn"):
+            for row, index in enumerate(indices):
+                _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
+        return drawing
 
     def _check(self, index):
         if not -self.size <= index < self.size:

@@ -15,7 +15,8 @@ from narrative_jax.generators.text import WEIGHTS as TEXT_WEIGHTS
 from narrative_jax.models.checkpoints import Names, load_weights, save_weights
 from narrative_jax.models.clip import CLIP_NAMES, CLIP_SIZES, CLIP_TEXT_NAMES, Clip, TwoViews
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES, Dinov2Encoder
-from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, STATISTICS, IResNet
+from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES, IResNet
+from narrative_jax.models.layers import STATISTICS
 from narrative_jax.models.network import Network, below, split, under
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER, Tokenizer

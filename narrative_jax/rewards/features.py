@@ -1,0 +1,39 @@
+"""Features of pictures by an encoder, to tell sets of them apart."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from narrative_jax.core.images import to_float
+from narrative_jax.core.options import File
+from narrative_jax.rewards.picture_encoders import PictureEncoder, load_encoder
+from narrative_jax.rewards.regions import fit
+
+_BATCH = 64  # pictures that the network sees at once, always as many
+
+
+@dataclass(frozen=True)
+class Features:
+    """Those of an `encoder` of a `size`, see `picture_encoders.load_encoder`, on white squares of `side`."""
+
+    weights: File
+    encoder: str = "dinov2"
+    size: str = "ViT-B/14"
+    side: int = 224
+
+    def open(self) -> PictureEncoder:
+        """The network, its weights not yet read. Raises InputError."""
+        encoder = load_encoder(self.encoder, self.weights, self.size)
+        encoder.check_side(self.side)
+        return encoder
+
+    def of(self, images: np.ndarray) -> np.ndarray:
+        """Unit embeddings f32[n, d] of pictures u8[n, h, w, 3]."""
+        encoder, parts = self.open(), []
+        embed = jax.jit(lambda params, images: encoder.embed(params, fit(images, self.side)))
+        for start in range(0, len(images), _BATCH):
+            part = to_float(images[start : start + _BATCH])
+            filled = np.resize(part, (_BATCH, *part.shape[1:]))
+            parts.append(np.asarray(embed(encoder.params, filled))[: len(part)])
+        return np.concatenate(parts)

@@ -1,0 +1,167 @@
+"""What other rewards say of an evaluation's pictures, and how far these are from true ones.
+
+The measures of papers on personalised generators, each by the encoder that its name bears: prompts and subjects as
+encoders see them (CLIP-T, CLIP-I, DINO), subjects cut out on both sides (DINOv2-Sim), FID and KID. Nobody should have
+trained on an encoder that judges here; what did is no judge but a witness.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.files import read_json, write_json
+from narrative_jax.core.options import File, files_in, parse
+from narrative_jax.core.records import Candidate, Scene, Subject
+from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white
+from narrative_jax.data.datasets import open_records
+from narrative_jax.rewards.features import Features
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.rewards import open_reward
+from narrative_jax.statistics import win_rate
+from narrative_jax.statistics.comparison import Judged, compare
+from narrative_jax.statistics.distances import Moments, frechet_distance, kernel_distance
+from narrative_jax.trainees.base import TrainingSetOptions
+
+INPUTS = ("source", "measures", "cut_out")
+ALONE = True
+_BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Options:
+    """`source` is an evaluate entry; `measures` and `cut_out` are score entries whose rewards judge its arms' pictures.
+
+    Those of `cut_out` see pictures and subject images without their `background`, a name of
+    `data.backgrounds.BACKGROUNDS` whose options stand in a section of that name. With `features`, pictures are compared
+    with the true ones of `truth`, a training set of so many pictures.
+    """
+
+    source: str
+    measures: tuple[str, ...] = ()
+    cut_out: tuple[str, ...] = ()
+    background: str = ""
+    features: Features | None = None
+    truth: TrainingSetOptions | None = None
+
+
+def sections(context: Context) -> list[str]:
+    """Those of the background's options."""
+    return [name for name in BACKGROUNDS if name in context.entry]
+
+
+def check(context: Context, options: Options) -> None:
+    """Raise InputError for what is no evaluation of an arm, no score entry, features or a truth that cannot be had."""
+    evaluations = [name for name, section in context.config.items() if getattr(section, "stage", "") == "evaluate"]
+    check_name("evaluation", options.source, evaluations)
+    if not context.config[options.source].get("trained", ()):
+        rule = "it compares nothing that was trained with the baseline"
+        raise InputError(f"evaluation {options.source!r}", rule, f"name train entries in {options.source}.trained")
+    for name in (*options.measures, *options.cut_out):
+        scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
+        check_name("score entry that measures", name, scores)
+    if options.cut_out:
+        _background(context, options)
+    if options.features:
+        options.features.open()
+        if options.truth is None:
+            given, rule = f"{context.name}.features", "pictures are compared with true ones, and there are none"
+            raise InputError(given, rule, f"set {context.name}.truth, or leave features out")
+        options.truth.open()
+        check_count("truth.size", options.truth.size, minimum=2)
+    if not (options.measures or options.cut_out or options.features):
+        rule = "nothing is measured"
+        raise InputError(f"{context.name} of {options.source!r}", rule, "name score entries in measures, or features")
+
+
+def files(context: Context) -> Iterable[File]:
+    """The background's."""
+    name = context.entry.get("background", "")
+    return files_in(parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")) if name else ()
+
+
+def run(context: Context, options: Options) -> dict[str, float]:
+    """Measure the baseline and all arms that were drawn as it was; leave what was found by scene in results.json.
+
+    Returns <entry>/<aspect>/{baseline,aligned,diff,...} as `comparison.compare` has it, <entry>/<arm>/win_rate{,_low,
+    _high}, the share of scenes that the arm's pictures of have the higher mean, and {fid,kid}_<encoder>/<arm>.
+    """
+    scenes, arms = _open(context, options.source)
+    numbers, found, aspects, distances = {}, {}, {}, {}
+    by = _background(context, options) if options.cut_out else None
+    shown = {"": (scenes, arms)}
+    if by:
+        cut = {name: np.stack([_cut_out(images, by) for images in pictures]) for name, pictures in arms.items()}
+        shown["cut out"] = [on_white(scene, by) for scene in scenes], cut
+    for name in (*options.measures, *options.cut_out):
+        reward = open_reward(context.of(name))
+        seen, pictures = shown["cut out" if name in options.cut_out else ""]
+        judged = {arm: Judged(_judged(reward, seen, images)) for arm, images in pictures.items()}
+        aspects[name], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
+        numbers |= compare(judged, columns, name, {}) | _wins(name, judged)
+        found[name] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
+    if options.features:
+        distances = _distances(options, arms)
+    results = {"scenes": [scene.id for scene in scenes], "arms": list(arms), "aspects": aspects, "measures": found}
+    results["distances"] = list(dict.fromkeys(key.partition("/")[0] for key in distances))
+    write_json(context.folder / "results.json", results)
+    return numbers | distances
+
+
+def _open(context, source):
+    """The evaluation's scenes, and the pictures u8[scenes, k, h, w, 3] of each arm that has its own."""
+    folder = context.path(source)
+    scenes = list(open_records(folder / "scenes", Scene))
+    arms = {}
+    for name in read_json(folder / "results.json")["arms"]:
+        drawn = context.config[source].get("trained", ())
+        if name == _BASELINE or name in drawn:
+            images = np.stack([each.image for each in open_records(folder / name / "candidates", Candidate)])
+            arms[name] = images.reshape(len(scenes), -1, *images.shape[1:])
+    return scenes, arms
+
+
+def _background(context, options):
+    name = options.background
+    check_name("background", name, [each for each in BACKGROUNDS if each != GIVEN])  # nobody gave masks of pictures
+    return parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")
+
+
+def _cut_out(images, by):
+    """Pictures u8[k, h, w, 3] on white."""
+    (subject,) = on_white(Scene("", "", (Subject("picture", "", images),), ""), by).subjects
+    return subject.images
+
+
+def _judged(reward, scenes, pictures):
+    """f64[scenes, aspects], means over a scene's pictures."""
+    count, each = pictures.shape[:2]
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    ids = [f"{scene.id}/{place}" for scene in scenes for place in range(each)]
+    values = reward.score_images(flat, [scene for scene in scenes for _ in range(each)], ids)
+    return np.float64(values).reshape(count, each, -1).mean(1)
+
+
+def _wins(name, judged) -> dict[str, float]:
+    """How often each arm's mean over aspects, in deviations of the baseline's, is above the baseline's."""
+    base, numbers = judged[_BASELINE].values, {}
+    spread = np.maximum(base.std(0), 1e-6)
+    for arm, each in judged.items():
+        if arm != _BASELINE:
+            found = win_rate(np.sign(((each.values - base) / spread).mean(1).round(9)))
+            ends = zip(("", "_low", "_high"), found, strict=True)
+            numbers |= {f"{name}/{arm}/win_rate{end}": value for end, value in ends}
+    return numbers
+
+
+def _distances(options, arms) -> dict[str, float]:
+    """FID and KID of each arm by the feature network."""
+    encoder, truth, numbers = options.features.open().name, options.truth.open(), {}
+    target = options.features.of(np.stack([example.target for example in truth.batch(range(len(truth)))]))
+    for arm, images in arms.items():
+        features = options.features.of(images.reshape(-1, *images.shape[2:]))
+        numbers[f"fid_{encoder}/{arm}"] = frechet_distance(Moments.of(features), Moments.of(target))
+        for end, value in zip(("", "_low", "_high"), kernel_distance(features, target), strict=True):
+            numbers[f"kid_{encoder}/{arm}{end}"] = value
+    return numbers

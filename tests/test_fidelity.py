@@ -1,0 +1,95 @@
+"""Other rewards on an evaluation's pictures: the same numbers as by hand."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from one_entry import check, run
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import read_json
+from narrative_jax.core.records import Candidate
+from narrative_jax.data.datasets import open_records
+from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.report import findings
+from narrative_jax.report.run import Run
+from narrative_jax.rewards.features import Features
+from narrative_jax.statistics import paired_bootstrap, win_rate
+from narrative_jax.statistics.distances import Moments, frechet_distance
+
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
+SUBJECT = {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40, "max_subjects": 2, "regions": HALVES}
+FEATURES = {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40}
+TRUTH = {"kind": "true", "split": "test", "size": 8, "seed": 0}
+
+
+def configured(workdir, **changes):
+    config = read_json(workdir / "config.json")
+    config["by_subject"] = {"stage": "score", "source": "generate", "reward": "identity", "identity": SUBJECT}
+    config["rated"] = {"stage": "score", "source": "generate", "reward": "raters", "raters": {"seeds": [0, 1]}}
+    fidelity = {"source": "evaluate", "measures": ("by_subject", "rated"), "features": FEATURES, "truth": TRUTH}
+    given = {key: value for key, value in (fidelity | changes).items() if value is not None}
+    config["fidelity"] = {"stage": "fidelity", **given}
+    return config
+
+
+@pytest.fixture(scope="module")
+def measured(adpo_run, tmp_path_factory):
+    """A finished run, and what is measured of it."""
+    workdir = shutil.copytree(adpo_run, tmp_path_factory.mktemp("runs") / "run")
+    return workdir, run(configured(workdir), "fidelity", workdir)
+
+
+def test_measures_are_the_rewards_own(measured):
+    workdir, numbers = measured
+    found = read_json(workdir / "fidelity" / "results.json")["measures"]["by_subject"]
+    before, after = (np.array(found[arm])[:, 0] for arm in ("baseline", "align"))
+    key = "by_subject/identity_dinov2_storybook"
+    expected = paired_bootstrap(after, before)
+    assert numbers[f"{key}/baseline"] == pytest.approx(before.mean(), abs=1e-6)
+    for end, value in zip(("diff", "diff_low", "diff_high"), expected, strict=True):
+        assert numbers[f"{key}/{end}"] == pytest.approx(value, abs=1e-5)
+    wins = win_rate(np.sign((after - before).round(9)))
+    assert numbers["by_subject/align/win_rate"] == pytest.approx(wins.estimate)
+    assert {"rated/prompt_following/diff", "rated/align/win_rate_low"} <= numbers.keys()
+
+
+def test_distances_are_of_the_pictures(measured):
+    workdir, numbers = measured
+    features = Features(**FEATURES)
+    images = [each.image for each in open_records(workdir / "evaluate" / "align" / "candidates", Candidate)]
+    true = [each.target for each in storybook_training_set("true", 8, 0, "test").batch(range(8))]
+    expected = frechet_distance(*(Moments.of(features.of(np.stack(each))) for each in (images, true)))
+    assert numbers["fid_dinov2_storybook/align"] == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(*(Moments.of(features.of(np.stack(true))) for _ in range(2))) == pytest.approx(0, abs=1e-6)
+    assert numbers["kid_dinov2_storybook/baseline"] > 0
+
+
+def test_the_report_tells_them(measured):
+    workdir, numbers = measured
+    manifest = {"stage": "fidelity", "seconds": 1.0, "peak_bytes": 1, "summary": numbers}
+    (workdir / "fidelity" / "manifest.json").write_text(json.dumps(manifest))
+    config = configured(workdir)
+    config["stages"] = [*config["stages"], "fidelity"]
+    (workdir / "config.json").write_text(json.dumps(config))
+    (table,) = findings.fidelity(Run(workdir))
+    text = table.text()
+    assert "by_subject: identity dinov2 storybook" in text and "fid dinov2 storybook" in text
+    assert "preferred to the baseline" in text and text.count("%") >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "generate"}, "unknown evaluation 'generate'"),
+        ({"measures": ("evaluate",)}, "unknown score entry that measures 'evaluate'"),
+        ({"cut_out": ("by_subject",), "background": "given"}, "unknown background 'given'"),
+        ({"truth": None}, "fidelity.features: pictures are compared with true ones, and there are none"),
+        ({"measures": None, "features": None}, "nothing is measured"),
+        ({"features": {**FEATURES, "side": 41}}, "squares of 41"),
+    ],
+)
+def test_bad_input(adpo_run, changes, message):
+    with pytest.raises(InputError, match=message):
+        check(configured(adpo_run, **changes), "fidelity")
