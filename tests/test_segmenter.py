@@ -7,6 +7,7 @@ import numpy as np
 import one_entry
 import pytest
 from flax import nnx
+from scipy import ndimage
 
 from narrative_jax.algorithms.segmentation import Segmentation
 from narrative_jax.core.config import load
@@ -55,12 +56,9 @@ def test_silhouettes_are_where_pictures_differ_without_anybody():
     alike = [(i, j) for i in range(24) for j in range(i) if facts[i] == facts[j]]
     assert len(alike) >= 3
     for i, j in alike:
-        edge = np.zeros_like(masks[0])  # pixels that are covered in part are on neither side
-        for mask in (masks[i], masks[j]):
-            grown = np.pad(mask, 1)
-            edge |= grown[:-2, 1:-1] | grown[2:, 1:-1] | grown[1:-1, :-2] | grown[1:-1, 2:] | mask
-        assert abs(targets[i] - targets[j]).max(-1)[~edge].max() <= 2
-    assert 0.05 < masks.mean((1, 2)).min() and masks.mean((1, 2)).max() < 0.5
+        near = ndimage.binary_dilation(masks[i] | masks[j], iterations=2)  # pixels that are covered in part
+        assert abs(targets[i] - targets[j]).max(-1)[~near].max() <= 2
+    assert masks.mean((1, 2)).min() > 0.05 and masks.mean((1, 2)).max() < 0.5
 
 
 def test_portraits_and_pictures_by_turns(trainee):
@@ -84,7 +82,8 @@ def test_what_is_left_is_read_as_published_weights_are(trainee, tmp_path):
     SegmenterTrainee(context, trainee.options, trainee.network, trainee.params, trainee.frozen).save(moved)
     _, like = abstract(lambda: ISNet(ISNET_SIZES["storybook"], rngs=nnx.Rngs(0)))
     read = load_weights(context.folder / WEIGHTS, like, ISNET_NAMES)
-    assert all(np.array_equal(read[name], value) for name, value in (moved | trainee.frozen).items())
+    for name, value in (moved | trainee.frozen).items():
+        np.testing.assert_allclose(read[name], value, rtol=2**-8, err_msg=name)
 
 
 def test_another_algorithm_is_refused():
