@@ -56,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "trains": "segmenter",
         "algorithm": "segmentation",
         "batch_size": 64,
-        "total_steps": 1500,
+        "total_steps": 600,
         "optimizer": {**adamw, "learning_rate": 3e-3, "weight_decay": 0.01},
     }
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
