@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from narrative_jax.core.errors import check_name
-from narrative_jax.core.mesh import spread_tokens
+from narrative_jax.core.mesh import apply_spread, spread_tokens
 from narrative_jax.models.attention import ATTENTIONS, attend
 from narrative_jax.models.layers import TYPES, Linear, RMSNorm, half_rotation, rotate_halves
 from narrative_jax.models.stacks import KEPT, Stack
@@ -168,7 +168,7 @@ class Vlm(nnx.Module):
         return jnp.matmul(hidden, table.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
 
     def _words(self, tokens):
-        return spread_tokens(self.token_embedding[tokens].astype(self.config.compute))
+        return spread_tokens(apply_spread(lambda x: self.token_embedding[x].astype(self.config.compute), tokens))
 
     def _embedded(self, prompts):
         words, config = self._words(prompts.tokens), self.config
