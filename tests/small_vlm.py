@@ -3,7 +3,7 @@
 import numpy as np
 
 from narrative_jax.models.vlm import VlmConfig
-from narrative_jax.models.vlm_inputs import Prompt, collate, read_picture
+from narrative_jax.models.vlm_inputs import Interleaved, collate, read_picture
 from narrative_jax.models.vlm_vision import VisionTowerConfig
 
 PICTURE, VOCABULARY = 50, 60
@@ -24,7 +24,7 @@ def prompt(config, shapes, words, seed=0):
     for _ in range(len(shapes) + 1):
         said += [*rng.integers(0, PICTURE, words), PICTURE]
     pictures = [picture(config, shape, seed + place) for place, shape in enumerate(shapes)]
-    return Prompt(np.array(said[:-1], np.int32), pictures)
+    return Interleaved(np.array(said[:-1], np.int32), pictures)
 
 
 def prompts(config):

@@ -22,7 +22,7 @@ from narrative_jax.models.lora import append_adapter, linear_paths
 from narrative_jax.models.network import abstract, split
 from narrative_jax.models.vlm import Vlm, last_of
 from narrative_jax.models.vlm_files import QWEN2_VL_MODULES, QWEN2_VL_NAMES, QWEN2_VL_SIZES, load_vlm_weights
-from narrative_jax.models.vlm_inputs import Prompt
+from narrative_jax.models.vlm_inputs import Interleaved
 from narrative_jax.models.vlm_writing import write
 
 CASES = {"tied": TIED, "untied": UNTIED}
@@ -214,7 +214,7 @@ def test_several_ways_to_go_on_share_what_was_read(models):
     config, _, network, params = models
     begun = [prompt(config, SHAPES[:1], 4, 1), prompt(config, SHAPES[1:3], 2, 2)]
     endings = [np.arange(count, dtype=np.int32) + 7 for count in (2, 5, 3)]
-    whole = [Prompt(np.concatenate([one.tokens, end]), one.pictures) for one in begun for end in endings]
+    whole = [Interleaved(np.concatenate([one.tokens, end]), one.pictures) for one in begun for end in endings]
 
     @jax.jit
     def shared(params, prompts, tokens, mask):

@@ -57,7 +57,7 @@ class VlmConfig:
         return {"scanned": self.scanned, "kept": self.kept}
 
 
-class Prompts(NamedTuple):
+class VlmInputs(NamedTuple):
     """What is read: tokens i32[b, n], and which of them are there, bool[b, n]; the others are padding.
 
     `positions` i32[b, n, 3] are each token's time, row and column. `shown` i32[b, n] says which of the row's merged
@@ -140,22 +140,22 @@ class Vlm(nnx.Module):
         self.norm = RMSNorm(config.width)
         self.out = None if config.tied else table()
 
-    def __call__(self, prompts: Prompts) -> jax.Array:
+    def __call__(self, inputs: VlmInputs) -> jax.Array:
         """Hidden states f32[b, n, width] of all tokens, which `logits` and other heads read."""
-        hidden, _ = self._through(self._embedded(prompts), prompts.positions, prompts.mask)
+        hidden, _ = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
         return hidden
 
-    def read(self, prompts: Prompts) -> tuple[jax.Array, Cache]:
+    def read(self, inputs: VlmInputs) -> tuple[jax.Array, Cache]:
         """Hidden states f32[b, n, width], and what `read_on` goes on from."""
-        hidden, found = self._through(self._embedded(prompts), prompts.positions, prompts.mask)
-        return hidden, Cache(*found, prompts.mask, prompts.positions.max((1, 2)) + 1)
+        hidden, found = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
+        return hidden, Cache(*found, inputs.mask, inputs.positions.max((1, 2)) + 1)
 
     def read_on(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """As `read`, of words i32[b, n] that come after what was read; where `mask` bool[b, n] is 0 is padding."""
         hidden, found, position = self.step(tokens, mask, cache)
         return hidden, cache.longer(*found, mask, position)
 
-    def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache):
+    def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, tuple, jax.Array]:
         """As `read_on`, but keys and values of these tokens alone, and the next position i32[b]."""
         places = cache.position[:, None] + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         positions = jnp.broadcast_to(places[..., None], (*places.shape, 3))
@@ -170,13 +170,13 @@ class Vlm(nnx.Module):
     def _words(self, tokens):
         return spread_tokens(apply_spread(lambda x: self.token_embedding[x].astype(self.config.compute), tokens))
 
-    def _embedded(self, prompts):
-        words, config = self._words(prompts.tokens), self.config
-        if not prompts.patches.shape[1]:
+    def _embedded(self, inputs):
+        words, config = self._words(inputs.tokens), self.config
+        if not inputs.patches.shape[1]:
             return words
-        patches = prompts.patches.astype(config.compute)
-        seen = self.vision(patches, prompts.cells, prompts.pictures, config.attention, **config.ways)
-        shown = prompts.shown[..., None]
+        patches = inputs.patches.astype(config.compute)
+        seen = self.vision(patches, inputs.cells, inputs.pictures, config.attention, **config.ways)
+        shown = inputs.shown[..., None]
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))
 

@@ -11,7 +11,7 @@ from PIL import Image
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.models.preprocessing import CLIP, normalise
-from narrative_jax.models.vlm import NOTHING, Prompts
+from narrative_jax.models.vlm import NOTHING, VlmInputs
 from narrative_jax.models.vlm_vision import VisionTowerConfig
 
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 12_845_056  # of a picture, as the published models have it
@@ -26,8 +26,8 @@ class Picture(NamedTuple):
     columns: int
 
 
-class Prompt(NamedTuple):
-    """Tokens i32[n], with one for each picture where it stands, and the pictures in order."""
+class Interleaved(NamedTuple):
+    """Words and pictures: tokens i32[n], with one for each picture where it stands, and the pictures in order."""
 
     tokens: np.ndarray
     pictures: Sequence[Picture] = ()
@@ -81,8 +81,8 @@ def cells_of(rows: int, columns: int, merge: int) -> np.ndarray:
 
 
 def collate(
-    prompts: Sequence[Prompt], length: int, patches: int, picture_token: int, config: VisionTowerConfig
-) -> Prompts:
+    asked: Sequence[Interleaved], length: int, patches: int, picture_token: int, config: VisionTowerConfig
+) -> VlmInputs:
     """A batch of `length` tokens and `patches` patches a row, padded on the right.
 
     Raises InputError for a prompt that is longer, has more patches, or not one `picture_token` for each picture, and
@@ -91,7 +91,7 @@ def collate(
     if patches % config.merge**2:
         rule = f"{config.merge**2} patches merge into one token"
         raise InputError(f"patches {patches}", rule, f"give {patches + -patches % config.merge**2}")
-    rows = [_row(prompt, picture_token, config) for prompt in prompts]
+    rows = [_row(one, picture_token, config) for one in asked]
     for words, seen in rows:
         for kind, count, most in (("tokens", len(words[0]), length), ("patches", len(seen[0]), patches)):
             if count > most:
@@ -100,17 +100,17 @@ def collate(
     words, seen = zip(*rows, strict=True)
     mask = np.arange(length) < np.array([[len(row[0])] for row in words])
     (tokens, positions, shown), of_pictures = _padded(words, length), _padded(seen, patches)
-    return Prompts(tokens, mask, positions, shown, *of_pictures)
+    return VlmInputs(tokens, mask, positions, shown, *of_pictures)
 
 
-def _row(prompt, picture_token, config):
+def _row(asked, picture_token, config):
     """Tokens, positions and what is shown in their places; patches, their cells and whose they are."""
-    count, known = int((prompt.tokens == picture_token).sum()), len(prompt.pictures)
+    count, known = int((asked.tokens == picture_token).sum()), len(asked.pictures)
     if count != known:
         given = f"a prompt with {count} places for pictures"
         raise InputError(given, f"it has {known} pictures", "write the token of a picture once for each")
-    pictures, tokens, positions, now = iter(prompt.pictures), [], [], 0
-    for token in prompt.tokens:
+    pictures, tokens, positions, now = iter(asked.pictures), [], [], 0
+    for token in asked.tokens:
         shape = (1, 1)
         if token == picture_token:
             picture = next(pictures)
@@ -125,7 +125,7 @@ def _row(prompt, picture_token, config):
     empty = Picture(np.zeros((0, 3 * config.patch_size**2), np.float32), 0, 0)
     seen = [
         (picture.patches, cells_of(*picture[1:], config.merge), np.full(len(picture.patches), place, np.int32))
-        for place, picture in enumerate([*prompt.pictures, empty])
+        for place, picture in enumerate([*asked.pictures, empty])
     ]
     words = tokens, np.concatenate([np.zeros((0, 3)), *positions]).astype(np.int32), shown
     return words, tuple(map(np.concatenate, zip(*seen, strict=True)))
