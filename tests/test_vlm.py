@@ -22,7 +22,7 @@ from narrative_jax.models.lora import append_adapter, linear_paths
 from narrative_jax.models.network import abstract, split
 from narrative_jax.models.vlm import Vlm, last_of
 from narrative_jax.models.vlm_files import QWEN2_VL_MODULES, QWEN2_VL_NAMES, QWEN2_VL_SIZES, load_vlm_weights
-from narrative_jax.models.vlm_inputs import Interleaved
+from narrative_jax.models.vlm_inputs import Interleaved, collate
 from narrative_jax.models.vlm_writing import write
 
 CASES = {"tied": TIED, "untied": UNTIED}
@@ -149,6 +149,15 @@ def test_padding_on_the_left(models, logits):
     left = given._replace(**{name: moved(getattr(given, name)) for name in ("tokens", "mask", "positions", "shown")})
     there = left.mask[..., None]
     np.testing.assert_allclose(logits(network, params, left) * there, moved(right) * there, atol=2e-5)
+
+
+@ONE_SIZE
+def test_words_alone_need_no_patches(models, logits):
+    config, _, network, params = models
+    told = prompts(config)[2:] * 3
+    none = collate(told, BUCKET["length"], 0, PICTURE, config.vision)
+    expected = logits(network, params, batch(config, told))
+    np.testing.assert_allclose(logits(network, params, none), expected, atol=1e-5)
 
 
 @ONE_SIZE

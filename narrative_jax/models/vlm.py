@@ -15,7 +15,7 @@ from flax import nnx
 
 from narrative_jax.core.errors import check_name
 from narrative_jax.core.mesh import apply_spread, spread_tokens
-from narrative_jax.models.attention import ATTENTIONS, attend
+from narrative_jax.models.attention import ATTENTIONS, XLA, attend
 from narrative_jax.models.layers import TYPES, Linear, RMSNorm, half_rotation, rotate_halves
 from narrative_jax.models.stacks import KEPT, Stack
 from narrative_jax.models.vlm_vision import START, TOWER, VisionTower, VisionTowerConfig
@@ -190,8 +190,11 @@ class Vlm(nnx.Module):
             earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
             seen = jnp.concatenate([earlier, seen], axis=2)
 
+        # Of one query there is no square of logits, which is what the others spare.
+        attention = XLA if n == 1 else config.attention
+
         def body(block, x, before):
-            return block(x, rotation, seen[:, None], before, config.attention)
+            return block(x, rotation, seen[:, None], before, attention)
 
         before = None if cache is None else (cache.keys, cache.values)
         x, found = self.blocks.run(body, x, before, **config.ways)
