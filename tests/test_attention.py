@@ -8,9 +8,9 @@ import pytest
 from narrative_jax.models.attention import attend
 
 
-def draw(dtype, batch=2, queries=5, keys=7, heads=3, size=4):
+def draw(dtype, batch=2, queries=5, keys=7, heads=3, size=4, shared=1):
     rng = np.random.default_rng(0)
-    shapes = [(batch, queries, heads, size)] + 2 * [(batch, keys, heads, size)]
+    shapes = [(batch, queries, heads * shared, size)] + 2 * [(batch, keys, heads, size)]
     return [jnp.asarray(2 * rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -22,14 +22,15 @@ MASKS = {
 }
 
 
+@pytest.mark.parametrize("shared", [1, 2])  # heads of queries that share keys
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_attention(mask, dtype, tolerance):
-    q, k, v = draw(dtype)
+def test_attention(mask, dtype, tolerance, shared):
+    q, k, v = draw(dtype, shared=shared)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
 
     def theirs(q, k, v, mask):
-        mask = None if mask is None else jnp.broadcast_to(mask, (2, 3, 5, 7))
+        mask = None if mask is None else jnp.broadcast_to(mask, (2, 3 * shared, 5, 7))
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
     def both(attention):

@@ -31,6 +31,8 @@ from narrative_jax.models.known_files import recognise
 from narrative_jax.models.network import abstract
 from narrative_jax.models.open_clip import OPEN_CLIP_NAMES
 from narrative_jax.models.reward_heads import AESTHETIC_HEADS, LinearHead
+from narrative_jax.models.vlm import Vlm
+from narrative_jax.models.vlm_files import QWEN2_VL_NAMES, QWEN2_VL_SIZES
 from narrative_jax.runs.rewards import open_reward
 
 CLIPS, DINOS, IRESNETS = (
@@ -71,6 +73,8 @@ def published():
             known[f"DINOv2 {form}"] = shapes(Dinov2Encoder, DINOV2_SIZES[form], DINOV2_NAMES)
     for size in IRESNETS:
         known[f"ArcFace's IResNet-{size}"] = shapes(IResNet, IRESNET_SIZES[f"IResNet-{size}"], IRESNET_NAMES)
+    for size, config in QWEN2_VL_SIZES.items():
+        known[f"Qwen2-VL {size}"] = shapes(Vlm, config, QWEN2_VL_NAMES)
     for version in ("v1", "v2"):
         config = AESTHETIC_HEADS[version]
         known[f"LAION's aesthetic head {version}"] = shapes(LinearHead, config, config.names)
@@ -104,6 +108,7 @@ def test_sizes_are_those_that_options_name():
         "DINOv2": DINOV2_SIZES,
         "ArcFace's": IRESNET_SIZES,
         "LAION's aesthetic head": AESTHETIC_HEADS,
+        "Qwen2-VL": QWEN2_VL_SIZES,
     }
     found = [recognise(arrays) for arrays in published().values()]
     assert all(each.size in named[each.kind] for each in found if each.kind in named)

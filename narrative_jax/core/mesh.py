@@ -102,9 +102,9 @@ def spread_tokens(x: jax.Array) -> jax.Array:
 
 
 def apply_spread(linear: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`linear` of x f32[b, 1, in], where its kernel is spread over fsdp along its output.
+    """`linear` of x [b, n, ...], where its kernel, or its table, is spread over fsdp along its output.
 
-    Its rows go to the kernel and not the kernel to the rows: of one token an example they are the smaller.
+    Its rows go to the kernel and not the kernel to the rows: of few tokens an example they are the smaller.
     """
     mesh = current_mesh()
     if mesh is None:

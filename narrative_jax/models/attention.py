@@ -15,9 +15,10 @@ _BLOCKS = (512, 384, 256, 128)  # of tokens, that splash takes at once
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, attention: str = XLA) -> jax.Array:
-    """Softmax attention of q f32[b, n, heads, d] over k and v f32[b, m, heads, d] -> f32[b, n, heads, d].
+    """Softmax attention of q f32[b, n, heads, d] over k and v f32[b, m, heads / g, d] -> f32[b, n, heads, d].
 
-    `mask` bool, broadcast to [b, heads, n, m], says which keys are seen; a query that sees none takes all alike.
+    Each g heads of queries, side by side, share keys and values (grouped queries, Ainslie et al. 2023). `mask` bool,
+    broadcast to [b, heads, n, m], says which keys are seen; a query that sees none takes all alike.
     `attention` is an implementation, or "auto": on a TPU "splash", on a GPU "cudnn" for what they can do, else "xla".
     Raises InputError for one that cannot run on the platform, or for these sizes.
     """
@@ -35,6 +36,8 @@ def _obstacle(attention, q, k, mask):
         return f"it runs on a {_RUNS_ON[attention]}, and this is a {platform()}"
     if attention == CUDNN:
         return "" if q.dtype == jnp.bfloat16 else f"it computes in bfloat16, and this is {q.dtype}"
+    if q.shape[2] != k.shape[2]:
+        return f"it takes as many heads of keys as of queries, and here are {k.shape[2]} and {q.shape[2]}"
     parts = current_mesh().shape["context"]  # of the queries; all see all keys
     tokens = [f"{n}" for n, multiple in ((q.shape[1], parts * _BLOCKS[-1]), (k.shape[1], _BLOCKS[-1])) if n % multiple]
     if tokens:
@@ -48,13 +51,17 @@ def _xla(q, k, v, mask):
     # Heads first and the division last, on n · d instead of n · m numbers: XLA's CPU takes 0.6 of the time that it
     # takes for jax.nn.dot_product_attention, which is what this computes.
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    rows, heads, n, size = q.shape
+    # Queries of heads that share keys are more queries of one head.
+    q = q.reshape(rows, k.shape[1], -1, size)
+    logits = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * size**-0.5
     if mask is not None:
+        mask = jnp.broadcast_to(mask, (rows, heads, n, k.shape[2])).reshape(logits.shape)
         logits = jnp.where(mask, logits, 0.7 * jnp.finfo(logits.dtype).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     values = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (values / total).astype(v.dtype).swapaxes(1, 2)
+    return (values / total).astype(v.dtype).reshape(rows, heads, n, size).swapaxes(1, 2)
 
 
 def _cudnn(q, k, v, mask):

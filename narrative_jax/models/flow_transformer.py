@@ -19,12 +19,11 @@ from narrative_jax.core.errors import check_name
 from narrative_jax.core.mesh import apply_spread, spread_tokens
 from narrative_jax.core.types import Segment
 from narrative_jax.models.attention import ATTENTIONS, attend
-from narrative_jax.models.layers import ZEROS, LayerNorm, Linear, RMSNorm, rotary, rotate, sinusoids
+from narrative_jax.models.layers import TYPES, ZEROS, LayerNorm, Linear, RMSNorm, rotary, rotate, sinusoids
 from narrative_jax.models.stacks import KEPT, Stack
 
 TEXT, NOISY, SUBJECT = SEGMENTS = ("text", "noisy", "subject")  # kinds of tokens; all subjects are one segment
 FREQUENCIES = 256  # of the sinusoids that timesteps and guidance become
-TYPES = ("float32", "bfloat16")  # to compute in
 TIME_SCALE = 1000.0  # FLUX's networks count t from 0 to 1000
 
 

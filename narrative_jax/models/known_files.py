@@ -35,6 +35,7 @@ _CLIP_TEXT = {"ViT-B/32": (1, 77, 512), "ViT-L/14": (1, 77, 768), "ViT-H/14": (1
 _DINO = {f"ViT-{size}/14": (1, width, 3, 14, 14) for size, width in {"S": 384, "B": 768, "L": 1024, "g": 1536}.items()}
 _REGISTERS = {f"{size}+registers": shape for size, shape in _DINO.items()}
 _FLUX = (19, 3072, 3072)
+_QWEN = {"2B": (28, 1536, 1536), "7B": (28, 3584, 3584)}
 
 _CLIP_IMAGE = "vision_model.embeddings.patch_embedding.weight"
 _CLIP_POSITIONS = "text_model.embeddings.position_embedding.weight"
@@ -66,6 +67,7 @@ _KINDS = (
         ("double_blocks.*.img_attn.qkv.weight",),
         {"FLUX.1": (19, 9216, 3072)},
     ),
+    _Kind("Qwen2-VL", ("model.*layers.*.self_attn.q_proj.weight", "*visual.merger.ln_q.weight"), _QWEN),
 )
 
 

@@ -11,6 +11,7 @@ from narrative_jax.core.types import Segment
 
 LECUN = nnx.initializers.lecun_normal()
 ZEROS = nnx.initializers.zeros_init()
+TYPES = ("float32", "bfloat16")  # to compute in
 
 
 class Linear(nnx.Module):
@@ -134,6 +135,23 @@ def rotate(x: jax.Array, rotation: jax.Array) -> jax.Array:
     # Pairs change places by a product with a permutation: accelerators pad an axis of two to a whole tile.
     lanes = jnp.arange(x.shape[-1])
     exchanged = jnp.matmul(x, (lanes[:, None] == lanes ^ 1).astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
+    return (x.astype(jnp.float32) * cos + exchanged.astype(jnp.float32) * sin).astype(x.dtype)
+
+
+def half_rotation(positions: jax.Array, axes: np.ndarray, frequencies: np.ndarray) -> jax.Array:
+    """Rotary angles of positions i32[b, n, a] as cosines and signed sines for `rotate_halves`, f32[2, b, n, d].
+
+    The pair c of channels turns by the position on axis `axes[c]`, i[d / 2], times `frequencies[c]`.
+    """
+    angles = positions[..., axes].astype(jnp.float32) * frequencies.astype(np.float32)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jnp.stack([jnp.concatenate([cos, cos], -1), jnp.concatenate([-sin, sin], -1)])
+
+
+def rotate_halves(x: jax.Array, rotation: jax.Array) -> jax.Array:
+    """Turn pairs of channels, c and c + d / 2, of x f32[b, n, heads, d] by `rotation`, as `half_rotation` gives it."""
+    cos, sin = rotation[:, :, :, None]
+    exchanged = jnp.concatenate(jnp.split(x, 2, -1)[::-1], -1)
     return (x.astype(jnp.float32) * cos + exchanged.astype(jnp.float32) * sin).astype(x.dtype)
 
 

@@ -38,7 +38,7 @@ def module_of(images: jax.Array | np.ndarray) -> ModuleType:
 
 def normalise(images: jax.Array, by: Normalisation) -> jax.Array:
     """((images + 1) / 2 - mean) / deviation, of the same shape."""
-    mean, deviation = (jnp.asarray(values, images.dtype) for values in by)
+    mean, deviation = (module_of(images).asarray(values, images.dtype) for values in by)
     return ((images + 1) / 2 - mean) / deviation
 
 

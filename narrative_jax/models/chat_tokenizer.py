@@ -1,0 +1,56 @@
+"""Talk with a Qwen model as tokens, by its own `tokenizer.json`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from narrative_jax.core.errors import InputError
+
+PICTURE_TOKEN, END_TOKEN, PAD_TOKEN = "<|image_pad|>", "<|im_end|>", "<|endoftext|>"
+PICTURE = f"<|vision_start|>{PICTURE_TOKEN}<|vision_end|>"  # where a picture stands in a question
+_SYSTEM = "You are a helpful assistant."
+
+
+def question(text: str) -> str:
+    """The prompt that asks this of the assistant, up to where the answer begins; `PICTURE` stands for a picture."""
+    turns = {"system": _SYSTEM, "user": text}
+    said = "".join(f"<|im_start|>{role}\n{words}{END_TOKEN}\n" for role, words in turns.items())
+    return f"{said}<|im_start|>assistant\n"
+
+
+class ChatTokenizer:
+    """Texts as tokens and back. `picture` stands for a picture, `end` closes an answer, `pad` fills a row."""
+
+    def __init__(self, rules: tokenizers.Tokenizer):
+        """Raises InputError for rules that do not know these tokens."""
+        rules.no_padding()
+        rules.no_truncation()
+        self._rules = rules
+        self.picture, self.end, self.pad = map(self._token, (PICTURE_TOKEN, END_TOKEN, PAD_TOKEN))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ChatTokenizer":
+        """Read a `tokenizer.json`. Raises InputError where it is missing, corrupt, or not that of a Qwen2-VL."""
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except InputError:
+            raise
+        except Exception as error:  # the library raises nothing narrower
+            rule = f"it is no readable tokenizer.json ({error})"
+            raise InputError(f"{path}", rule, "copy or download it again, or give another") from None
+
+    def encode(self, text: str) -> np.ndarray:
+        """i32[n]; the names of special tokens in the text become these."""
+        return np.array(self._rules.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, without the special ones."""
+        return self._rules.decode([int(token) for token in tokens])
+
+    def _token(self, name):
+        token = self._rules.token_to_id(name)
+        if token is None:
+            raise InputError("the tokeniser", f"it has no token {name}", "give the tokenizer.json of a Qwen2-VL")
+        return token

@@ -1,0 +1,207 @@
+"""Qwen2-VL (Wang et al. 2024): a language model that sees pictures among its words.
+
+It reads prompts of one length, padded on either side, and keeps their keys and values, so that what is said after
+them, in one way or several, needs no second look.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from narrative_jax.core.errors import check_name
+from narrative_jax.core.mesh import apply_spread, spread_tokens
+from narrative_jax.models.attention import ATTENTIONS, XLA, attend
+from narrative_jax.models.layers import TYPES, Linear, RMSNorm, half_rotation, rotate_halves
+from narrative_jax.models.stacks import KEPT, Stack
+from narrative_jax.models.vlm_vision import START, TOWER, VisionTower, VisionTowerConfig
+
+THETA = 1_000_000.0
+NOTHING = -1  # where no picture is
+
+
+@dataclass(frozen=True)
+class VlmConfig:
+    """Sizes; `heads` of queries share `key_heads` of keys and values. Where `tied`, words go out as they came in.
+
+    `sections` are the pairs of a head's channels that turn by time, row and column. `scanned` and `kept` say how
+    blocks run, see `Stack.run`; `compute` is the type in which tokens pass through, `attention` as `attend` has it.
+    """
+
+    vocab_size: int
+    width: int
+    heads: int
+    key_heads: int
+    blocks: int
+    mlp_width: int
+    tied: bool
+    sections: tuple[int, int, int] = (16, 24, 24)
+    vision: VisionTowerConfig = TOWER
+    scanned: bool = False
+    kept: str = "all"
+    compute: str = "float32"
+    attention: str = "xla"
+
+    def __post_init__(self):
+        check_name("kept", self.kept, KEPT)
+        check_name("compute", self.compute, TYPES)
+        check_name("attention", self.attention, ATTENTIONS)
+
+    @property
+    def ways(self) -> Mapping:
+        """How stacks of blocks run."""
+        return {"scanned": self.scanned, "kept": self.kept}
+
+
+class VlmInputs(NamedTuple):
+    """What is read: tokens i32[b, n], and which of them are there, bool[b, n]; the others are padding.
+
+    `positions` i32[b, n, 3] are each token's time, row and column. `shown` i32[b, n] says which of the row's merged
+    patches stands in a token's place, NOTHING for words. `patches` f32[b, p, 3 · patch_size²], `cells` i32[b, p, 2] and
+    `pictures` i32[b, p] are what `VisionTower` sees of all pictures of a row, one after the other, then padding.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+    positions: jax.Array
+    shown: jax.Array
+    patches: jax.Array
+    cells: jax.Array
+    pictures: jax.Array
+
+
+class Cache(NamedTuple):
+    """What was read: keys and values [blocks, b, m, key_heads, d] of m tokens, and which are there, bool[b, m].
+
+    `position` i32[b] is that of the token that comes next.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    there: jax.Array
+    position: jax.Array
+
+    def branched(self, times: int) -> "Cache":
+        """Each row so many times side by side, to go on in as many ways."""
+        keys, values = (jnp.repeat(x, times, axis=1) for x in (self.keys, self.values))
+        return Cache(keys, values, jnp.repeat(self.there, times, axis=0), jnp.repeat(self.position, times))
+
+    def longer(self, keys: jax.Array, values: jax.Array, mask: jax.Array, position: jax.Array) -> "Cache":
+        """With the keys and values [blocks, b, n, key_heads, d] of tokens that came after."""
+        keys, values = (jnp.concatenate(x, axis=2) for x in ((self.keys, keys), (self.values, values)))
+        return Cache(keys, values, jnp.concatenate([self.there, mask], axis=1), position)
+
+
+class DecoderBlock(nnx.Module):
+    """Grouped-query attention, then a gated MLP, each on normalised input and added to it."""
+
+    def __init__(self, config: VlmConfig, *, rngs: nnx.Rngs):
+        width, mlp_width, self.size = config.width, config.mlp_width, config.width // config.heads
+        keys = config.key_heads * self.size
+        into, out = {"axes": ("embed", "heads"), "kernel_init": START}, {"bias": False, "kernel_init": START}
+        self.norm_attention = RMSNorm(width)
+        self.query = Linear(width, width, **into, rngs=rngs)
+        self.key, self.value = (Linear(width, keys, **into, rngs=rngs) for _ in range(2))
+        self.attention_out = Linear(width, width, axes=("heads", "embed"), **out, rngs=rngs)
+        self.norm_mlp = RMSNorm(width)
+        self.mlp_gate, self.mlp_in = (
+            Linear(width, mlp_width, axes=("embed", "mlp"), **out, rngs=rngs) for _ in range(2)
+        )
+        self.mlp_out = Linear(mlp_width, width, axes=("mlp", "embed"), **out, rngs=rngs)
+
+    def __call__(self, x, rotation, mask, before, attention):
+        """Hidden states after the block, and keys and values of these tokens; `before` are those of earlier ones."""
+        normed = self.norm_attention(x)
+        q, k, v = (layer(normed).reshape(*x.shape[:2], -1, self.size) for layer in (self.query, self.key, self.value))
+        q, k = rotate_halves(q, rotation), rotate_halves(k, rotation)
+        keys, values = (k, v) if before is None else (jnp.concatenate(x, 1) for x in zip(before, (k, v), strict=True))
+        x = x + self.attention_out(attend(q, keys, values, mask, attention).reshape(x.shape))
+        normed = self.norm_mlp(x)
+        x = x + self.mlp_out(jax.nn.silu(self.mlp_gate(normed)) * self.mlp_in(normed))
+        return spread_tokens(x), (k, v)
+
+
+class Vlm(nnx.Module):
+    """The vision tower, the language model, and the table of words that it reads and writes by."""
+
+    def __init__(self, config: VlmConfig, *, rngs: nnx.Rngs):
+        self.config = config
+
+        def table():
+            return nnx.Param(START(rngs.params(), (config.vocab_size, config.width)), axes=("vocab", "embed"))
+
+        self.vision = VisionTower(config.vision, config.width, rngs=rngs)
+        self.token_embedding = table()
+        self.blocks = Stack(lambda rngs: DecoderBlock(config, rngs=rngs), config.blocks, rngs=rngs)
+        self.norm = RMSNorm(config.width)
+        self.out = None if config.tied else table()
+
+    def __call__(self, inputs: VlmInputs) -> jax.Array:
+        """Hidden states f32[b, n, width] of all tokens, which `logits` and other heads read."""
+        hidden, _ = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
+        return hidden
+
+    def read(self, inputs: VlmInputs) -> tuple[jax.Array, Cache]:
+        """Hidden states f32[b, n, width], and what `read_on` goes on from."""
+        hidden, found = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
+        return hidden, Cache(*found, inputs.mask, inputs.positions.max((1, 2)) + 1)
+
+    def read_on(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """As `read`, of words i32[b, n] that come after what was read; where `mask` bool[b, n] is 0 is padding."""
+        hidden, found, position = self.step(tokens, mask, cache)
+        return hidden, cache.longer(*found, mask, position)
+
+    def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, tuple, jax.Array]:
+        """As `read_on`, but keys and values of these tokens alone, and the next position i32[b]."""
+        places = cache.position[:, None] + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        positions = jnp.broadcast_to(places[..., None], (*places.shape, 3))
+        hidden, found = self._through(self._words(tokens), positions, mask, cache)
+        return hidden, found, cache.position + mask.sum(1)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits f32[..., vocab_size] of the next token, from hidden states f32[..., width]."""
+        table = self.token_embedding if self.out is None else self.out
+        return jnp.matmul(hidden, table.astype(hidden.dtype).T, preferred_element_type=jnp.float32)
+
+    def _words(self, tokens):
+        return spread_tokens(apply_spread(lambda x: self.token_embedding[x].astype(self.config.compute), tokens))
+
+    def _embedded(self, inputs):
+        words, config = self._words(inputs.tokens), self.config
+        if not inputs.patches.shape[1]:
+            return words
+        patches = inputs.patches.astype(config.compute)
+        seen = self.vision(patches, inputs.cells, inputs.pictures, config.attention, **config.ways)
+        shown = inputs.shown[..., None]
+        seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
+        return spread_tokens(jnp.where(shown == NOTHING, words, seen))
+
+    def _through(self, x, positions, mask, cache=None):
+        """Hidden states, normalised, and keys and values [blocks, b, n, key_heads, d]."""
+        config, n = self.config, x.shape[1]
+        pairs = config.width // config.heads // 2
+        rotation = half_rotation(positions, np.repeat(range(3), config.sections), THETA ** -(np.arange(pairs) / pairs))
+        seen = jnp.tril(jnp.ones((n, n), bool)) & mask[:, None]
+        if cache is not None:
+            earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
+            seen = jnp.concatenate([earlier, seen], axis=2)
+
+        # Of one query there is no square of logits, which is what the others spare.
+        attention = XLA if n == 1 else config.attention
+
+        def body(block, x, before):
+            return block(x, rotation, seen[:, None], before, attention)
+
+        before = None if cache is None else (cache.keys, cache.values)
+        x, found = self.blocks.run(body, x, before, **config.ways)
+        return self.norm(x), found
+
+
+def last_of(hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """Hidden states f32[b, width] of the last token of each row that is no padding."""
+    last = jnp.where(mask, jnp.arange(mask.shape[1]), 0).max(1)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]

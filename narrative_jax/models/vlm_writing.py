@@ -1,0 +1,79 @@
+"""Writing with a `Vlm`: token after token, all rows at once, in one compiled program."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from narrative_jax.models.vlm import Cache, Vlm
+
+
+class Written(NamedTuple):
+    """Tokens i32[b, length], and how many of each row are no padding, i32[b]; an end token counts."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+class _State(NamedTuple):
+    step: jax.Array
+    tokens: jax.Array
+    done: jax.Array
+    cache: Cache
+
+
+def write(
+    model: Vlm,
+    last: jax.Array,
+    cache: Cache,
+    *,
+    length: int,
+    ends: Sequence[int],
+    pad: int,
+    keys: jax.Array | None = None,
+    temperature: jax.Array | float = 1.0,
+) -> Written:
+    """Up to `length` tokens after what was read, to the first of `ends`, then `pad`; for use inside jit.
+
+    `last` f32[b, width] are the hidden states of the last tokens read. Tokens are the likeliest ones or, with a random
+    key for each row, `keys` [b], drawn at a temperature > 0. A row's are the same whatever rows are beside it.
+    """
+    rows, read = cache.there.shape
+
+    def chosen(hidden, step):
+        logits = model.logits(hidden)
+        if keys is None:
+            return logits.argmax(-1)
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return jax.vmap(jax.random.categorical)(now, logits / temperature)
+
+    def put(state, tokens):
+        tokens = jnp.where(state.done, pad, tokens).astype(jnp.int32)
+        done = state.done | jnp.isin(tokens, jnp.array(ends))
+        return state.tokens.at[:, state.step].set(tokens), done
+
+    def go_on(state):
+        token = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
+        hidden, found, position = model.step(token, jnp.ones((rows, 1), bool), state.cache)
+        tokens, done = put(state, chosen(hidden[:, 0], state.step))
+        cache = _stored(state.cache, found, position, read + state.step - 1)
+        return _State(state.step + 1, tokens, done, cache)
+
+    room = [(0, 0), (0, 0), (0, length - 1), (0, 0), (0, 0)]
+    longer = (jnp.pad(x, room) for x in (cache.keys, cache.values))
+    cache = Cache(*longer, jnp.pad(cache.there, room[1:3]), cache.position)
+    nothing = _State(0, jnp.full((rows, length), pad, jnp.int32), jnp.zeros(rows, bool), cache)
+    start = _State(jnp.int32(1), *put(nothing, chosen(last, 0)), cache)
+    end = jax.lax.while_loop(lambda state: (state.step < length) & ~state.done.all(), go_on, start)
+    ended = jnp.isin(end.tokens, jnp.array(ends))
+    return Written(end.tokens, jnp.where(ended.any(1), ended.argmax(1) + 1, length))
+
+
+def _stored(cache, found, position, place):
+    """The cache with one more token at a place on its axis of tokens that was free."""
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(whole, new, place, axis=2)
+        for whole, new in zip((cache.keys, cache.values), found, strict=True)
+    )
+    return Cache(keys, values, cache.there.at[:, place].set(True), position)
