@@ -28,7 +28,12 @@ SIDES = (1024, 512)  # of one picture, in pixels
 MOST_PADDING = 16  # pixels around each picture
 _RATINGS = ("compositeStructure", "objectConsistency", "imageQuality")
 _PROMPTS = ("description_0", "description_1")
-_COLUMNS = {"image": ("bytes",), "description": _PROMPTS, "quality_assessment": _RATINGS}
+_BYTES, _TEXT = (pa.types.is_binary, pa.types.is_large_binary), (pa.types.is_string, pa.types.is_large_string)
+_COLUMNS = {  # their fields, and of which types these may be
+    "image": (("bytes",), _BYTES),
+    "description": (_PROMPTS, _TEXT),
+    "quality_assessment": (_RATINGS, (pa.types.is_integer, pa.types.is_floating)),
+}
 _FILES_KEPT = 64  # as looked through: more than the data set has
 _GROUPS_KEPT, _PICTURES_KEPT = 1, 2  # in memory: examples are read in order
 
@@ -104,7 +109,8 @@ def read_subjects200k(
             left_out.append(f"{file}: {looked.bad} of {looked.rows} rows are not rated {quality} or more")
         pairs.extend(looked.pairs)
     if not pairs:
-        raise InputError(f"{files[0].parent}", f"no example is left of it, e.g. {left_out[-1]}", "lower quality")
+        reason = f"no example is left of it ({left_out[-1] if left_out else 'it has no rows'})"
+        raise InputError(f"{files[0].parent}", reason, "lower quality, or give more")
     return pairs, left_out
 
 
@@ -113,7 +119,7 @@ def _look(path, changed, quality) -> _Looked:
     """Look through a file, group by group: first what is small, then the pictures of those rows that are good."""
     looked, bad, rows = _Looked([], [], 0, 0), 0, 0
     for group in tqdm(range(_opened(path, lambda file: file.num_row_groups)), f"{path}", delay=5):
-        about = _read(path, group, ["description", "quality_assessment"]).to_pylist()
+        about = _read(path, group, ["description", "quality_assessment"], pa.Table.to_pylist)
         good = [row for row, each in enumerate(about) if _is_rated(each, quality)]
         for row in good:
             found = _Row(rows + row, group, row, about[row]["description"] or {})
@@ -142,10 +148,10 @@ def _examples(path, changed, row: _Row) -> Iterator[tuple[Scene, Panel]]:
         raise DamagedPictureError(given, f"its {missing[0]} is missing", "add it")
     lefts, top, side = _places(given, *size_of_whole(_bytes(path, changed, row.group, row.row), given))
     panels = [Panel(path, row.group, row.row, left, top, side) for left in lefts]
-    name = row.description.get("item") or row.description.get("category") or "subject"
-    class_word = row.description.get("category") or name
+    item, category = (f"{row.description.get(field) or ''}".strip() for field in ("item", "category"))
+    name = item or category or "subject"
     for prompt, place, target, seen in zip(_PROMPTS, ("left", "right"), panels, panels[::-1], strict=True):
-        subject = Subject(name, class_word, Photos([seen]))
+        subject = Subject(name, category or name, Photos([seen]))
         id = f"{path.stem}/{row.number}/{place}"
         yield Scene(id, row.description[prompt].strip(), (subject,), "user"), target
 
@@ -174,11 +180,11 @@ def _decoded(path, changed, group, row, given):
 
 @lru_cache(maxsize=_GROUPS_KEPT)
 def _images(path, _changed, group):
-    return _read(path, group, ["image.bytes"])["image"]
+    return _read(path, group, ["image.bytes"], lambda table: table["image"])
 
 
-def _read(path, group, columns) -> pa.Table:
-    return _opened(path, lambda file: file.read_row_group(group, columns))
+def _read(path, group, columns, of):
+    return _opened(path, lambda file: of(file.read_row_group(group, columns)))
 
 
 def _opened(path, read):
@@ -187,16 +193,16 @@ def _opened(path, read):
         with pq.ParquetFile(path) as file:
             _check_columns(path, file.schema_arrow)
             return read(file)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         told = str(error).split("\n")[0][:120]
         raise InputError(f"{path}", f"it is no readable Parquet file ({told})", "give a whole one") from error
 
 
 def _check_columns(path, schema):
-    for column, fields in _COLUMNS.items():
+    for column, (fields, kinds) in _COLUMNS.items():
         kind = schema.field(column).type if column in schema.names else None
-        known = [field.name for field in kind] if kind is not None and pa.types.is_struct(kind) else []
+        there = {field.name: field.type for field in kind} if kind is not None and pa.types.is_struct(kind) else {}
         for name in fields:
-            if name not in known:
+            if name not in there or not any(is_one(there[name]) for is_one in kinds):
                 rule = f"it has no {column}.{name}, as Subjects200K has"
                 raise InputError(f"{path}", rule, f"its columns are {', '.join(_COLUMNS)}, structures all")
