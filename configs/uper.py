@@ -8,7 +8,17 @@ steps of drawing, and goes on learning from them meanwhile; how far it should ha
 follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
 privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the composite
 reward prefers, and the best of four; `:ablations` has one change at a time of the reward and of how it is followed.
-`:tiny` is a smoke run.
+`:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published rewards:
+
+    python -m narrative_jax.launch --config=configs/uper.py:own --config.collect.examples=PATH \
+        --config.by_text.clip_cosine.weights=CLIP --config.by_looks.aesthetic.clip=CLIP \
+        --config.by_looks.aesthetic.head=HEAD --config.by_subject.subject_consistency.weights=DINOV2_BASE \
+        --config.evaluate.identity.weights=DINOV2_LARGE
+
+PATH is a Parquet file of Subjects200K, a folder of them, or a folder with a folder of photos for each subject, two or
+more, as DreamBooth's. Backgrounds stay (--config.refine.background=isnet removes them by weights of one's own) and
+nobody compares pairs (--config.refine.annotator=server asks a model). Scenes of the examples are drawn and judged by an
+encoder that was not followed; nothing says when to stop.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +31,7 @@ ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe: `sft`, after it `follow`, which follows the reward, and `refl`, which is that at its best step."""
-    check_name("variant", variant, ("", "controls", "ablations", "tiny"))
+    check_name("variant", variant, ("", "controls", "ablations", "own", "tiny"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -117,6 +127,8 @@ def get_config(variant: str = "") -> ConfigDict:
         _add_ablations(config)
     if variant == "tiny":
         _shrink(config)
+    if variant == "own":
+        _own(config)
     return config
 
 
@@ -228,3 +240,38 @@ def _shrink(config):
         config[name].optimizer.warmup_steps = 1
     config.evaluate.update(scenes=4, per_scene=1)
     config.fidelity.truth.size = 4
+
+
+def _own(config):
+    """Examples of people's own in place of Storybook's; the step of following a reward is the last."""
+    config.collect = {"stage": "collect", "examples": "", "quality": None, "damaged_policy": "stop"}
+    score = {"stage": "score", "source": "collect", "batch_size": 32}
+    config.by_text = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "ViT-L/14"}}
+    config.by_looks = {**score, "reward": "aesthetic", "aesthetic": {"clip": "", "head": "", "version": "v2"}}
+    subject = {"weights": "", "size": "ViT-B/14", "form": "crops", "side": 512, "max_subjects": 1}
+    config.by_subject = {**score, "reward": "subject_consistency", "subject_consistency": subject}
+    config.refine = {
+        "stage": "refine",
+        "source": "collect",
+        "background": "",
+        "isnet": {"weights": "", "size": "RMBG-1.4"},
+        "annotator": "",
+        "server": {"url": "", "model": ""},
+        "threshold": 3.0,
+    }
+    config.refl = config.follow
+    config.refl.keep_adapters = False
+    config.evaluate = {
+        "stage": "evaluate",
+        "source": "collect",
+        "scenes": 64,
+        "per_scene": 2,
+        "trained": ("refl", "sft"),
+        "reward": "identity",
+        "batch_size": 32,
+        "identity": {"encoder": "dinov2", "weights": "", "size": "ViT-L/14", "side": 224, "max_subjects": 1},
+        "compare": (("refl", "sft"),),
+    }
+    for name in ("reference", "follow", *config.fidelity.measures, "fidelity"):
+        del config[name]
+    config.stages = ("collect", *config.refl.ensemble, "refine", "sft", "refl", "evaluate")

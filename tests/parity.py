@@ -26,6 +26,22 @@ def published_shapes(shapes, names):
     }
 
 
+def with_random_weights(network):
+    """A torch network of convolutions and batch norms, its weights and statistics drawn: none is 0 or 1 any more."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, value in network.state_dict().items():
+            if key.endswith("running_var"):
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+            elif value.ndim == 1:
+                value.add_(0.2 * torch.randn(value.shape, generator=generator))
+            elif value.ndim:
+                value.copy_(torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5)
+    return network
+
+
 def slope(model, output, images, step):
     """How fast `output(model(images))` changes as `images`, f32[b, h, w, 3], move along `step`; by differences."""
     import torch

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity import published_shapes, relative_error, slope
+from parity import published_shapes, relative_error, slope, with_random_weights
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.models.checkpoints import load_weights
@@ -70,19 +70,9 @@ def reference(config):
 @pytest.fixture(scope="module", params=CASES)
 def encoders(request, tmp_path_factory):
     """Sizes, the torch network with random weights and statistics, and ours with the same."""
-    torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
     config = CASES[request.param]
-    theirs = reference(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, value in theirs.state_dict().items():
-            if key.endswith("running_var"):
-                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-            elif value.ndim == 1:
-                value.add_(0.2 * torch.randn(value.shape, generator=generator))
-            elif value.ndim:
-                value.copy_(torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5)
+    theirs = with_random_weights(reference(config))
     path = tmp_path_factory.mktemp("iresnet") / "backbone.safetensors"
     save_file(theirs.state_dict(), path)
     network, shapes = structure(config)

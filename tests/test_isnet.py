@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from parity import published_shapes, relative_error
+from parity import published_shapes, relative_error, with_random_weights
 
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.isnet import ISNET_NAMES, ISNET_SIZES, ISNet, ISNetConfig
@@ -110,17 +110,8 @@ def reference(config):
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """The torch network with random weights and statistics, and ours with the same."""
-    torch = pytest.importorskip("torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
-    theirs, generator = reference(SMALL), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for key, value in theirs.state_dict().items():
-            if key.endswith("running_var"):
-                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-            elif value.ndim == 1:
-                value.add_(0.2 * torch.randn(value.shape, generator=generator))
-            elif value.ndim:
-                value.copy_(torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5)
+    theirs = with_random_weights(reference(SMALL))
     path = tmp_path_factory.mktemp("isnet") / "model.safetensors"
     save_file(theirs.state_dict(), path)
     network, shapes = structure(SMALL)

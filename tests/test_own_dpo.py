@@ -71,7 +71,7 @@ def test_a_run_on_a_folder_of_pairs(made, capsys, tmp_path):
     key = "evaluate/reward/clip_cosine_storybook"
     assert {f"{key}/{end}" for end in ("baseline", "aligned", "diff", "diff_low", "diff_high")} <= numbers.keys()
     page = (made / "run" / "report.html").read_text()
-    for words in ("dog_w.png: there is no dog_l", "Mara jumps.", "those of the preferences that were trained on"):
+    for words in ("dog_w.png: there is no dog_l", "Mara jumps.", "those of the pictures that were trained on"):
         assert words in page
     assert not (made / "run" / "align" / "encoded").exists()
     assert any(value.any() for key, value in adapter(made / "run").items() if key.endswith(".b"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import one_entry
 import pytest
 from PIL import Image
 
@@ -13,12 +14,15 @@ from narrative_jax.annotators.base import SAME_SUBJECT
 from narrative_jax.annotators.server import ServerAnnotator, _read
 from narrative_jax.core.chat import UnfitError
 from narrative_jax.core.config import load
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.records import Annotation, Candidate, Example, Scene
+from narrative_jax.data import kinds
 from narrative_jax.data.backgrounds import FoundMasks, GivenMasks, on_white, unfit
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_scenes, storybook_training_set
 from narrative_jax.runs.tables import Tables
+from narrative_jax.stages import refine
+from narrative_jax.storybook.datasets import TrainingSet
 
 ADPO = Path(__file__).parents[1] / "configs" / "adpo.py"
 SET = {"kind": "raw", "size": 96, "seed": 3, "characters": 1}
@@ -121,27 +125,87 @@ def test_bad_options(changes, message):
         pipeline.check(pipeline.completed(config(**changes)))
 
 
-def test_people_s_own_pairs_without_an_annotator(tmp_path):
-    """Photos with masks of their own do not come by these files: IS-Net would find them."""
+def own_pairs(folder, opaque=None, **refine):
+    """A config for three pairs of people's own; the subjects are cut out where `opaque` says how much of each is."""
     lines = []
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        subjects = [{"class_word": "dog", "images": [f"{number}.png"]}]
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        photo = Image.fromarray(pixels)
+        if opaque:
+            photo.putalpha(Image.fromarray(np.uint8(255) * (np.arange(1600).reshape(40, 40) < 40 * opaque[number])))
+        photo.save(folder / f"cut{number}.png")
+        subjects = [{"class_word": "dog", "images": [f"cut{number}.png"]}]
         lines.append({"id": f"{number}", "prompt": "a dog", "picture": f"{number}.png", "subjects": subjects})
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = config(training_set=None, source="collect", annotator="", background="")
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = config(**{"training_set": None, "source": "collect", "annotator": "", "background": "", **refine})
     with found.unlocked():
-        found.collect = {"stage": "collect", "pictures": str(tmp_path / "own.jsonl")}
+        found.collect = {"stage": "collect", "pictures": str(folder / "own.jsonl")}
         found.stages = ("collect", "refine", "align")
+    return found
+
+
+def test_people_s_own_pairs_without_an_annotator(tmp_path):
+    found = own_pairs(tmp_path)
     pipeline.run(found, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "refine" / "kept.json").read_text()) == ["0", "1", "2"]
     found.refine.background = "given"
-    with pytest.raises(InputError, match=r"refine.background 'given': people's own subjects come without masks; take"):
+    message = r"refine.background 'given': subject 'dog' of '0' comes without a mask; cut it out .*or take 'isnet'"
+    with pytest.raises(InputError, match=message):
         pipeline.check(pipeline.completed(found))
     found.refine.update(background="", annotator="raters")
     with pytest.raises(InputError, match="annotator 'raters': it knows Storybook's own scenes only; take 'server'"):
         pipeline.check(pipeline.completed(found))
+
+
+def test_people_s_own_subjects_cut_out(tmp_path):
+    """Half of the first is there, nothing of the second, all of the third."""
+    found = own_pairs(tmp_path, opaque=(20, 0, 40), background="given")
+    found.stages = ("collect", "refine")
+    pipeline.run(found, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "refine" / "kept.json").read_text()) == ["0"]
+    rejects = [json.loads(line) for line in (tmp_path / "run" / "refine" / "rejects.jsonl").read_text().splitlines()]
+    assert [(each["id"], each["reason"]) for each in rejects] == [
+        ("1", "no foreground in a reference"),
+        ("2", "nothing but foreground in a reference"),
+    ]
+    (subject,) = open_records(tmp_path / "run" / "refine" / "scenes", Scene)[0].subjects
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    np.testing.assert_array_equal(subject.images[0][:20], pixels[:20])
+    assert (subject.images[0][20:] == 255).all() and not subject.masks[0][20:].any()
+
+
+def test_people_s_own_scenes_are_shown_as_trained_ones_were(tmp_path):
+    """The evaluation asks for masks where the training had them, before anything is drawn."""
+    found = own_pairs(tmp_path, opaque=(20, 20, 20), background="given")
+    scenes = [{"id": "1", "prompt": "a dog", "subjects": [{"class_word": "dog", "images": ["0.png"]}]}]
+    (tmp_path / "scenes.jsonl").write_text("\n".join(map(json.dumps, [*scenes, {**scenes[0], "id": "2"}])))
+    found.stages = ("collect", "refine", "align", "evaluate")
+    found.evaluate.update(source="collect", reward="picture_statistics")
+    pipeline.check(pipeline.completed(found))
+    found.evaluate.source, found.scenes = "", str(tmp_path / "scenes.jsonl")
+    with pytest.raises(InputError, match=r"refine.background 'given': subject 'dog' of '1' comes without a mask"):
+        pipeline.check(pipeline.completed(found))
+
+
+def test_each_pair_is_read_once_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(refine, "_CHUNK", 2)
+    section = {"stage": "refine", "training_set": {**SET, "size": 5}, "background": "given"}
+    found, drawn, genuine = {"refine": section}, [], TrainingSet.batch
+    monkeypatch.setattr(TrainingSet, "batch", lambda self, rows: drawn.extend(rows) or genuine(self, rows))
+    monkeypatch.setattr(refine, "unfit", lambda scene: "no foreground in a reference" * scene.id.endswith("1"))
+    looks = iter([False, True])
+    stop = type("StopAfter", (), {"requested": property(lambda self: next(looks))})()
+    with pytest.raises(Stopped):
+        one_entry.run(found, "refine", tmp_path, stop)
+    assert drawn == [0, 1]
+    monkeypatch.setattr(kinds, "_decode_subjects", lambda columns: pytest.fail("a scene is decoded"))
+    numbers = {"pairs": 5, "kept": 4, "dropped/no_foreground_in_a_reference": 1}
+    assert one_entry.run(found, "refine", tmp_path) == numbers and drawn == [0, 1, 2, 3, 4]
+    assert one_entry.run(found, "refine", tmp_path) == numbers and drawn == [0, 1, 2, 3, 4]
+    for name, kind in {"scenes": Scene, "candidates": Candidate}.items():
+        ids = open_records(tmp_path / "refine" / name, kind).columns("id")["id"]
+        assert ids == [f"train-3-{row:06d}" for row in range(5)]
 
 
 # A model behind a server

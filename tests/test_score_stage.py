@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on_where_it_was(workdir, monkeypatch):
 
     with pytest.raises(Stopped):
         run(workdir, StopAfter(2))
-    assert finished_chunks(workdir / "score" / "chunks") == [0, 1]
+    assert finished_chunks(workdir / "score" / "chunks" / "scores") == [0, 1]
     scored = []
     genuine = Raters.score_images
     monkeypatch.setattr(Raters, "score_images", lambda *a: scored.extend(a[3]) or genuine(*a))
@@ -117,7 +117,7 @@ def test_killed_while_tidying_up(workdir, monkeypatch):
     def half(folder, **options):
         if folder.name != "chunks":
             return genuine(folder, **options)
-        genuine(folder / "chunk-000000")
+        genuine(folder / "scores" / "chunk-000000")
         raise KeyboardInterrupt
 
     numbers = run(workdir)
@@ -126,7 +126,7 @@ def test_killed_while_tidying_up(workdir, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", half)
         run(workdir)
-    assert finished_chunks(workdir / "score" / "chunks") == [1, 2]
+    assert finished_chunks(workdir / "score" / "chunks" / "scores") == [1, 2]
     monkeypatch.setattr(Raters, "score_images", None)
     assert run(workdir) == numbers and results(workdir) == undisturbed
     assert not (workdir / "score" / "chunks").exists()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from narrative_jax import export, launch, pipeline, sample
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.records import Candidate
+from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.backgrounds import GivenMasks, on_white
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_scenes, storybook_training_set
@@ -94,6 +95,54 @@ def test_the_file_holds_both_adapters(run, tmp_path):
     whole = drawn(scene, "refl")  # subjects as it learned from them
     assert abs(whole - drawn(shown, tmp_path / "lora")).max() <= 1 < abs(whole - drawn(scene, tmp_path / "lora")).max()
     assert abs(whole - drawn(scene, "sft")).max() > 1
+
+
+@pytest.fixture
+def own(tmp_path, tiny_weights):
+    """A folder of photos, and configs/uper.py:own on it at the embedded encoders' sizes."""
+    for number in range(6):
+        place = tmp_path / "photos" / ("rex", "fat_cat")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(noise).save(place / f"{number}.png")
+    config = load(f"{CONFIG}:own")
+    config.generator.update(preset="tiny", weights=str(tiny_weights))
+    config.sampling.update(num_steps=3, batch_size=4)
+    config.collect.examples = str(tmp_path / "photos")
+    config.by_text.clip_cosine.size = config.by_looks.aesthetic.version = "storybook"
+    with config.unlocked():
+        config.by_subject.update(reward="identity", identity=SUBJECT)
+        config.evaluate.update(scenes=3, per_scene=1, identity={**SUBJECT, "encoder": "dinov2"})
+        config.refl.hyper.window = (1, 3)
+        for name in ("sft", "refl"):
+            config[name].update(total_steps=2, batch_size=4, save_every=2, sample_every=2)
+            config[name].optimizer.warmup_steps = 1
+    return config
+
+
+@pytest.mark.slow
+def test_people_s_own_examples(own, tmp_path):
+    pipeline.run(own, tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["collect/pictures"] == summary["refine/kept"] == 6 and summary["sft/step"] == 2
+    judged = "evaluate/reward/{}identity_dinov2_storybook/diff"
+    assert {judged.format(arm) for arm in ("", "sft/", "refl_over_sft/")} <= summary.keys()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "refl" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["pull/by_subject"] > 0 and row["error"] > 0 for row in rows)
+    prompts = {scene.prompt for scene in open_records(tmp_path / "run" / "evaluate" / "scenes", Scene)}
+    assert prompts == {"a photo of a fat cat"}, "three of the six, the first ones"
+
+
+def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
+    pipeline.check(pipeline.completed(own))
+    own.refine.background = "given"
+    with pytest.raises(InputError, match=r"refine.background 'given': subject 'fat_cat' of 'fat_cat/1' comes without"):
+        pipeline.check(pipeline.completed(own))
+    own.refine.update(background="isnet")
+    pipeline.check(pipeline.completed(own))
+    Image.new("RGB", (39, 60)).save(tmp_path / "photos" / "rex" / "8.png")
+    with pytest.raises(InputError, match=r"rex/8.png of 60 × 39 pixels: the generator draws 40 × 40: enlarged"):
+        pipeline.check(pipeline.completed(own))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import numpy as np
 class Subject:
     """One character or object to keep: `images` u8[n, h, w, 3], `masks` bool[n, h, w] (True: the subject).
 
-    `landmarks` f32[n, 5, 2] are those of its face in each image, as `Scene.faces`. Images may be `data.photos.Photos`,
-    which are read from their files when NumPy or an index asks for pixels.
+    `landmarks` f32[n, 5, 2] are those of its face in each image, as `Scene.faces`. Images and masks may be those of
+    `data.subject_photos`, which are read from their files when NumPy or an index asks for pixels.
     """
 
     name: str

@@ -32,7 +32,7 @@ class Masks(Protocol):
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """The masks that came with the subjects."""
+    """The masks that came with the subjects: of people's own, where their pictures are not transparent."""
 
     def masks(self, subject: Subject) -> np.ndarray:
         """See `Masks`; raises InputError for a subject without, and for masks of another size."""
@@ -106,7 +106,7 @@ def as_shown(scene: Scene, by: Masks) -> Scene:
 def unfit(scene: Scene) -> str:
     """Why the masks of a scene's subjects show none, "" where they do."""
     for subject in scene.subjects:
-        for share in () if subject.masks is None else subject.masks.mean((1, 2)):
+        for share in () if subject.masks is None else np.asarray(subject.masks, bool).mean((1, 2)):
             if not LEAST <= share <= MOST:
                 return f"{'no' if share < LEAST else 'nothing but'} foreground in a reference"
     return ""

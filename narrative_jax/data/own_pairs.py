@@ -10,7 +10,7 @@ from tqdm import tqdm
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Preference, Scene
 from narrative_jax.core.text import composed
-from narrative_jax.data.photos import find_file, pictures_in, sieve
+from narrative_jax.data.photos import Embedded, find_file, pictures_in, sieve
 from narrative_jax.data.reading import field, flag, json_lines, prompt_beside, subjects_of
 
 FIELDS = ("prompt", "chosen", "rejected", "subjects", "tie", "gap")
@@ -20,14 +20,14 @@ _LARGEST_GAP = float(np.finfo(np.float32).max)  # as records keep it
 
 @dataclass(frozen=True)
 class OwnPairs:
-    """Pairs and their pictures as files, in order; `left_out` names what was passed over and why, one phrase each.
+    """Pairs and their pictures, in order; `left_out` names what was passed over and why, one phrase each.
 
-    `scenes`, one a pair, are of split "user". `pictures` are (candidate id, scene id, file): those of a scene are
+    `scenes`, one a pair, are of split "user". `pictures` are (candidate id, scene id, picture): those of a scene are
     ID/chosen and ID/rejected, ID/first and ID/second where neither is better. `preferences` name candidates by id.
     """
 
     scenes: list[Scene]
-    pictures: list[tuple[str, str, Path]]
+    pictures: list[tuple[str, str, Path | Embedded]]
     preferences: list[Preference]
     left_out: list[str]
 

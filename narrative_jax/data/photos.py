@@ -1,24 +1,24 @@
 """Pictures as people have them: which files are some, whether they are whole, and how they are read."""
 
+import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.images import fit_image
 from narrative_jax.core.text import check_text, composed
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # what is a picture in a folder
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # what is read, whatever its name
 PHOTO_SIDE = 1024  # longest side in pixels that is kept of a photo: no encoder looks closer
 DAMAGED_POLICIES = ("stop", "drop")
-_READ_AT_ONCE = 16  # subjects whose photos are kept, since the next rows often ask for them again
 _LYING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _PNG_START = 8  # bytes before the first chunk
 
@@ -27,51 +27,34 @@ class DamagedPictureError(InputError):
     """A file that is there, and no picture that can be read."""
 
 
-class Photos:
-    """One subject's photos as an array u8[n, h, w, 3], read when its pixels are asked for; `files` are whole pictures.
+class Embedded(Protocol):
+    """A picture within a file of many; `size` is its height and width in pixels."""
 
-    Of different sizes, each stands in a white square as large as the largest.
-    """
+    size: tuple[int, int]
 
-    dtype = np.dtype(np.uint8)
+    def read(self) -> np.ndarray:
+        """u8[h, w, 3]. Raises InputError."""
 
-    def __init__(self, files: Sequence[Path]):
-        self.files = tuple(files)
-        self._changed = tuple(file.stat().st_mtime_ns for file in self.files)
-        sizes = [_reduced(*picture_size(file)) for file in self.files]
-        self.sizes = np.array(sizes)
-        size = sizes[0] if len(set(sizes)) == 1 else (self.sizes.max(),) * 2
-        self.shape = (len(self.files), *map(int, size), 3)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, place) -> np.ndarray:
-        return _read_photos(self.files, self._changed, self.shape)[place]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self[:])
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.array(self[:], dtype, copy=copy)
+    def stat(self) -> os.stat_result:
+        """Of the file, which tells whether it changed."""
 
 
-@lru_cache(maxsize=_READ_AT_ONCE)
-def _read_photos(files, _changed, shape):
-    images = [read_photo(file) for file in files]
-    if any(image.shape != shape[1:] for image in images):
-        images = [fit_image(image, shape[1]) for image in images]
-    photos = np.stack(images)
-    photos.flags.writeable = False  # shared by all who ask
-    return photos
-
-
-def read_photo(path: str | Path, given: str = "") -> np.ndarray:
+def read_photo(path: str | Path | Embedded, given: str = "") -> np.ndarray:
     """One photo u8[h, w, 3], upright, on white where transparent, at most PHOTO_SIDE long; `given` is its name.
 
     Raises InputError where there is none, and for what would be read wrongly.
     """
-    return _open(Path(path), given or f"image {path}", _upright)
+    return _open(Path(path), given or f"image {path}", _upright) if isinstance(path, str | Path) else path.read()
+
+
+def decode_photo(data: bytes, given: str) -> np.ndarray:
+    """A picture's bytes as u8[h, w, 3], on white where transparent, neither turned nor reduced. Raises InputError."""
+    return _open(BytesIO(data), given, _as_stored)
+
+
+def size_of_whole(data: bytes, given: str) -> tuple[int, int]:
+    """Height and width of a picture's bytes as they are stored, looked at to the last one. Raises InputError."""
+    return _open(BytesIO(data), given, _look_through)
 
 
 def as_photo(picture: str | Path | Image.Image | np.ndarray, given: str) -> np.ndarray:
@@ -124,12 +107,31 @@ def sieve(damaged_policy: str, left_out: list[str]) -> Callable[[Path, str], boo
     return is_whole
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels of a picture file, upright and not reduced, without decoding it.
+def has_transparency(path: Path) -> bool:
+    """Whether a picture file says how opaque it is; it is not decoded. Raises InputError where it is no picture."""
+    return _open(path, f"picture {path}", _says_how_opaque)
+
+
+def read_transparency(path: Path) -> np.ndarray:
+    """How transparent a photo is that `has_transparency`, as a picture u8[h, w, 3], white where nothing is there.
+
+    It is turned and reduced as `read_photo` does. Raises InputError as that.
+    """
+    return _open(path, f"image {path}", _transparency)
+
+
+def picture_size(path: str | Path | Embedded) -> tuple[int, int]:
+    """Height and width in pixels of a picture, upright and not reduced, without decoding it.
 
     Raises InputError where it is no picture.
     """
-    return _open(Path(path), f"picture {path}", _upright_size)
+    return _open(Path(path), f"picture {path}", _upright_size) if isinstance(path, str | Path) else path.size
+
+
+def reduced_size(height: int, width: int) -> tuple[int, int]:
+    """What is kept of a photo of this height and width."""
+    scale = min(1, PHOTO_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def pictures_in(folder: Path) -> tuple[list[Path], list[str]]:
@@ -187,12 +189,19 @@ def _open(path, given, read) -> Any:
 @cache
 def _look_at(path, _changed):
     """Raise as Pillow does for a file that is damaged anywhere; what was whole is not looked at again."""
-    with _opened(path) as picture:
+    _look_through(path)
+
+
+def _look_through(file):
+    """Height and width. Raises as Pillow does for damage anywhere."""
+    with _opened(file) as picture:
+        width, height = picture.size
         if picture.format == "PNG":
             picture.verify()  # each chunk by its checksum
         else:
             picture.draft("L", (1, 1))  # of a JPEG an eighth, which needs all bytes too
             picture.load()
+    return height, width
 
 
 @contextmanager
@@ -213,29 +222,51 @@ def _check(picture):
         raise ValueError("it is made for print, in inks of its own profile: save it in RGB")
 
 
+def _says_how_opaque(path):
+    with _opened(path) as opened:
+        return opened.has_transparency_data
+
+
+def _as_stored(file):
+    with _opened(file) as opened:
+        return _flattened(_coloured(opened))
+
+
 def _upright(path):
     with _opened(path) as opened:
         return _upright_copy(opened)
 
 
 def _upright_copy(picture):
+    return _flattened(_upright_photo(picture))
+
+
+def _transparency(path):
+    with _opened(path) as opened:
+        opacity = np.asarray(_upright_photo(opened).getchannel("A"))
+    return np.repeat(255 - opacity[..., None], 3, axis=-1)
+
+
+def _upright_photo(picture):
+    """As PIL's, of mode RGB, or RGBA where it has transparency."""
     _check(picture)
-    photo = ImageOps.exif_transpose(picture)
+    photo = _coloured(ImageOps.exif_transpose(picture))
+    height, width = reduced_size(photo.height, photo.width)
+    return photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _coloured(photo):
     if photo.mode.startswith("I;16"):  # which Pillow would clip at 255
         if "transparency" in photo.info:
             raise ValueError("16 bits a pixel of which one value is transparent")
         photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    photo = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
-    height, width = _reduced(photo.height, photo.width)
-    photo = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return photo.convert("RGBA" if photo.has_transparency_data else "RGB")
+
+
+def _flattened(photo):
     if photo.mode == "RGBA":
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     return np.array(photo)
-
-
-def _reduced(height, width):
-    scale = min(1, PHOTO_SIDE / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _upright_size(path):

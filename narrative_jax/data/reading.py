@@ -11,7 +11,8 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fitted
 from narrative_jax.core.records import Subject
 from narrative_jax.core.text import check_text, composed, read_text
-from narrative_jax.data.photos import Photos, check_picture, find_file
+from narrative_jax.data.photos import check_picture, find_file
+from narrative_jax.data.subject_photos import Photos
 
 _KINDS = {str: "a text", list: "a list"}
 _SUBJECT = ("class_word", "images", "name", "landmarks")
@@ -130,7 +131,8 @@ def _subject(fields, where, folder):
     if landmarks is not None and len(landmarks) != len(photos):
         given = f"{where}: landmarks of {len(landmarks)} images of {name!r}"
         raise InputError(given, f"there are {len(photos)} images", "give five points of one face for each")
-    return Subject(name, class_word, photos, landmarks=None if landmarks is None else _moved(landmarks, photos))
+    moved = None if landmarks is None else _moved(landmarks, photos)
+    return Subject(name, class_word, photos, photos.masks(), moved)
 
 
 def _moved(landmarks, photos):

@@ -312,7 +312,7 @@ def _caveats(run):
         same = ", and the very reward that was trained on" if trained_on else ""
         yield f"That reward is a stand-in for a judge{same}: look at the pictures before you believe it."
     if run.config[run.judge].get("source", ""):
-        yield "The scenes are those of the preferences that were trained on: how others are drawn is not shown."
+        yield "The scenes are those of the pictures that were trained on: how others are drawn is not shown."
     if run.rising:
         yield "Both errors rose in training, the preferred pictures' too: the generator was pushed away from both."
     if len(run.results["scenes"]) < FEWEST:

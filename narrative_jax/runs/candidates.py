@@ -7,24 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records, open_records
-from narrative_jax.data.own_pairs import find_pairs
-from narrative_jax.data.photos import picture_size
-from narrative_jax.data.sources import find_pictures
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Drawer, candidate_seed
 from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import sampling_of
 
+REFINE = "refine"  # the stage that takes pictures over, and drops some
+
 
 def pictures_entry(context: Context, name: str) -> str:
     """The entry whose candidates an entry is about: itself, or what it screens or scores."""
-    while (entry := context.config[name]).stage != "refine" and entry.get("source", ""):
+    while (entry := context.config[name]).stage != REFINE and entry.get("source", ""):
         name = entry.source
     return name
 
@@ -93,23 +91,3 @@ def draw_arm(
     drawer = drawer_of(context, generator, **changes)
     draw_candidates(context, context.folder / name, drawer, params, scenes, per_scene, name)
     return open_drawn(context.folder / name, per_scene)
-
-
-def check_collected(context: Context, name: str, least: int) -> None:
-    """Raise InputError for pictures of a collect entry that a generator cannot learn from, and for nothing but ties.
-
-    A side below `least` pixels is too small: enlarged, it teaches blur.
-    """
-    section = context.config[name]
-    own = section.get("pictures", None) is None
-    policy = section.get("damaged_policy", "stop")
-    found = find_pairs(section["preferences"], policy) if own else None
-    if found and all(preference.tie for preference in found.preferences):
-        remedy = "give some that prefer one picture"
-        raise InputError(f"the preferences of {name}", "all of them are ties", remedy)
-    files = [file for *_, file in (found.pictures if own else find_pictures(section["pictures"], policy)[0])]
-    for file in files:
-        height, width = picture_size(file)
-        if min(height, width) < least:
-            given, rule = f"{file} of {height} × {width} pixels", f"the generator draws {least} × {least}"
-            raise InputError(given, f"{rule}: enlarged, it would teach blur", "give it larger, or leave its pair out")

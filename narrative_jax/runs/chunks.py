@@ -1,7 +1,7 @@
 """Records that take long to make, in chunks: an interrupted run goes on, and several processes share the work."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,24 +23,47 @@ def leave_records(
     title: str,
     together: bool = False,
 ) -> None:
-    """Leave what `make` gives for all jobs, `size` at a time, as records in `folder`/`name`.
+    """Leave what `make` gives for all jobs, `size` at a time, as records in `folder`/`name`; see `leave_kinds`."""
+    kinds = {name: record_type}
+    leave_kinds(context, folder, kinds, jobs, lambda part: {name: make(part)}, size, title, together)
+
+
+def leave_kinds(
+    context: Context,
+    folder: Path,
+    kinds: Mapping[str, type],
+    jobs: Sequence,
+    make: Callable[[Sequence], Mapping[str, Iterable]],
+    size: int,
+    title: str,
+    together: bool = False,
+) -> None:
+    """Leave what `make` gives for all jobs, `size` at a time, as records in folders of `folder`, whose `kinds` tell
+    their names and types.
 
     Of several processes each makes its share of these chunks, or, where all devices work on one (`together`), writes
     its share. Goes on behind the chunks that an interrupted run finished. Raises Stopped between two.
     """
-    chunks, done = folder / "chunks", folder / name
-    finished = processes.first_does(title, lambda: None if done.exists() else finished_chunks(chunks))
-    if finished is not None:
+    chunks = {name: folder / "chunks" / name for name in kinds}
+    if (finished := processes.first_does(title, lambda: _finished(folder, chunks))) is not None:
         for number, part in _unfinished(context, finished, jobs, size, title, together):
             made = make(part)
-            if _is_mine(number):
-                write_chunk(chunks, number, made)
+            for name in kinds if _is_mine(number) else ():
+                write_chunk(chunks[name], number, made[name])
         processes.wait_for_all(f"{title}: all chunks")
-        if processes.is_first():
-            pack_chunks(chunks, done, record_type)
+        for name, kind in kinds.items() if processes.is_first() else ():
+            if not (folder / name).exists():
+                pack_chunks(chunks[name], folder / name, kind)
     if processes.is_first():
-        shutil.rmtree(chunks, ignore_errors=True)
+        shutil.rmtree(folder / "chunks", ignore_errors=True)
     processes.wait_for_all(f"{title}: done")
+
+
+def _finished(folder, chunks):
+    """The chunks that all kinds have, None where nothing is left to do."""
+    if all((folder / name).exists() for name in chunks):
+        return None
+    return sorted(set.intersection(*(set(finished_chunks(path)) for path in chunks.values())))
 
 
 def _unfinished(context, finished, jobs, size, title, together) -> Iterator[tuple[int, Sequence]]:

@@ -1,21 +1,21 @@
 """The examples that an entry left to learn from: pairs that refinement kept, or preferred pictures."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json, write_bytes, write_json
-from narrative_jax.core.options import parse
-from narrative_jax.core.records import Example, Scene
-from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, Masks, on_white
-from narrative_jax.runs.candidates import open_candidates
+from narrative_jax.core.records import Example
+from narrative_jax.runs.backgrounds import check_own_subjects
+from narrative_jax.runs.candidates import REFINE, open_candidates
+from narrative_jax.runs.collected import check_collected, collect_entries
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import Pictures, makes_preferences, open_pictures, open_preferences
 from narrative_jax.runs.scenes import open_scenes
 
-REFINE = "refine"  # the stage
 REJECTS = "rejects.jsonl"  # the others, each with its reason
 KEPT = "kept.json"  # of a refine entry: the ids of the pictures that are learned from
 
@@ -26,6 +26,15 @@ class Pairs(NamedTuple):
     count: int
     read: Callable[[Sequence[int]], list[Example]]
     origin: str
+
+
+def check_pairs(context: Context, source: str) -> None:
+    """Raise InputError unless `source` collects pairs that the generator can learn from, with masks where the context's
+    entry takes them.
+    """
+    check_name("source of pairs", source, collect_entries(context.config))
+    check_collected(context, source, preset_of(context).image_size)
+    check_own_subjects(context, source)
 
 
 def open_pairs(context: Context, source: str, training_set: Any) -> Pairs:
@@ -57,54 +66,6 @@ def check_leaves(context: Context, source: str, kind: str) -> None:
     if kind == "examples" and not prefers and context.config.get(source, {}).get("stage", "") != REFINE:
         rule = "that entry makes neither preferences nor examples"
         raise InputError(given, rule, "name one that screens, collects preferences, or refines")
-
-
-def background_of(context: Context, own: bool = False) -> Masks | None:
-    """How the context's refine entry removes backgrounds, None where it does not.
-
-    Raises InputError, also where it would take the masks of people's `own` subjects, which come without.
-    """
-    name = context.entry.get("background", GIVEN)
-    if not name:
-        return None
-    check_name("background", name, BACKGROUNDS)
-    if own and name == GIVEN:
-        rule = "people's own subjects come without masks"
-        raise InputError(f"{context.name}.background {GIVEN!r}", rule, "take 'isnet', which finds them, or ''")
-    return parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")
-
-
-def as_trained(context: Context, names: Iterable[str], scenes: Sequence[Scene]) -> dict[str, Sequence[Scene]]:
-    """For each of these train entries the scenes as what it learned from showed them: refined if that was, or what it
-    came after. Raises InputError as the background does.
-    """
-    shown = {"": scenes}
-    for source in {_refined_by(context, name) for name in names} - {""}:
-        by = background_of(context.of(source))
-        shown[source] = [on_white(scene, by) for scene in scenes] if by else scenes
-    return {name: shown[_refined_by(context, name)] for name in names}
-
-
-def background_trained_on(context: Context, name: str) -> Masks | None:
-    """How backgrounds of the subjects that the train entry learned from were removed, None where they were not."""
-    source = _refined_by(context, name)
-    return background_of(context.of(source)) if source else None
-
-
-def check_own_shown(context: Context, names: Iterable[str]) -> None:
-    """Raise InputError unless people's own subjects can be shown as these train entries' were."""
-    for source in {_refined_by(context, name) for name in names} - {""}:
-        background_of(context.of(source), own=True)
-
-
-def _refined_by(context, name):
-    """The refine entry that the train entry learned from, or what it came after; "" where there is none."""
-    entry = context.config[name]
-    for source in (entry.get("source", ""), entry.get("after", "")):
-        stage = context.config[source].get("stage", "") if source else ""
-        if stage in (REFINE, "train"):
-            return source if stage == REFINE else _refined_by(context, source)
-    return ""
 
 
 def open_examples(context: Context, name: str) -> tuple[Pictures, Sequence[str]]:

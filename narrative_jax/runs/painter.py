@@ -13,8 +13,8 @@ from narrative_jax.data.backgrounds import Masks, as_shown
 from narrative_jax.data.sources import Portraits, own_scene
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import Sampling, candidate_seed, drawer_for
+from narrative_jax.runs.backgrounds import background_trained_on
 from narrative_jax.runs.directory import Context, read_config
-from narrative_jax.runs.examples import background_trained_on
 from narrative_jax.runs.generator import base_generator, sampling_of
 from narrative_jax.runs.tables import Tables
 from narrative_jax.runs.trained import check_trained, generator_entries, trained_generator, with_lora_file

@@ -50,16 +50,17 @@ def collected_scenes(context: Context, name: str, count: int, max_subjects: int,
 
     Raises InputError for fewer than `minimum`.
     """
-    records = open_records(context.path(name) / "scenes", Scene)
-    fit, _ = limit_subjects(list(records), max_subjects, context.config.max_subjects_policy)
-    asked = {}
-    for scene in fit:
-        asked.setdefault((scene.prompt, content_key(*(each.images for each in scene.subjects))), scene)
-    scenes = list(asked.values())[: count or None]
-    if len(scenes) < minimum:
+    records, policy, asked = open_records(context.path(name) / "scenes", Scene), context.config.max_subjects_policy, {}
+    for scene in records:
+        if count and len(asked) == count:
+            break
+        if policy == "stop" or len(scene.subjects) <= max_subjects:
+            limit_subjects([scene], max_subjects, policy)
+            asked.setdefault((scene.prompt, content_key(*(each.images for each in scene.subjects))), scene)
+    if len(asked) < minimum:
         rule = f"{minimum} or more different ones are needed"
-        raise InputError(f"{len(scenes)} scene of {name}", rule, "give more, or leave source empty for others")
-    return scenes
+        raise InputError(f"{len(asked)} scene of {name}", rule, "give more, or leave source empty for others")
+    return list(asked.values())
 
 
 def open_scenes(candidates: Records) -> tuple[Records, dict[str, int]]:

@@ -5,7 +5,6 @@ the same tune scenes from the same noise; the one that another reward likes best
 """
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +15,15 @@ from narrative_jax.data.datasets import write_records
 from narrative_jax.rewards.ensemble import Ensemble
 from narrative_jax.runs import trained
 from narrative_jax.runs.arms import Arms
+from narrative_jax.runs.backgrounds import as_trained, check_own_shown
 from narrative_jax.runs.candidates import draw_candidates, drawer_of, open_drawn
 from narrative_jax.runs.directory import ADAPTER, Context
-from narrative_jax.runs.examples import as_trained
 from narrative_jax.runs.generator import check_generator
 from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, same_reward, sections_of
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 INPUTS = ("source", "reward_from", "ensemble")
-sections = sections_of
+sections, files = sections_of, reward_files
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ def check(context: Context, options: Options) -> None:
     check_scenes(context, "tune", options.scenes, options.scene_seed, minimum=2)
     own = bool(context.config.scenes)
     check_reward(context, own)
+    if own:
+        check_own_shown(context, [options.source])
     check_count("per_scene", options.per_scene, minimum=1)
     if own and options.gold:
         raise InputError(f"{context.name}.gold", "the oracle knows Storybook's scenes only", "leave it out")
@@ -60,11 +61,6 @@ def check(context: Context, options: Options) -> None:
             given = f"{context.name}.reward {options.reward!r}"
             rule = f"{options.source} followed it, and what is followed says nothing of when to stop"
             raise InputError(given, rule, "take another encoder's")
-
-
-def files(context: Context) -> Iterable[str]:
-    """The reward's."""
-    return reward_files(context)
 
 
 def run(context: Context, options: Options) -> dict[str, float]:

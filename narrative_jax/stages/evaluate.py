@@ -7,7 +7,6 @@ over kinds of scenes. The ceiling is what the oracle says of true pictures. A us
 reward stands in.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,9 @@ from narrative_jax.core.files import write_json
 from narrative_jax.data.datasets import write_records
 from narrative_jax.rewards.oracle import WORLD_VERSION, Presence, judge_true_pictures, kinds_of_scenes
 from narrative_jax.runs.arms import Arms
+from narrative_jax.runs.backgrounds import as_trained, check_own_shown
+from narrative_jax.runs.collected import collect_entries
 from narrative_jax.runs.directory import Context, was_trained
-from narrative_jax.runs.examples import as_trained, check_own_shown
 from narrative_jax.runs.generator import base_generator, check_generator, sampling_of
 from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of
 from narrative_jax.runs.scenes import characters_of, check_scenes, collected_scenes, some_scenes
@@ -27,7 +27,7 @@ from narrative_jax.runs.trained import generator_entries, with_trained
 from narrative_jax.statistics.comparison import Judged, between, compare
 
 INPUTS = ("source", "trained", "reward_from", "ensemble")
-sections = sections_of
+sections, files = sections_of, reward_files
 TUNE_SCENES = 64  # that the guidance scale is chosen on
 COPYING, PRESENCE = CONTROLS = ("copying", "presence")
 
@@ -58,8 +58,7 @@ def check(context: Context, options: Options) -> None:
     """Raise InputError for scenes that the generator cannot draw, a reward that cannot judge them, and unknown arms."""
     check_generator(context)
     if options.source:
-        collects = [name for name, section in context.config.items() if getattr(section, "stage", "") == "collect"]
-        check_name("source of scenes", options.source, collects)
+        check_name("source of scenes", options.source, collect_entries(context.config))
     else:  # an interval needs two
         check_scenes(context, options.split, options.scenes, options.scene_seed, minimum=2)
     check_reward(context, own=_are_own(context, options))
@@ -68,16 +67,11 @@ def check(context: Context, options: Options) -> None:
     for name in options.trained:
         check_name("train entry of the generator", name, generator_entries(context.config))
     if _are_own(context, options):
-        check_own_shown(context, options.trained)
+        check_own_shown(context, options.trained, options.source)
     for scale in options.guidance_scales:
         sampling_of(context, guidance_scale=scale)
     _check_controls(context, options)
     _check_compare(options)
-
-
-def files(context: Context) -> Iterable[str]:
-    """The reward's."""
-    return reward_files(context)
 
 
 def _check_controls(context, options):

@@ -6,9 +6,9 @@ from typing import Any
 from narrative_jax.core.errors import check_count, check_name
 from narrative_jax.core.files import write_json
 from narrative_jax.data.datasets import write_records
+from narrative_jax.runs.backgrounds import as_trained, check_own_shown
 from narrative_jax.runs.candidates import draw_candidates, drawer_of
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import as_trained, check_own_shown
 from narrative_jax.runs.generator import base_generator, check_generator, preset_of, sampling_of
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 from narrative_jax.runs.trained import generator_entries, with_trained

@@ -15,14 +15,15 @@ from narrative_jax.core.options import files_in, parse
 from narrative_jax.core.records import Annotation, Candidate, Example, Scene
 from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white, unfit
 from narrative_jax.data.datasets import open_records
-from narrative_jax.runs.candidates import check_collected, open_candidates
-from narrative_jax.runs.chunks import leave_records
+from narrative_jax.runs.backgrounds import background_of
+from narrative_jax.runs.candidates import open_candidates
+from narrative_jax.runs.chunks import leave_kinds, leave_records
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import background_of, leave_kept, open_pairs
-from narrative_jax.runs.generator import preset_of
+from narrative_jax.runs.examples import check_pairs, leave_kept, open_pairs
 from narrative_jax.trainees.base import TrainingSetOptions, check_source
 
 INPUTS = ("source",)
+FOREGROUND, FOREGROUNDS = "foreground", "foregrounds"  # the aspect of what is said of references, and its folder
 _CHUNK = 64  # pairs between two looks at the stop flag
 
 
@@ -51,9 +52,8 @@ def check(context: Context, options: Options) -> None:
     """Raise InputError for pairs from nowhere, unknown names and options, and an annotator that cannot know."""
     check_source(context, options.training_set)
     if options.source:
-        check_name("source of pairs", options.source, _collect_entries(context))
-        check_collected(context, options.source, preset_of(context).image_size)
-    background_of(context, own=bool(options.source))
+        check_pairs(context, options.source)
+    background_of(context)
     if options.annotator:
         annotator = _annotator(context, options)
         if annotator.needs_facts and options.source:
@@ -78,26 +78,26 @@ def run(context: Context, options: Options) -> dict[str, float]:
     by = background_of(context)
 
     def refined(part):
-        return [example.scene if by is None else on_white(example.scene, by) for example in pairs.read(part)]
+        examples = pairs.read(part)
+        scenes = [example.scene if by is None else on_white(example.scene, by) for example in examples]
+        pictures = [Candidate(each.scene.id, each.scene.id, each.target, 0, pairs.origin) for each in examples]
+        looks = [Annotation(scene.id, FOREGROUND, unfit(scene), None, options.background) for scene in scenes]
+        return {"scenes": scenes, "candidates": pictures, FOREGROUNDS: looks}
 
-    def targets(part):
-        read = pairs.read(part)
-        return [Candidate(each.scene.id, each.scene.id, each.target, 0, pairs.origin) for each in read]
-
-    for name, kind, make in (("scenes", Scene, refined), ("candidates", Candidate, targets)):
-        leave_records(context, context.folder, name, kind, range(pairs.count), make, _CHUNK, f"{context.name}: {name}")
-    scenes = open_records(context.folder / "scenes", Scene)
-    reasons = {scene.id: reason for scene in scenes if (reason := unfit(scene))}
+    kinds = {"scenes": Scene, "candidates": Candidate, FOREGROUNDS: Annotation}
+    leave_kinds(context, context.folder, kinds, range(pairs.count), refined, _CHUNK, f"{context.name}: pairs")
+    looks = open_records(context.folder / FOREGROUNDS, Annotation).columns("candidate_id", "critique")
+    unfit_for = dict(zip(*looks.values(), strict=True))
     if options.annotator:
-        _annotate(context, options, scenes, reasons)
-    return processes.first_does(f"{context.name}: numbers", lambda: _sieve(context, options, scenes, reasons))
+        _annotate(context, options, unfit_for)
+    return processes.first_does(f"{context.name}: numbers", lambda: _sieve(context, options, unfit_for))
 
 
-def _annotate(context, options, scenes, reasons):
-    """Leave an annotation of each pair that has a foreground."""
+def _annotate(context, options, unfit_for):
+    """Leave an annotation of each pair that has a foreground; `unfit_for` says by id why one has none, "" if it has."""
     annotator = _annotator(context, options)
-    candidates = open_candidates(context, context.name)
-    rows = [row for row, id in enumerate(scenes.columns("id")["id"]) if id not in reasons]
+    scenes, candidates = open_records(context.folder / "scenes", Scene), open_candidates(context, context.name)
+    rows = [row for row, reason in enumerate(unfit_for.values()) if not reason]
 
     def compare(part):
         return annotator.same_subject([Example(scenes[row], candidates[row].image) for row in part])
@@ -106,27 +106,23 @@ def _annotate(context, options, scenes, reasons):
     leave_records(context, context.folder, "annotations", Annotation, rows, compare, _CHUNK, title)
 
 
-def _sieve(context, options, scenes, reasons):
+def _sieve(context, options, unfit_for):
     """Write which pairs are kept, and why others are not; their numbers."""
     said = open_records(context.folder / "annotations", Annotation) if options.annotator else ()
     said = {each.candidate_id: each for each in said}
-    dropped = [{"id": id, "reason": reason} for id, reason in reasons.items()]
+    dropped = [{"id": id, "reason": reason} for id, reason in unfit_for.items() if reason]
     for id, each in said.items():
         if each.score < options.threshold:
             dropped.append({"id": id, "reason": "another subject", "rating": each.score, "words": each.critique})
     left_out = {each["id"] for each in dropped}
-    ids = [id for id in scenes.columns("id")["id"] if id not in left_out]
+    ids = [id for id in unfit_for if id not in left_out]
     counts = Counter(each["reason"] for each in dropped)
     leave_kept(context.folder, ids, dropped)
     if not ids:
         told = ", ".join(f"{count} for {reason!r}" for reason, count in counts.items())
-        raise InputError(f"{len(scenes)} pairs", f"all are dropped: {told}", "lower the threshold, or look at them")
+        raise InputError(f"{len(unfit_for)} pairs", f"all are dropped: {told}", "lower the threshold, or look at them")
     numbers = {f"dropped/{reason.replace(' ', '_')}": count for reason, count in counts.items()}
-    return {"pairs": len(scenes), "kept": len(ids), **numbers}
-
-
-def _collect_entries(context):
-    return [name for name, section in context.config.items() if getattr(section, "stage", "") == "collect"]
+    return {"pairs": len(unfit_for), "kept": len(ids), **numbers}
 
 
 def _annotator(context, options) -> Annotator:

@@ -22,7 +22,8 @@ from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import open_records
 from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
-from narrative_jax.runs.candidates import check_collected, pictures_entry
+from narrative_jax.runs.candidates import pictures_entry
+from narrative_jax.runs.collected import check_collected
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.examples import check_leaves, open_examples
 from narrative_jax.runs.generator import preset_of
@@ -45,7 +46,6 @@ def check_records(context: Context, algorithm: Algorithm) -> None:
         raise InputError(f"{context.name}.source ''", rule, "name the entry that makes them")
     if source:
         check_leaves(context, source, algorithm.batch)
-    if source and context.config[source].stage == "collect":
         check_collected(context, source, preset_of(context).image_size)
 
 

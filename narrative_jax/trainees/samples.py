@@ -10,8 +10,8 @@ from narrative_jax.core.mesh import make_mesh
 from narrative_jax.core.types import Params
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.sampling import candidate_seed, drawer_for
+from narrative_jax.runs.backgrounds import as_trained
 from narrative_jax.runs.directory import SAMPLES, Context
-from narrative_jax.runs.examples import as_trained
 from narrative_jax.runs.generator import sampling_of
 from narrative_jax.runs.scenes import some_scenes
 
