@@ -6,7 +6,8 @@ Of 4,000 raw pairs of a portrait and a picture, portraits are put on white and p
 somebody else. A LoRA adapter learns from the others; a second one, on top, follows a composite reward through the last
 steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that it did not
 follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
-privileged. `:tiny` is a smoke run.
+privileged. `:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
+`python -m narrative_jax.plan`. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe: `sft`, after it `follow`, which follows the reward, and `refl`, which is that at its best step."""
-    check_name("variant", variant, ("", "tiny"))
+    check_name("variant", variant, ("", "flux", "tiny"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -108,9 +109,33 @@ def get_config(variant: str = "") -> ConfigDict:
         "controls": ("copying",),
     }
     config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate")
+    if variant == "flux":
+        _enlarge(config)
     if variant == "tiny":
         _shrink(config)
     return config
+
+
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))  # where two subjects stand
+
+
+def _enlarge(config):
+    """FLUX.1-dev at 1024², a picture a chip of 64."""
+    config.mesh = {"data": 4, "fsdp": 16, "tensor": 1, "context": 1}
+    config.characters = config.refine.training_set.characters = 2
+    config.generator.preset = "flux"
+    config.sampling.update(num_steps=28, guidance_scale=1.0, batch_size=64)  # guidance is in the network
+    config.by_text.clip_cosine.size = "ViT-L/14"
+    config.by_looks.aesthetic.version = "v2"
+    two = {"weights": "", "max_subjects": 2, "regions": HALVES}
+    grid = {"form": "grid", "size": "ViT-g/14", **two}
+    config.by_subject = {"stage": "score", "source": "reference", "reward": "subject_consistency"}
+    config.by_subject.subject_consistency = grid
+    for name, steps in {"sft": 5000, "follow": 2000}.items():
+        config[name].update(total_steps=steps, batch_size=64, sample_every=100)
+        config[name].optimizer.update(learning_rate=1e-4, warmup_steps=100)
+    config.follow.hyper.window = (21, 28)
+    config.refl.identity = {"encoder": "dinov2", "size": "ViT-L/14", **two}
 
 
 def _shrink(config):
