@@ -246,6 +246,22 @@ def test_a_reward_without_shapes_is_not_planned(reward):
 
 
 @pytest.mark.slow
+def test_each_step_of_a_rollout_counts():
+    """Also where the step that it ends before is drawn: what is planned ends before the middle of the window."""
+    context, found = entry_of("uper:tiny", "follow"), []
+    algorithm = replace(algorithm_of(context), flow_matching=0.0)
+    with small_storybook():
+        trainee = abstract_trainee(context, TINY_FLOW, algorithm)
+        batch = batch_shapes(algorithm.batch, trainee.base, 2, trainee.reward)
+        for window in ((0, 1), (1, 2), (2, 3), (1, 3)):
+            planned = replace(algorithm, window=window).steadied()
+            traced = jax.make_jaxpr(lambda *given, run=planned: gradients(run, trainee, *given, jax.random.key(0)))
+            found.append(flops(live(traced(trainee.params, trainee.frozen, batch))).spread)
+    none, one, two, middle = found
+    assert two - one == one - none > 0.05 * none and middle == two
+
+
+@pytest.mark.slow
 def test_reward_feedback_learning_on_devices():
     """The planned step compiles, its reward's weights over the mesh as those of the generator are."""
     mesh = make_mesh({"data": -1})
@@ -254,7 +270,8 @@ def test_reward_feedback_learning_on_devices():
         following, learning = (program.trace() for program in programs)
         done = following.lower().compile()
     assert flops(live(following.jaxpr)).spread > 2 * flops(live(learning.jaxpr)).spread
-    assert done.memory_analysis().argument_size_in_bytes == programs[0].argument_bytes()
+    told = programs[0].argument_bytes()  # with what nothing reads, as the scale of CLIP's logits
+    assert 0.999 * told < done.memory_analysis().argument_size_in_bytes <= told
     _, metrics = following.out_info
     assert {"reward/by_text", "pull/by_subject", "error"} <= metrics.keys()
 

@@ -57,7 +57,7 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
     preset, options = preset_of(context), options_of(context)
     preset, accumulate = preset.keeping(kept) if kept else preset, accumulate or options.accumulate
     check_batch(f"{context.name}.batch_size", options.batch_size, mesh, accumulate)
-    algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper")
+    algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper").steadied()
     trainee = abstract_trainee(context, preset, algorithm)
     optimizer = options.optimizer.build(options.total_steps)
     step = make_step(
