@@ -55,8 +55,8 @@ def get_config(variant: str = "") -> ConfigDict:
         **{key: value for key, value in shared.items() if key not in ("hyper", "drawn")},
         "trains": "segmenter",
         "algorithm": "segmentation",
-        "batch_size": 64,
-        "total_steps": 600,
+        "batch_size": 32,
+        "total_steps": 800,
         "optimizer": {**adamw, "learning_rate": 3e-3, "weight_decay": 0.01},
     }
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}

@@ -8,7 +8,9 @@ steps of drawing, and goes on learning from them meanwhile; how far it should ha
 follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
 privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the composite
 reward prefers, and the best of four; `:ablations` has one change at a time of the reward and of how it is followed.
-`:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published rewards:
+`:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
+`python -m narrative_jax.plan`. `:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published
+rewards:
 
     python -m narrative_jax.launch --config=configs/uper.py:own --config.collect.examples=PATH \
         --config.by_text.clip_cosine.weights=CLIP --config.by_looks.aesthetic.clip=CLIP \
@@ -31,7 +33,7 @@ ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe: `sft`, after it `follow`, which follows the reward, and `refl`, which is that at its best step."""
-    check_name("variant", variant, ("", "controls", "ablations", "own", "tiny"))
+    check_name("variant", variant, ("", *VARIANTS))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -121,14 +123,8 @@ def get_config(variant: str = "") -> ConfigDict:
     _measure(config)
     config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *config.fidelity.measures)
     config.stages += ("fidelity",)
-    if variant == "controls":
-        _add_controls(config)
-    if variant == "ablations":
-        _add_ablations(config)
-    if variant == "tiny":
-        _shrink(config)
-    if variant == "own":
-        _own(config)
+    if variant:
+        VARIANTS[variant](config)
     return config
 
 
@@ -227,6 +223,28 @@ def _add_ablations(config):
     config.evaluate.update(trained=(*arms, "sft"), compare=tuple((name, "sft") for name in arms))
 
 
+HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))  # where two subjects stand
+
+
+def _enlarge(config):
+    """FLUX.1-dev at 1024², a picture a chip of 64."""
+    config.mesh = {"data": 4, "fsdp": 16, "tensor": 1, "context": 1}
+    config.characters = config.refine.training_set.characters = 2
+    config.generator.preset = "flux"
+    config.sampling.update(num_steps=28, guidance_scale=1.0, batch_size=64)  # guidance is in the network
+    config.by_text.clip_cosine.size = "ViT-L/14"
+    config.by_looks.aesthetic.version = "v2"
+    two = {"weights": "", "max_subjects": 2, "regions": HALVES}
+    grid = {"form": "grid", "size": "ViT-g/14", **two}
+    config.by_subject = {"stage": "score", "source": "reference", "reward": "subject_consistency"}
+    config.by_subject.subject_consistency = grid
+    for name, steps in {"sft": 5000, "follow": 2000}.items():
+        config[name].update(total_steps=steps, batch_size=64, sample_every=100)
+        config[name].optimizer.update(learning_rate=1e-4, warmup_steps=100)
+    config.follow.hyper.window = (21, 28)
+    config.refl.identity = {"encoder": "dinov2", "size": "ViT-L/14", **two}
+
+
 def _shrink(config):
     """Seconds instead of minutes, on an untrained network: for tests."""
     config.generator.update(preset="tiny", weights="random")
@@ -275,3 +293,12 @@ def _own(config):
     for name in ("reference", "follow", *config.fidelity.measures, "fidelity"):
         del config[name]
     config.stages = ("collect", *config.refl.ensemble, "refine", "sft", "refl", "evaluate")
+
+
+VARIANTS = {
+    "controls": _add_controls,
+    "ablations": _add_ablations,
+    "own": _own,
+    "flux": _enlarge,
+    "tiny": _shrink,
+}

@@ -52,7 +52,7 @@ def small_dino(random_weights):
     params = random_weights(shapes)
     params |= {name: 8 * value for name, value in params.items() if name.endswith("scale_attention")}
     params |= {name: 0.3 * params[name] for name in ("class_embedding", "position_embedding")}
-    return PictureEncoder("small", network, IMAGENET, lambda: params, DINO.patch_size)
+    return PictureEncoder("small", network, shapes, IMAGENET, DINO.patch_size, read=lambda: params)
 
 
 def small_iresnet(random_weights):
@@ -60,7 +60,7 @@ def small_iresnet(random_weights):
     network, shapes = abstract(lambda: IResNet(IRESNET, rngs=nnx.Rngs(0)))
     params = random_weights(shapes, seed=4)
     params |= {name: 0.5 + np.abs(value) for name, value in params.items() if name.endswith("variance")}
-    return PictureEncoder("small", network, CENTRED, lambda: params, 16, IRESNET.image_size)
+    return PictureEncoder("small", network, shapes, CENTRED, 16, IRESNET.image_size, lambda: params)
 
 
 def face(seed, size=0.5):

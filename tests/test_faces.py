@@ -24,7 +24,7 @@ from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.faces import faces_of
 from narrative_jax.rewards.identity import Identity
-from narrative_jax.rewards.picture_encoders import load_iresnet
+from narrative_jax.rewards.picture_encoders import load_encoder
 
 CONFIG = Path(__file__).parents[1] / "configs" / "score.py"
 SIDE = IRESNET.image_size
@@ -156,7 +156,7 @@ def test_wrong_options(encoder):
     with pytest.raises(InputError, match="0 regions for 5 subjects"):
         Identity(encoder, SIDE, 5, landmarks=True)
     with pytest.raises(InputError, match=r"unknown size of IResNet 'IResNet50'.*did you mean 'IResNet-50'"):
-        load_iresnet("x", "IResNet50")
+        load_encoder("iresnet", "x", "IResNet50")
 
 
 @pytest.fixture

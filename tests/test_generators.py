@@ -23,7 +23,7 @@ from narrative_jax.generators.flow_presets import STORYBOOK_FLOW, TINY_FLOW
 from narrative_jax.generators.presets import PRESETS
 from narrative_jax.generators.rollout import Branch
 from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed, drawer_for
-from narrative_jax.models.autoencoder import from_tokens, to_tokens
+from narrative_jax.models.autoencoder import KLAutoencoder, from_tokens, to_tokens
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.clip import CLIP_SIZES, CLIP_TEXT_NAMES
 from narrative_jax.models.flow_transformer import FLUX_NAMES
@@ -162,7 +162,7 @@ def test_tokens_lie_as_in_flux():
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_fit_together(preset, tiny_generator):
-    generator, side = FlowGenerator(preset, None, tiny_generator[0].text), preset.cell * preset.patch
+    generator, side = FlowGenerator(preset, None, tiny_generator[0].text), preset.token
     assert preset.transformer.channels == (16 if preset.files else 3) * preset.patch**2
     text = CLIP_SIZES["storybook"][0]
     if not preset.files:
@@ -391,11 +391,37 @@ def test_a_generator_from_files(tiny_generator, tmp_path):
         load("")
 
 
+COMPRESSING = replace(
+    TINY_FLOW,
+    autoencoder=KLAutoencoder(channels=5, widths=(4, 8), blocks=1, groups=2),
+    transformer=replace(TINY_FLOW.transformer, channels=5 * 16),
+    patch=4,
+)
+
+
+def test_an_autoencoder_with_weights(mesh):
+    """They come with the generator's: those of its decoder draw, those of its encoder read subject images."""
+    generator, weights = COMPRESSING.load(COMPRESSING.Options(weights="random"), 0)
+    assert weights.keys() == generator.axes.keys()
+    encoding = {name for name in weights if name.startswith("vae.encoder.")}
+    assert encoding == {name for name in weights if generator.encodes(name) and not name.startswith(TEXT_ENCODER)}
+    drawer, picture = Drawer(generator, SAMPLING, mesh), portrait(0, 40, 40)[None]
+    assert generator.encode_images(weights, picture).shape == (1, *generator.latent_shape) == (1, 25, 80)
+    pictures = draw(drawer, weights, [(ONE, 0)])
+    assert pictures.shape == (1, 40, 40, 3)
+    for part, reads, draws in (("encoder", True, False), ("decoder", False, True)):
+        name = f"vae.{part}.conv_out.bias"
+        other = {**weights, name: weights[name] + 0.5}
+        found, expected = (generator.encode_images(each, picture) for each in (other, weights))
+        assert np.any(found != expected) == reads
+        assert np.any(draw(drawer, other, [(ONE, 0)]) != pictures) == draws
+
+
 @pytest.mark.parametrize("preset", [preset for preset in PRESETS.values() if not preset.files])
 def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
     generator, shapes = preset.abstract()
     loaded, weights = preset.load(preset.Options(weights="random"), 0)
-    drawing = {name: value for name, value in weights.items() if name.partition(".")[0] not in loaded.encoders}
+    drawing = {name: value for name, value in weights.items() if not loaded.encodes(name)}
     found, expected = ({name: (w.shape, w.dtype) for name, w in each.items()} for each in (drawing, shapes))
     assert found == expected
     assert generator.axes.keys() == shapes.keys() and generator.latent_shape == loaded.latent_shape

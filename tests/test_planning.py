@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from ml_collections import FrozenConfigDict
+from small_encoders import small_storybook
 
 from narrative_jax import pipeline, plan
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import check_divided, make_mesh
+from narrative_jax.core.options import parse
 from narrative_jax.generators.flow_presets import FLUX_DEV, TINY_FLOW
+from narrative_jax.models.network import below
 from narrative_jax.planning import report, topologies, words
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.collectives import by_kind, collectives
@@ -23,8 +26,9 @@ from narrative_jax.planning.flops import flops, live
 from narrative_jax.planning.hlo import Program, members
 from narrative_jax.planning.planner import Asked
 from narrative_jax.planning.planner import plan as plan_of
-from narrative_jax.planning.programs import abstract_trainee, train_program
+from narrative_jax.planning.programs import train_program
 from narrative_jax.planning.traffic import memory_bytes
+from narrative_jax.planning.trainee import abstract_trainee
 from narrative_jax.runs.directory import Context
 from narrative_jax.trainees.encoding import batch_shapes
 from narrative_jax.training.step import gradients
@@ -207,10 +211,69 @@ def test_flops_of_a_step_are_those_of_a_hand_count():
     assert hand < found < 1.04 * hand  # the rest: adapters, modulation, embeddings, rotary exchanges
 
 
-def entry_of(config, **presets):
+def entry_of(config, entry="align", **presets):
     tables = pipeline.default_tables()
     tables = replace(tables, presets={**tables.presets, **presets})
-    return Context(FrozenConfigDict(pipeline.completed(load(config))), "align", Path(), tables=tables)
+    return Context(FrozenConfigDict(pipeline.completed(load(config))), entry, Path(), tables=tables)
+
+
+def algorithm_of(context):
+    return parse(context.tables.algorithms[context.entry.algorithm], context.entry.hyper, "hyper")
+
+
+def test_a_reward_in_the_loss_is_planned_without_its_files():
+    """Its weights are shapes, and so is what it reads in scenes; the adapter that the entry comes after is there."""
+    context = entry_of("uper:tiny", "follow")
+    algorithm = algorithm_of(context)
+    with small_storybook():
+        trainee = abstract_trainee(context, TINY_FLOW, algorithm)
+        batch = batch_shapes(algorithm.batch, trainee.base, 4, trainee.reward)
+    assert all(".adapters.follow." in name for name in trainee.params)
+    assert any(".adapters.sft." in name for name in trainee.frozen)
+    judging = below("reward", trainee.frozen)
+    assert judging.keys() == trainee.reward.axes.keys()
+    assert {name.partition(".")[0] for name in judging} == {"by_text", "by_looks", "by_subject"}
+    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch)) and batch["context"].mean.shape == (4, 3)
+
+
+@pytest.mark.parametrize("reward", ["raters", "trained"])
+def test_a_reward_without_shapes_is_not_planned(reward):
+    config = load("uper:tiny")
+    config.by_text.reward = reward
+    context = Context(FrozenConfigDict(pipeline.completed(config)), "follow", Path(), tables=pipeline.default_tables())
+    with pytest.raises(InputError):
+        abstract_trainee(context, TINY_FLOW, algorithm_of(context))
+
+
+@pytest.mark.slow
+def test_each_step_of_a_rollout_counts():
+    """Also where the step that it ends before is drawn: what is planned ends before the middle of the window."""
+    context, found = entry_of("uper:tiny", "follow"), []
+    algorithm = replace(algorithm_of(context), flow_matching=0.0)
+    with small_storybook():
+        trainee = abstract_trainee(context, TINY_FLOW, algorithm)
+        batch = batch_shapes(algorithm.batch, trainee.base, 2, trainee.reward)
+        for window in ((0, 1), (1, 2), (2, 3), (1, 3)):
+            planned = replace(algorithm, window=window).steadied()
+            traced = jax.make_jaxpr(lambda *given, run=planned: gradients(run, trainee, *given, jax.random.key(0)))
+            found.append(flops(live(traced(trainee.params, trainee.frozen, batch))).spread)
+    none, one, two, middle = found
+    assert two - one == one - none > 0.05 * none and middle == two
+
+
+@pytest.mark.slow
+def test_reward_feedback_learning_on_devices():
+    """The planned step compiles, its reward's weights over the mesh as those of the generator are."""
+    mesh = make_mesh({"data": -1})
+    with small_storybook():
+        programs = [train_program(entry_of("uper:tiny", name), mesh) for name in ("follow", "sft")]
+        following, learning = (program.trace() for program in programs)
+        done = following.lower().compile()
+    assert flops(live(following.jaxpr)).spread > 2 * flops(live(learning.jaxpr)).spread
+    told = programs[0].argument_bytes()  # with what nothing reads, as the scale of CLIP's logits
+    assert 0.999 * told < done.memory_analysis().argument_size_in_bytes <= told
+    _, metrics = following.out_info
+    assert {"reward/by_text", "pull/by_subject", "error"} <= metrics.keys()
 
 
 def test_flops_of_a_network_are_those_that_its_compiler_counts():

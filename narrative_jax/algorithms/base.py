@@ -68,6 +68,10 @@ class Algorithm:
     def check_models(self, policy: Any, reward: Any = None) -> None:
         """Raise InputError for a policy, a preset or more, and a reward that the algorithm cannot train with."""
 
+    def steadied(self) -> "Algorithm":
+        """What takes as long as this on average, with loops of lengths that are known beforehand: to be planned."""
+        return self
+
     def experience(self, models: Models, batch: Batch, key: jax.Array) -> Batch:
         """What is gathered from the whole global batch before the loss, without gradient; offline: the batch."""
         return batch

@@ -5,7 +5,7 @@ depends on the weights through a few steps alone, and the reward is asked once: 
 beforehand, of the whole batch, and the loss only has to know how the weights move them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -148,9 +148,17 @@ class ReFL(Algorithm):
         term = SFT().loss(models, batch, jax.random.fold_in(key, _TERM))
         return Loss(found.sum + self.flow_matching * term.sum, found.weight, {**found.metrics, **term.metrics})
 
+    def steadied(self) -> "ReFL":
+        """See `Algorithm`: the rollout ends before the window's middle step."""
+        middle = sum(self.window) // 2
+        return replace(self, window=(middle, middle + 1))
+
     def _stop(self, key):
-        """The step that a rollout ends before, i32[]."""
-        return jax.random.randint(jax.random.fold_in(key, _STEP), (), *self.window)
+        """The step that a rollout ends before, i32[]; of a window of one step a number that is known beforehand."""
+        first, end = self.window
+        if end == first + 1:
+            return first
+        return jax.random.randint(jax.random.fold_in(key, _STEP), (), first, end)
 
     def _branches(self, generator):
         return branches_of(self.guidance_scale, self.subject_guidance_scale, generator.subject_guidance)

@@ -30,7 +30,8 @@ class Generator(Protocol):
 
     Weights are arguments: each method takes the tree, or so much of it as holds the parts that it uses. `axes` names
     the axes of every weight, `names` the published names of each part. `denoiser` is the part that trains and carries
-    adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use.
+    adapters, called as in diffusers' pipelines; `encoders` are the parts that only `encode` and `encode_images` use,
+    with a dot where one is a part of a part.
 
     A family's conditioning is a pytree of its own with leading axis b, and what it prepares a pytree of its own;
     nobody else looks into either. `prediction_type`
@@ -52,6 +53,10 @@ class Generator(Protocol):
     def sampler_times(self, num_steps: int) -> jax.Array:
         """The sampler's decreasing times f32[num_steps + 1], from 1 to 0; evenly spaced unless a family says more."""
         return sampler_grid(num_steps)
+
+    def encodes(self, name: str) -> bool:
+        """Whether the weight of this name is one of an encoder."""
+        return any(name.startswith(f"{part}.") for part in self.encoders)
 
     def encode(self, params: Params, scenes: Sequence[Scene]) -> Any:
         """What the scenes ask for, as the family's conditioning (host, cached by content)."""

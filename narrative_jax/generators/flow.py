@@ -17,7 +17,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal, sampler_grid
 from narrative_jax.generators.base import Generator
 from narrative_jax.generators.text import TextSide
-from narrative_jax.models.autoencoder import PixelAutoencoder
+from narrative_jax.models.autoencoder import Autoencoder
 from narrative_jax.models.flow_transformer import (
     FLUX_NAMES,
     SUBJECT,
@@ -30,12 +30,13 @@ from narrative_jax.models.flow_transformer import (
 )
 from narrative_jax.models.network import Network, below, under
 
-TRANSFORMER, TEXT_ENCODER = "transformer", "text_encoder"  # the parts, as diffusers' pipelines call them
+# the parts, as diffusers' pipelines call them
+TRANSFORMER, TEXT_ENCODER, VAE = "transformer", "text_encoder", "vae"
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Sizes and conventions of one flow generator; sizes in pixels, `patch` in latent cells of `cell` pixels' side.
+    """Sizes and conventions of one flow generator; sizes in pixels, `patch` in latent cells of the `autoencoder`.
 
     Subject branch i stands `subject_offsets[i]` (rows, columns) of tokens away from the picture; there are as many
     slots as offsets. `distilled_guidance` is the value for networks that embed their guidance; `subject_guidance` says
@@ -45,6 +46,7 @@ class FlowConfig:
     transformer: FlowTransformerConfig
     image_size: int
     subject_size: int
+    autoencoder: Autoencoder
     patch: int
     text_length: int
     subject_offsets: tuple[tuple[int, int], ...]
@@ -53,14 +55,18 @@ class FlowConfig:
     sampler_shift: float = 1.0
     distilled_guidance: float = 1.0
     subject_guidance: bool = False
-    cell: int = 1
 
     def __post_init__(self):
-        token = self.cell * self.patch
+        token = self.token
         for name in ("image_size", "subject_size"):
             if (size := getattr(self, name)) % token:
                 rule = f"tokens of {token} pixels' side fill it"
                 raise InputError(f"{name} {size}", rule, f"give a multiple, e.g. {-(-size // token) * token}")
+
+    @property
+    def token(self) -> int:
+        """The side of what a token stands for, in pixels."""
+        return self.autoencoder.cell * self.patch
 
     @property
     def max_subjects(self) -> int:
@@ -87,21 +93,23 @@ class FlowGenerator(Generator):
     `stack` holds the segments of each adapter that was put on.
     """
 
-    names: ClassVar[Mapping] = {TRANSFORMER: FLUX_NAMES}
     denoiser: ClassVar[str] = TRANSFORMER
-    encoders: ClassVar[tuple[str, ...]] = (TEXT_ENCODER,)
+    encoders: ClassVar[tuple[str, ...]] = (TEXT_ENCODER, f"{VAE}.encoder")
 
     config: FlowConfig
     network: Network
     text: TextSide | None = None
-    autoencoder: PixelAutoencoder = field(default_factory=PixelAutoencoder)
     stack: tuple[tuple[str, ...], ...] = ()
     _seen: Memory = field(default_factory=Memory, compare=False)
 
     @property
+    def names(self) -> Mapping[str, Mapping]:
+        return {TRANSFORMER: FLUX_NAMES, VAE: self.config.autoencoder.names}
+
+    @property
     def axes(self) -> dict[str, tuple]:
         reading = under(TEXT_ENCODER, self.text.network.axes) if self.text else {}
-        return under(TRANSFORMER, self.network.axes) | reading
+        return under(TRANSFORMER, self.network.axes) | under(VAE, self.config.autoencoder.axes) | reading
 
     @property
     def prediction_type(self) -> str:
@@ -165,7 +173,7 @@ class FlowGenerator(Generator):
 
     def encode_images(self, params: Params, images: np.ndarray) -> np.ndarray:
         """Latent tokens f32[b, n, c] of images u8[b, h, w, 3]."""
-        return np.asarray(self.autoencoder.encode(to_float(images), self.config.patch))
+        return self.config.autoencoder.encode(below(VAE, params), to_float(images), self.config.patch)
 
     def drop(
         self, conditioning: FlowConditioning, *, text: jax.Array | None = None, subjects: jax.Array | None = None
@@ -210,8 +218,9 @@ class FlowGenerator(Generator):
 
     def decode(self, params: Params, latents: jax.Array) -> jax.Array:
         """See `base.Generator`."""
-        height = self.config.image_size // self.config.cell
-        return self.autoencoder.decode(latents, self.config.patch, height)
+        autoencoder = self.config.autoencoder
+        height = self.config.image_size // autoencoder.cell
+        return autoencoder.decode(below(VAE, params), latents, self.config.patch, height)
 
     def with_adapter(self, params: Params, name: str, **adapter) -> tuple["FlowGenerator", Params]:
         """See `base.Generator`."""
@@ -243,7 +252,7 @@ class FlowGenerator(Generator):
 
     @cached_property
     def _positions(self) -> Positions:
-        config, token = self.config, self.config.cell * self.config.patch  # its side in pixels
+        config, token = self.config, self.config.token
         portrait = _grid(config.subject_size // token)
         offsets = [np.array((0, *offset)) for offset in config.subject_offsets]
         return Positions(_grid(config.image_size // token), np.stack([portrait + offset for offset in offsets]))

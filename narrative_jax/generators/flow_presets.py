@@ -14,11 +14,12 @@ from narrative_jax.core.mesh import weight_shardings
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal
-from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, FlowConfig, FlowGenerator
+from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, VAE, FlowConfig, FlowGenerator
 from narrative_jax.generators.text import load_text
+from narrative_jax.models.autoencoder import KLAutoencoder, PixelAutoencoder
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
-from narrative_jax.models.network import abstract, split, under
+from narrative_jax.models.network import abstract, below, split, under
 from narrative_jax.models.shipped import EMBEDDED
 
 RANDOM = "random"  # weights of an untrained generator, from the config's seed
@@ -53,7 +54,7 @@ class FlowPreset(FlowConfig):
     @property
     def divided(self) -> dict[str, dict[str, int]]:
         """See `base.Preset`."""
-        sizes, side = self.transformer, self.cell * self.patch
+        sizes, side = self.transformer, self.token
         tokens = {
             "text tokens": self.text_length,
             "tokens of a picture": (self.image_size // side) ** 2,
@@ -64,8 +65,10 @@ class FlowPreset(FlowConfig):
     def abstract(self) -> tuple["FlowGenerator", Mapping[str, jax.ShapeDtypeStruct]]:
         """See `base.Preset`."""
         network, shapes = abstract(self._transformer)
-        shapes = {name: jax.ShapeDtypeStruct(shape.shape, self.weight_type) for name, shape in shapes.items()}
-        return FlowGenerator(self, network), under(TRANSFORMER, shapes)
+        generator = FlowGenerator(self, network)
+        shapes = under(TRANSFORMER, shapes) | under(VAE, self.autoencoder.shapes)
+        types = {name: jax.ShapeDtypeStruct(shape.shape, self.weight_type) for name, shape in shapes.items()}
+        return generator, {name: shape for name, shape in types.items() if not generator.encodes(name)}
 
     def keeping(self, kept: str) -> "FlowPreset":
         """See `base.Preset`."""
@@ -76,16 +79,20 @@ class FlowPreset(FlowConfig):
         if not (options.weights or self.embedded):
             raise InputError("generator.weights ''", "this preset has no embedded ones", "set a file, or 'random'")
         text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
-        network, shapes = abstract(self._transformer)
+        generator, shapes = self.abstract()
         if mesh:
-            laid = weight_shardings(network.axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
+            laid = weight_shardings(generator.axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
             shapes = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=laid[name]) for name, s in shapes.items()}
+        reading = under(TEXT_ENCODER, reading)
         if options.weights == RANDOM:
-            drawing = self._random(seed, {name: shape.sharding for name, shape in shapes.items()} if mesh else None)
+            drawing = self._random(seed, shapes)
+            encoding = under(VAE, self.autoencoder.random(seed))
+            reading |= {name: value for name, value in encoding.items() if generator.encodes(name)}
         else:
             file = options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors"
-            drawing = load_weights(file, shapes, FLUX_NAMES, self.weight_type)
-        return FlowGenerator(self, network, text), under(TRANSFORMER, drawing) | under(TEXT_ENCODER, reading)
+            read = load_weights(file, below(TRANSFORMER, shapes), FLUX_NAMES, self.weight_type)
+            drawing = under(TRANSFORMER, read)
+        return replace(generator, text=text), drawing | reading
 
     def described(self, options: FlowOptions, seed: int) -> tuple[str, str]:
         """See `base.Preset`."""
@@ -95,12 +102,12 @@ class FlowPreset(FlowConfig):
             return options.weights, "not recorded in the run: see where its weights come from"
         return "embedded weights", "Apache-2.0"
 
-    def _random(self, seed, shardings):
+    def _random(self, seed, like):
         def draw():
-            _, weights = split(self._transformer(seed))
-            return {name: value.astype(self.weight_type) for name, value in weights.items()}
+            weights = under(TRANSFORMER, split(self._transformer(seed))[1]) | under(VAE, self.autoencoder.random(seed))
+            return {name: weights[name].astype(self.weight_type) for name in like}
 
-        return jax.jit(draw, out_shardings=shardings)()
+        return jax.jit(draw, out_shardings={name: shape.sharding for name, shape in like.items()})()
 
     def _transformer(self, seed=0):
         return FlowTransformer(self.transformer, rngs=nnx.Rngs(seed))
@@ -112,6 +119,7 @@ STORYBOOK_FLOW = FlowPreset(
     ),
     image_size=40,
     subject_size=25,
+    autoencoder=PixelAutoencoder(),
     patch=5,
     text_length=16,
     subject_offsets=((0, -5), (0, 8)),
@@ -137,8 +145,8 @@ FLUX_DEV = FlowPreset(
     ),
     image_size=1024,
     subject_size=512,
+    autoencoder=KLAutoencoder(compute="bfloat16"),
     patch=2,
-    cell=8,
     text_length=512,
     subject_offsets=((0, -32), (0, 64)),
     prediction_type="velocity",

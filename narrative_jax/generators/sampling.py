@@ -106,7 +106,7 @@ class Drawer:
         return seeds, self.generator.encode(params, [scene for scene, _ in mine])
 
     def _without_encoders(self, params):
-        return {name: value for name, value in params.items() if name.partition(".")[0] not in self.generator.encoders}
+        return {name: value for name, value in params.items() if not self.generator.encodes(name)}
 
 
 def drawer_for(generator: Generator, sampling: Sampling, count: int, mesh: Mesh) -> Drawer:

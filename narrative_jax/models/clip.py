@@ -194,7 +194,7 @@ CLIP_SIZES = {
         ClipTextConfig(width=512, heads=8, mlp_width=2048, projection=512),
         ClipVisionConfig(patch_size=32, width=768, heads=12, blocks=12, mlp_width=3072, projection=512),
     ),
-    "ViT-L/14": (ClipTextConfig(projection=768), ClipVisionConfig()),
+    "ViT-L/14": (ClipTextConfig(projection=768), ClipVisionConfig(scanned=True)),
     "ViT-H/14": (
         ClipTextConfig(
             width=1024, heads=16, blocks=24, mlp_width=4096, projection=1024, activation="gelu", scanned=True

@@ -57,8 +57,8 @@ class ISNetConfig:
 
 ISNET_SIZES = {
     "RMBG-1.4": ISNetConfig(),
-    STORYBOOK: ISNetConfig(
-        40, 8, (8, 16, 32, 64, 64, 64), (4, 4, 8, 16, 32, 32), (64, 32, 16, 8, 8), (32, 16, 8, 4, 2)
+    STORYBOOK: ISNetConfig(  # the answer has half the side: more pixels than portraits have
+        64, 8, (8, 16, 32, 64, 64, 64), (4, 4, 8, 16, 32, 32), (64, 32, 16, 8, 8), (32, 16, 8, 4, 2)
     ),
 }
 

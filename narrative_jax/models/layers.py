@@ -67,6 +67,28 @@ class BatchNorm(nnx.Module):
         return ((x.astype(jnp.float32) - self.mean) * scale + self.bias).astype(x.dtype)
 
 
+class GroupNorm(nnx.Module):
+    """Zero mean and unit variance over the pixels of each group of channels of x f32[b, h, w, c], in float32; then
+    scale and bias.
+    """
+
+    def __init__(self, size, groups, *, epsilon=1e-6):
+        self.groups, self.epsilon = groups, epsilon
+        self.scale = nnx.Param(jnp.ones(size), axes=(None,))
+        self.bias = nnx.Param(jnp.zeros(size), axes=(None,))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - self._mean(y)
+        y = y * jax.lax.rsqrt(self._mean(jnp.square(y)) + self.epsilon)
+        return (y * self.scale + self.bias).astype(x.dtype)
+
+    def _mean(self, x):
+        # Of each channel first: accelerators pad an axis of the few channels of a group to a whole tile.
+        means = x.mean((1, 2)).reshape(len(x), self.groups, -1).mean(-1)
+        return jnp.repeat(means, x.shape[-1] // self.groups, -1)[:, None, None]
+
+
 class LayerNorm(nnx.Module):
     """Zero mean and unit variance over the last axis in float32, with scale and bias where `affine`."""
 

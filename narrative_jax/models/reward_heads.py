@@ -46,12 +46,13 @@ class LinearHead(nnx.Module):
         return embeddings[:, 0]
 
 
-def load_aesthetic_head(path: str | Path, version: str) -> tuple[Network, Params]:
+def load_aesthetic_head(path: str | Path | None, version: str) -> tuple[Network, Params]:
     """LAION's aesthetic head "v1" or "v2" on embeddings of CLIP ViT-L/14, or Storybook's, from its file.
 
-    Raises InputError for an unknown version, an unreadable file, and one of another architecture.
+    Without a path the weights are shapes. Raises InputError for an unknown version, an unreadable file, and one of
+    another architecture.
     """
     check_name("aesthetic head", version, AESTHETIC_HEADS)
     config = AESTHETIC_HEADS[version]
     network, shapes = abstract(lambda: LinearHead(config, rngs=nnx.Rngs(0)))
-    return network, load_weights(path, shapes, config.names)
+    return network, shapes if path is None else load_weights(path, shapes, config.names)

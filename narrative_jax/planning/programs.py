@@ -1,25 +1,22 @@
 """The programs of a config as they would be compiled for a mesh: shapes and shardings, no weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from narrative_jax.algorithms.base import Algorithm
-from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
-from narrative_jax.core.options import names_of, parse
-from narrative_jax.generators.base import Preset
+from narrative_jax.core.options import parse
 from narrative_jax.generators.sampling import Drawer
 from narrative_jax.planning.flops import Flops, flops, live
+from narrative_jax.planning.trainee import abstract_trainee
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
 from narrative_jax.runs.generator import preset_of, sampling_of
 from narrative_jax.trainees.encoding import batch_shapes
-from narrative_jax.trainees.generator import GeneratorTrainee
 from narrative_jax.training.step import gradients, make_step, new_state
 
 
@@ -60,7 +57,7 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
     preset, options = preset_of(context), options_of(context)
     preset, accumulate = preset.keeping(kept) if kept else preset, accumulate or options.accumulate
     check_batch(f"{context.name}.batch_size", options.batch_size, mesh, accumulate)
-    algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper")
+    algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper").steadied()
     trainee = abstract_trainee(context, preset, algorithm)
     optimizer = options.optimizer.build(options.total_steps)
     step = make_step(
@@ -68,7 +65,7 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
         seed=context.config.seed + options.seed, ema_decay=options.ema_decay, accumulate=accumulate,
     )  # fmt: skip
     state = jax.eval_shape(lambda params: new_state(params, optimizer), trainee.params)
-    batch = batch_shapes(algorithm.batch, trainee.base, options.batch_size)
+    batch = batch_shapes(algorithm.batch, trainee.base, options.batch_size, trainee.reward)
     arguments = (
         jax.tree.map(_spread, state, step.state_shardings),
         jax.tree.map(_spread, trainee.frozen, step.frozen_shardings),
@@ -102,25 +99,6 @@ def sampler_program(context: Context, mesh: Mesh) -> Program:
         jax.tree.map(lambda leaf: _spread(leaf, batch), asked),
     )
     return Program("sampling", "pictures", sampling.batch_size, 1, drawer.run, arguments)
-
-
-def abstract_trainee(context: Context, preset: Preset, algorithm: Algorithm) -> GeneratorTrainee:
-    """What `GeneratorTrainee.open` gives, with shapes in place of weights. Raises InputError."""
-    options = options_of(context)
-    others = ["stage", *names_of(type(options)), *GeneratorTrainee.sections(context)]
-    own = parse(GeneratorTrainee.Options, context.entry, context.name, others)
-    if own.reward:
-        given = f"{context.name}.reward {own.reward!r}"
-        raise InputError(given, "a step with a reward in its loss cannot be planned yet", "plan another entry")
-    base, shapes = preset.abstract()
-    made = []  # structure, which is no array, leaves the abstract run by itself
-
-    def build(weights):
-        made.append(GeneratorTrainee.on(context, algorithm, own, base, weights))
-        return made[0].params, made[0].frozen
-
-    params, frozen = jax.eval_shape(build, dict(shapes))
-    return replace(made[0], params=params, frozen=frozen)
 
 
 def bytes_on_chip(leaf: jax.ShapeDtypeStruct) -> int:

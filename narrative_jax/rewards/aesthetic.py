@@ -28,7 +28,7 @@ from narrative_jax.rewards.clip_scores import ClipPair, load_clip
 class Aesthetic(SingleAspect):
     """LAION's score, about 1 to 10, of unit embeddings of CLIP ViT-L/14; `version` is the head's.
 
-    That of Storybook's head has a scale of its own.
+    That of Storybook's head has a scale of its own. `head_params` may be shapes alone, to be planned with.
     """
 
     clip: ClipPair
@@ -47,6 +47,11 @@ class Aesthetic(SingleAspect):
         return under("clip", self.clip.params) | under("head", self.head_params)
 
     @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """See `PureReward`."""
+        return under("clip", self.clip.shapes) | under("head", jax.eval_shape(lambda head: head, self.head_params))
+
+    @property
     def axes(self) -> dict[str, tuple]:
         """See `PureReward`."""
         return under("clip", self.clip.axes) | under("head", self.head.axes)
@@ -58,6 +63,10 @@ class Aesthetic(SingleAspect):
 
     def encode(self, scenes: Sequence[Scene]) -> tuple:
         """Nothing: the scene does not matter."""
+        return ()
+
+    def blank(self, rows: int) -> tuple:
+        """See `PureReward`."""
         return ()
 
     def fit(self, images: jax.Array, context: tuple) -> jax.Array:
@@ -84,10 +93,16 @@ class AestheticOptions:
 
     def build(self) -> Aesthetic:
         """The published score. Raises InputError as `load_clip` and `load_aesthetic_head` do."""
+        return self._made(self.clip, lambda: weights_file(self.head, self.version, "aesthetic"))
+
+    def abstract(self) -> Aesthetic:
+        """See `PureReward`. Raises InputError for an unknown version."""
+        return self._made(None, lambda: None)
+
+    def _made(self, clip, head):
         check_name("version of aesthetic", self.version, AESTHETIC_HEADS)
-        clip = load_clip(self.clip, _clip_size(self.version))
-        head = weights_file(self.head, self.version, "aesthetic")
-        return Aesthetic(clip, self.version, *load_aesthetic_head(head, self.version))
+        pair = load_clip(clip, _clip_size(self.version))
+        return Aesthetic(pair, self.version, *load_aesthetic_head(head(), self.version))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class PureReward(Reward, Protocol):
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
     stack, as `lora.append_adapter` does, and `write_critiques(params, images, context, key) -> tokens` writes what
-    `score` then reads as `critiques`.
+    `score` then reads as `critiques`. Those that a step can be planned with have `shapes`, of their weights, and
+    `blank(rows)`, the context of so many scenes without content; their options' `abstract()` asks for no file.
     """
 
     axes: Mapping[str, tuple]

@@ -30,20 +30,25 @@ _AT_ONCE = 64  # prompts encoded together, always as many, so that the text towe
 class ClipPair:
     """CLIP's two towers with a tokeniser; `read` gives the weights of a `Clip` of given shapes, once they are needed.
 
-    `name` says which CLIP: scores that may come from several bear it.
+    `name` says which CLIP: scores that may come from several bear it. Without tokeniser and weights it can be planned.
     """
 
     name: str
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     text: ClipTextConfig
     vision: ClipVisionConfig
-    read: Read
+    read: Read | None
     _memory: Memory = field(default_factory=Memory, init=False, compare=False, repr=False)
 
     @cached_property
     def params(self) -> Params:
         """What looks at pictures: the weights of the image tower under "vision.", and "logit_scale"."""
         return {name: value for name, value in self._weights.items() if not name.startswith("text.")}
+
+    @cached_property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Those of `params`; nothing is read."""
+        return {"logit_scale": jax.ShapeDtypeStruct((), jnp.float32), **under("vision", self._vision[1])}
 
     @cached_property
     def axes(self) -> dict[str, tuple]:
@@ -87,8 +92,7 @@ class ClipPair:
 
     @cached_property
     def _weights(self):
-        scale = jax.ShapeDtypeStruct((), jnp.float32)
-        return self.read({"logit_scale": scale, **under("text", self._text[1]), **under("vision", self._vision[1])})
+        return self.read({**self.shapes, **under("text", self._text[1])})
 
     @cached_property
     def _text_params(self):
@@ -99,8 +103,10 @@ class ClipPair:
         return jax.jit(lambda params, tokens: unit(self._text[0].bind(params)(tokens).projected))
 
 
-def load_clip(weights: str, size: str) -> ClipPair:
-    """A published CLIP; see `read_clip`, whose errors it raises, and on first use InputError for unfit weights."""
+def load_clip(weights: str | None, size: str) -> ClipPair:
+    """A published CLIP, of None without weights; see `read_clip`, whose errors it raises, and on first use InputError
+    for unfit weights.
+    """
     return ClipPair(*read_clip(weights, size))
 
 
@@ -123,6 +129,11 @@ class ClipCosine(SingleAspect):
         return self.clip.params
 
     @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """See `PureReward`."""
+        return self.clip.shapes
+
+    @property
     def axes(self) -> dict[str, tuple]:
         """See `PureReward`."""
         return self.clip.axes
@@ -135,6 +146,10 @@ class ClipCosine(SingleAspect):
     def encode(self, scenes: Sequence[Scene]) -> np.ndarray:
         """Unit embeddings of the prompts, f32[b, projection]."""
         return self.clip.embed_prompts([scene.prompt for scene in scenes])
+
+    def blank(self, rows: int) -> np.ndarray:
+        """See `PureReward`."""
+        return np.zeros((rows, self.clip.vision.projection), np.float32)
 
     def judge(self, params: Params, fitted: jax.Array, context: jax.Array, critiques: Any = None) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
@@ -198,6 +213,10 @@ class ClipCosineOptions:
     def build(self) -> ClipCosine:
         """The score of this CLIP, whose weights are read when they are needed. Raises InputError as `load_clip`."""
         return self.makes(load_clip(self.weights, self.size))
+
+    def abstract(self) -> ClipCosine:
+        """See `PureReward`. Raises InputError for an unknown size."""
+        return self.makes(load_clip(None, self.size))
 
 
 @dataclass(frozen=True)

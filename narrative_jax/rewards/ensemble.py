@@ -83,6 +83,11 @@ class Ensemble(FitsAndJudges):
         return _joined({name: term.reward.params for name, term in self.terms.items()})
 
     @property
+    def shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """See `PureReward`."""
+        return _joined({name: term.reward.shapes for name, term in self.terms.items()})
+
+    @property
     def axes(self) -> Mapping[str, tuple]:
         """See `PureReward`."""
         return _joined({name: term.reward.axes for name, term in self.terms.items()})
@@ -94,9 +99,11 @@ class Ensemble(FitsAndJudges):
 
     def encode(self, scenes: Sequence[Scene]) -> EnsembleContext:
         """What each term reads in the scenes, and its calibration. Raises InputError as they do."""
-        parts = {name: term.reward.encode(scenes) for name, term in self.terms.items()}
-        means, deviations = self._calibrated()
-        return EnsembleContext(parts, *(np.tile(row, (len(scenes), 1)) for row in (means, deviations)))
+        return self._context({name: term.reward.encode(scenes) for name, term in self.terms.items()}, len(scenes))
+
+    def blank(self, rows: int) -> EnsembleContext:
+        """See `PureReward`."""
+        return self._context({name: term.reward.blank(rows) for name, term in self.terms.items()}, rows)
 
     def fit(self, images: jax.Array, context: EnsembleContext) -> dict[str, Any]:
         """What each term looks at."""
@@ -150,6 +157,9 @@ class Ensemble(FitsAndJudges):
 
     def _combined(self, raw, context):
         return (z_score(raw, context.mean, context.deviation) * self._weights).sum(1, keepdims=True)
+
+    def _context(self, parts, rows):
+        return EnsembleContext(parts, *(np.tile(row, (rows, 1)) for row in self._calibrated()))
 
     @property
     def _weights(self):

@@ -76,6 +76,13 @@ class Identity(SubjectReward):
         known = [(each.images, each.landmarks) if self.landmarks else (each.images,) for each in who]
         return IdentityContext(self._references(known, mask), mask, faces)
 
+    def blank(self, rows: int) -> IdentityContext:
+        """See `PureReward`."""
+        references = self._blank_references(rows, np.zeros((1, self.side, self.side, 3), np.float32))
+        none = faces_of([]) if self.landmarks else None
+        faces = jax.tree.map(lambda x: np.zeros((rows, *x.shape[1:]), x.dtype), none)
+        return IdentityContext(references, np.ones(references.shape[:2], bool), faces)
+
     def fit(self, images: jax.Array, context: IdentityContext) -> tuple[jax.Array, jax.Array]:
         """Where characters are looked for, f32[b, n, side, side, 3], and which of these places count, bool[b, n]."""
         if self.landmarks:
@@ -151,7 +158,14 @@ class IdentityOptions:
 
     def build(self) -> Identity:
         """The reward, whose weights are read when they are needed. Raises InputError."""
-        encoder = load_encoder(self.encoder, self.weights, self.size)
+        return self._made(self.weights)
+
+    def abstract(self) -> Identity:
+        """See `PureReward`. Raises InputError."""
+        return self._made(None)
+
+    def _made(self, weights):
+        encoder = load_encoder(self.encoder, weights, self.size)
         return Identity(encoder, self.side, self.max_subjects, self.regions, self.landmarks)
 
 

@@ -1,7 +1,7 @@
 """Networks that see what a picture is of, and whom it shows."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,16 +24,17 @@ from narrative_jax.rewards.base import size_name
 class PictureEncoder:
     """A network that sees what a picture is of; scores that may come from several bear its `name`.
 
-    What it calls `pooled` stands for the picture. `read` gives its weights, once they are needed. It sees squares whose
-    side is a multiple of `patch`, or is `side` only.
+    What it calls `pooled` stands for the picture. It sees squares whose side is a multiple of `patch`, or is `side`
+    only. `shapes` are those of its weights, which `read` gives once they are needed; without it there are none.
     """
 
     name: str
     network: Network
+    shapes: Mapping[str, jax.ShapeDtypeStruct]
     normalisation: Normalisation
-    read: Callable[[], Params]
     patch: int
     side: int | None = None
+    read: Callable[[], Params] | None = None
 
     @cached_property
     def params(self) -> Params:
@@ -57,41 +58,35 @@ class PictureEncoder:
         return unit(pooled).reshape(*images.shape[:-3], -1)
 
 
-def load_dinov2(weights: str | Path, size: str) -> PictureEncoder:
-    """A published DINOv2, with registers where the size says "+registers"; "" stands for the one that ships.
-
-    Raises InputError for an unknown size and a missing file, and on first use for unfit weights.
-    """
+def _dinov2(size):
     check_name("size of DINOv2", size, DINOV2_SIZES)
-    config, file = DINOV2_SIZES[size], weights_file(weights, size, "dinov2")
-    network, like = abstract(lambda: Dinov2Encoder(config, rngs=nnx.Rngs(0)))
-
-    def read():
-        return load_weights(file, like, DINOV2_NAMES)
-
-    return PictureEncoder(f"dinov2_{size_name(size)}", network, config.normalisation, read, config.patch_size)
+    config = DINOV2_SIZES[size]
+    structure = abstract(lambda: Dinov2Encoder(config, rngs=nnx.Rngs(0)))
+    return PictureEncoder(f"dinov2_{size_name(size)}", *structure, config.normalisation, config.patch_size)
 
 
-def load_iresnet(weights: str | Path, size: str) -> PictureEncoder:
-    """A published ArcFace network (insightface's backbone.pth, or the same names in safetensors); see `face_alignment`.
-
-    "" stands for the one that ships. Raises InputError as `load_dinov2`.
-    """
+def _iresnet(size):
     check_name("size of IResNet", size, IRESNET_SIZES)
-    config, file = IRESNET_SIZES[size], weights_file(weights, size, "iresnet")
-    network, like = abstract(lambda: IResNet(config, rngs=nnx.Rngs(0)))
-
-    def read():
-        return load_weights(file, like, IRESNET_NAMES)
-
+    config = IRESNET_SIZES[size]
+    structure = abstract(lambda: IResNet(config, rngs=nnx.Rngs(0)))
     name = f"iresnet_{size_name(size)}" if size == STORYBOOK else size_name(size)
-    return PictureEncoder(name, network, config.normalisation, read, config.patch_size, config.image_size)
+    return PictureEncoder(name, *structure, config.normalisation, config.patch_size, config.image_size)
 
 
-ENCODERS = {"dinov2": load_dinov2, "iresnet": load_iresnet}
+ENCODERS = {"dinov2": (_dinov2, DINOV2_NAMES), "iresnet": (_iresnet, IRESNET_NAMES)}
 
 
-def load_encoder(kind: str, weights: str | Path, size: str) -> PictureEncoder:
-    """A published encoder, "dinov2" or "iresnet". Raises InputError for another kind, and as these do."""
+def load_encoder(kind: str, weights: str | Path | None, size: str) -> PictureEncoder:
+    """A published encoder; "" stands for the weights that ship, of None there are none.
+
+    "dinov2" has registers where the size says "+registers". "iresnet" is ArcFace's network (insightface's backbone.pth,
+    or the same names in safetensors); see `face_alignment`. Raises InputError for another kind or size, for a missing
+    file, and on first use for unfit weights.
+    """
     check_name("encoder", kind, ENCODERS)
-    return ENCODERS[kind](weights, size)
+    make, names = ENCODERS[kind]
+    encoder = make(size)
+    if weights is None:
+        return encoder
+    file = weights_file(weights, size, kind)
+    return replace(encoder, read=lambda: load_weights(file, encoder.shapes, names))

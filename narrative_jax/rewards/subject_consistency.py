@@ -15,7 +15,7 @@ from narrative_jax.core.options import File, parse
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.preprocessing import grid_corners, patches, random_corners, shortest_side_crop
-from narrative_jax.rewards.picture_encoders import PictureEncoder, load_dinov2
+from narrative_jax.rewards.picture_encoders import PictureEncoder, load_encoder
 from narrative_jax.rewards.regions import Box, check_regions, views
 from narrative_jax.rewards.subjects import SubjectReward, check_subjects, reference_pictures
 
@@ -141,6 +141,12 @@ class SubjectConsistency(SubjectReward):
         known = [(subject.images, where) for scene, where in pairs for subject in scene.subjects]
         return SubjectContext(self._references(known, mask), mask, corners)
 
+    def blank(self, rows: int) -> SubjectContext:
+        """See `PureReward`."""
+        corners = self.patches.corners("", self.side)[None]
+        references = self._blank_references(rows, np.zeros((1, self.side, self.side, 3), np.float32), corners)
+        return SubjectContext(references, np.ones(references.shape[:2], bool), np.repeat(corners, rows, 0))
+
     def fit(self, images: jax.Array, context: SubjectContext) -> jax.Array:
         """Where subjects are looked for, f32[b, n, side, side, 3]."""
         return views(images, self.regions, context.mask, self.side)[0]
@@ -188,9 +194,16 @@ class SubjectConsistencyOptions:
 
     def build(self) -> SubjectConsistency:
         """The reward, whose weights are read when they are needed. Raises InputError."""
+        return self._made(self.weights)
+
+    def abstract(self) -> SubjectConsistency:
+        """See `PureReward`. Raises InputError."""
+        return self._made(None)
+
+    def _made(self, weights):
         check_name("form of subject_consistency", self.form, FORMS)
         patches = parse(FORMS[self.form], self.patches or {}, f"form {self.form}")
-        encoder, rest = load_dinov2(self.weights, self.size), (self.max_subjects, self.regions)
+        encoder, rest = load_encoder("dinov2", weights, self.size), (self.max_subjects, self.regions)
         return SubjectConsistency(encoder, patches, self.side, self.penalty, self.threshold, *rest)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import jax
 import numpy as np
 
 from narrative_jax.core.errors import InputError
@@ -20,7 +21,8 @@ from narrative_jax.rewards.regions import least_size
 class SubjectReward(SingleAspect):
     """What compares the characters of a picture with the subjects, by the encoder's embeddings.
 
-    `kind` says how, the field `regions` where; `_embed_subject` gives f32[...] for what is known of a subject.
+    `kind` says how, the fields `regions` and `max_subjects` where and how many; `_embed_subject` gives f32[...] for
+    what is known of a subject, of what `_embed` gives f32[b, ...] for weights and pictures.
     """
 
     kind: ClassVar[str]
@@ -37,6 +39,11 @@ class SubjectReward(SingleAspect):
     def params(self) -> Params:
         """The encoder's."""
         return self.encoder.params
+
+    @property
+    def shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """See `PureReward`."""
+        return self.encoder.shapes
 
     @property
     def axes(self) -> Mapping[str, tuple]:
@@ -59,6 +66,11 @@ class SubjectReward(SingleAspect):
         rows = np.zeros((*mask.shape, *found[0].shape), np.float32)
         rows[mask] = found
         return rows
+
+    def _blank_references(self, rows: int, *shown: np.ndarray) -> np.ndarray:
+        """What `_references` gives for so many scenes, without content; `shown` is what `_embed` is given of one."""
+        found = jax.eval_shape(self._embed, self.shapes, *shown)
+        return np.zeros((rows, self.max_subjects, *found.shape[1:]), np.float32)
 
 
 def check_subjects(scenes: Sequence[Scene], max_subjects: int, patch: int) -> np.ndarray:

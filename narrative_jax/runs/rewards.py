@@ -29,6 +29,7 @@ from narrative_jax.runs.scores import calibration_path
 PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
 ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up; see `TermOptions`
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
+BUILD, ABSTRACT = "build", "abstract"  # methods of a reward's options: it as it is, or without files to be planned with
 BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
 
 
@@ -104,6 +105,16 @@ def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
     return reward
 
 
+def abstract_reward(context: Context) -> PureReward:
+    """The reward of the context's entry for a loss that is planned: of its weights there are shapes, without its files.
+
+    Raises InputError for one that has no gradient or gives no shapes.
+    """
+    reward = _named(context, from_disk=False, build=ABSTRACT)
+    check_differentiable(reward)
+    return reward
+
+
 def reward_files(context: Context) -> Iterator[File]:
     """The files that the reward of the context's entry is read from."""
     for name in _chosen(context):
@@ -167,23 +178,31 @@ def _on_host(context, reward):
     return reward
 
 
-def _named(context, from_disk):
+def _named(context, from_disk, build=BUILD):
+    reward = _made(context, from_disk, build)
+    if build == ABSTRACT and not hasattr(reward, "shapes"):
+        given = f"reward {context.entry.reward!r} of {context.name}"
+        raise InputError(given, "a step is planned from shapes, and it gives none", "plan with another reward")
+    return reward
+
+
+def _made(context, from_disk, build):
     chosen, rewards = context.entry.get("reward", ""), context.tables.rewards
     check_name("reward", chosen, [*rewards, PER_ASPECT, TRAINED, ENSEMBLE])
     if chosen == TRAINED:
         return _trained(context, from_disk)
     if chosen == ENSEMBLE:
-        return _ensemble(context, from_disk)
-    return _per_aspect(context) if chosen == PER_ASPECT else _built(context, chosen)
+        return _ensemble(context, from_disk, build)
+    return _per_aspect(context) if chosen == PER_ASPECT else _built(context, chosen, build)
 
 
 def _options(context, name):
     return parse(context.tables.rewards[name], context.entry.get(name, {}), f"{context.name}.{name}")
 
 
-def _built(context, name):
+def _built(context, name, build=BUILD):
     options = _options(context, name)
-    return options.build() if hasattr(options, "build") else options
+    return getattr(options, build)() if hasattr(options, build) else options
 
 
 def _per_aspect(context):
@@ -207,7 +226,7 @@ def _trained(context, from_disk):
     return trained_reward(trained) if from_disk else trainable_reward(trained).untrained(context.config.seed)[0]
 
 
-def _ensemble(context, from_disk):
+def _ensemble(context, from_disk, build):
     weights, terms = context.entry.get(ENSEMBLE, {}), {}
     if not weights or not hasattr(weights, "items"):
         given, rule = f"ensemble {weights or 'of nothing'}", "it gives weights to score entries"
@@ -215,7 +234,7 @@ def _ensemble(context, from_disk):
     scores = [name for name, section in context.config.items() if getattr(section, "stage", None) == "score"]
     for name, weight in weights.items():
         check_name("score entry of an ensemble", name, scores)
-        reward = None if context.config[name].reward == ENSEMBLE else _named(context.of(name), from_disk)
+        reward = None if context.config[name].reward == ENSEMBLE else _named(context.of(name), from_disk, build)
         if not hasattr(reward, "score"):
             given = f"ensemble of {name!r}, which is {context.config[name].reward!r}"
             rule = "its terms are networks, not rewards that work on the host, and no ensembles"

@@ -133,7 +133,7 @@ def encoded_scenes(
 KINDS = {"examples": encoded_examples, "preferences": encoded_preferences, "scenes": encoded_scenes}
 
 
-def batch_shapes(kind: str, generator: Generator, rows: int) -> dict[str, Any]:
+def batch_shapes(kind: str, generator: Generator, rows: int, reward: PureReward | None = None) -> dict[str, Any]:
     """Shapes and types of a batch of so many records of a kind of `KINDS`; nothing is encoded."""
 
     def shaped(like):
@@ -145,6 +145,8 @@ def batch_shapes(kind: str, generator: Generator, rows: int) -> dict[str, Any]:
         batch |= {"latents": latents}
     if kind == "preferences":
         batch |= {"chosen": latents, "rejected": latents, "gap": jax.ShapeDtypeStruct((rows,), np.float32)}
+    if reward:
+        batch["context"] = jax.tree.map(shaped, reward.blank(1))
     return batch
 
 

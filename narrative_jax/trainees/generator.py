@@ -119,7 +119,7 @@ class GeneratorTrainee:
         policy = base
         if options.adapter:
             policy, weights = base.with_adapter(weights, context.name, **asdict(options.adapter))
-        encoding = {name: value for name, value in weights.items() if name.partition(".")[0] in base.encoders}
+        encoding = {name: value for name, value in weights.items() if base.encodes(name)}
         params = {name: value for name, value in weights.items() if _trains(name, base, context.name, options)}
         frozen = {name: value for name, value in weights.items() if name not in params.keys() | encoding.keys()}
         if reward:
