@@ -150,6 +150,14 @@ def _measure(config):
     }
 
 
+def _measure_nothing(config):
+    """Leave out what knows Storybook only."""
+    names = (*config.fidelity.measures, "fidelity")
+    config.stages = tuple(name for name in config.stages if name not in names)
+    for name in names:
+        del config[name]
+
+
 def _add_controls(config):
     """Three training seeds, each with SFT on pairs as they are and DPO after SFT, at as many pictures a step."""
     config.unrefined = {**config.refine.to_dict(), "background": "", "annotator": ""}
@@ -193,6 +201,7 @@ def _add_ablations(config):
     grid = {"form": "grid", "patches": {"size": 24, "stride": 8}}  # of half the side, about, as UPER's of 512
     crops = {"form": "crops", "patches": {"size": 24, "count": 4, "whole": 40}}
     subjects = {"grid": grid, "crops": crops, "penalised": {**crops, "penalty": 1.0, "threshold": 0.8}}
+    subjects["clip_patches"] = {**crops, "encoder": "clip"}
     for name, form in subjects.items():
         reward = {"reward": "subject_consistency", "subject_consistency": {**dinov2, **form}}
         config[f"by_{name}"] = {"stage": "score", "source": "reference", **reward}
@@ -243,6 +252,7 @@ def _enlarge(config):
         config[name].optimizer.update(learning_rate=1e-4, warmup_steps=100)
     config.follow.hyper.window = (21, 28)
     config.refl.identity = {"encoder": "dinov2", "size": "ViT-L/14", **two}
+    _measure_nothing(config)
 
 
 def _shrink(config):
@@ -290,8 +300,8 @@ def _own(config):
         "identity": {"encoder": "dinov2", "weights": "", "size": "ViT-L/14", "side": 224, "max_subjects": 1},
         "compare": (("refl", "sft"),),
     }
-    for name in ("reference", "follow", *config.fidelity.measures, "fidelity"):
-        del config[name]
+    _measure_nothing(config)
+    del config.reference, config.follow
     config.stages = ("collect", *config.refl.ensemble, "refine", "sft", "refl", "evaluate")
 
 

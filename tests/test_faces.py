@@ -24,7 +24,7 @@ from narrative_jax.models.id_encoder import IRESNET_NAMES, IRESNET_SIZES
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.faces import faces_of
 from narrative_jax.rewards.identity import Identity
-from narrative_jax.rewards.picture_encoders import load_encoder
+from narrative_jax.rewards.published_encoders import load_encoder
 
 CONFIG = Path(__file__).parents[1] / "configs" / "score.py"
 SIDE = IRESNET.image_size

@@ -15,7 +15,9 @@ from narrative_jax.core.options import parse
 from narrative_jax.core.records import Scene, Subject
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.dinov2 import DINOV2_NAMES, DINOV2_SIZES
+from narrative_jax.models.preprocessing import resize
 from narrative_jax.rewards.base import OnHost
+from narrative_jax.rewards.clip_scores import load_clip
 from narrative_jax.rewards.identity import Identity, IdentityOptions
 from narrative_jax.rewards.regions import views
 from narrative_jax.rewards.subject_consistency import Crops, Grid, SubjectConsistency, SubjectConsistencyOptions
@@ -80,6 +82,29 @@ def test_crops_by_hand(dino):
         expected.append((embed(dino, small[0]) @ embed(dino, small[1]) + crops) / 2)
     np.testing.assert_allclose(scored(reward, images, asked), expected, atol=1e-5)
     np.testing.assert_array_equal(reward.encode(asked).corners, context.corners)
+
+
+@pytest.mark.parametrize("form", [{"form": "grid", "patches": {"size": 24, "stride": 8}}, {"form": "crops"}])
+def test_clip_sees_patches_at_its_one_side(form):
+    """Storybook's, whose squares are of 40: the picture's patches of 24 are enlarged."""
+    form = {"patches": {"size": 24, "count": 3, "whole": 40}} | form
+    reward = SubjectConsistencyOptions("", encoder="clip", size="storybook", side=40, **form).build()
+    images, asked, pair = pictures(2, 40, 40), scenes(1, 1), load_clip("", "storybook")
+    assert reward.name == "subject_consistency_clip_storybook"
+
+    def seen(image, corners):
+        cut = np.stack([image[y : y + 24, x : x + 24] for y, x in corners])
+        return np.asarray(pair.embed_images(pair.params, resize(cut, 40, 40)))
+
+    expected = []
+    for image, scene, corners in zip(images, asked, reward.encode(asked).corners, strict=True):
+        known = photo(scene, side=40)
+        found = (seen(image, corners) * seen(known, corners)).sum(1).mean()
+        if form["form"] == "crops":
+            whole, other = (np.asarray(pair.embed_images(pair.params, each[None]))[0] for each in (image, known))
+            found = (found + whole @ other) / 2
+        expected.append(found)
+    np.testing.assert_allclose(scored(reward, images, asked), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("patches", [GRID, CROPS])

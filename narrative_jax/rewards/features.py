@@ -7,7 +7,8 @@ import numpy as np
 
 from narrative_jax.core.images import to_float
 from narrative_jax.core.options import File
-from narrative_jax.rewards.picture_encoders import PictureEncoder, load_encoder
+from narrative_jax.rewards.picture_encoders import PictureEncoder
+from narrative_jax.rewards.published_encoders import load_encoder
 from narrative_jax.rewards.regions import fit
 
 _BATCH = 64  # pictures that the network sees at once, always as many
@@ -15,7 +16,7 @@ _BATCH = 64  # pictures that the network sees at once, always as many
 
 @dataclass(frozen=True)
 class Features:
-    """Those of an `encoder` of a `size`, see `picture_encoders.load_encoder`, on white squares of `side`."""
+    """Those of an `encoder` of a `size`, see `published_encoders.load_encoder`, on white squares of `side`."""
 
     weights: File
     encoder: str = "dinov2"

@@ -15,7 +15,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.models.layers import unit
 from narrative_jax.rewards.faces import Faces, aligned, faces_of, reference_faces
-from narrative_jax.rewards.picture_encoders import load_encoder
+from narrative_jax.rewards.published_encoders import load_encoder
 from narrative_jax.rewards.regions import Box, check_regions, views
 from narrative_jax.rewards.subjects import SubjectReward, check_subjects, reference_pictures
 from narrative_jax.statistics.matching import (

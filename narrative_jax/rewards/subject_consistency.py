@@ -14,8 +14,9 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import File, parse
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.preprocessing import grid_corners, patches, random_corners, shortest_side_crop
-from narrative_jax.rewards.picture_encoders import PictureEncoder, load_encoder
+from narrative_jax.models.preprocessing import grid_corners, patches, random_corners, resize, shortest_side_crop
+from narrative_jax.rewards.picture_encoders import PictureEncoder
+from narrative_jax.rewards.published_encoders import load_encoder
 from narrative_jax.rewards.regions import Box, check_regions, views
 from narrative_jax.rewards.subjects import SubjectReward, check_subjects, reference_pictures
 
@@ -57,7 +58,7 @@ class Grid:
 
     def embed(self, encoder: PictureEncoder, params: Params, pictures: jax.Array, corners: jax.Array) -> jax.Array:
         """See `Patches`."""
-        return encoder.embed(params, _patches(pictures, corners, self.size))
+        return encoder.embed(params, _patches(pictures, corners, self.size, encoder.side))
 
     def weights(self, count: int) -> np.ndarray:
         """See `Patches`."""
@@ -87,8 +88,8 @@ class Crops:
 
     def embed(self, encoder: PictureEncoder, params: Params, pictures: jax.Array, corners: jax.Array) -> jax.Array:
         """See `Patches`."""
-        whole = encoder.embed(params, shortest_side_crop(pictures, self.whole, self.whole))
-        crops = encoder.embed(params, _patches(pictures, corners, self.size))
+        whole = encoder.embed(params, shortest_side_crop(pictures, *(encoder.side or self.whole,) * 2))
+        crops = encoder.embed(params, _patches(pictures, corners, self.size, encoder.side))
         return jnp.concatenate([whole[:, None], crops], 1)
 
     def weights(self, count: int) -> np.ndarray:
@@ -125,7 +126,7 @@ class SubjectConsistency(SubjectReward):
     regions: tuple[Box, ...] = ()
 
     def __post_init__(self):
-        for side in self.patches.sides:
+        for side in self.patches.sides if self.encoder.side is None else ():  # to the other ones patches are fitted
             self.encoder.check_side(side)
         self.patches.corners("", self.side)
         check_regions(self.regions)
@@ -177,12 +178,14 @@ FORMS = {"grid": Grid, "crops": Crops}
 
 @dataclass(frozen=True)
 class SubjectConsistencyOptions:
-    """`weights` and `size` are DINOv2's; `patches` are the options of the form, "grid" or "crops", see `Grid`, `Crops`.
+    """`encoder`, `size` and `weights` are as in `load_encoder`; `patches` are the options of the form, "grid" or
+    "crops", see `Grid`, `Crops`. An encoder that sees one side only has the patches resized to it.
 
     The others are as in `SubjectConsistency`.
     """
 
     weights: File
+    encoder: str = "dinov2"
     size: str = "ViT-B/14"
     form: str = "crops"
     patches: dict[str, int] | None = None
@@ -203,10 +206,14 @@ class SubjectConsistencyOptions:
     def _made(self, weights):
         check_name("form of subject_consistency", self.form, FORMS)
         patches = parse(FORMS[self.form], self.patches or {}, f"form {self.form}")
-        encoder, rest = load_encoder("dinov2", weights, self.size), (self.max_subjects, self.regions)
+        encoder, rest = load_encoder(self.encoder, weights, self.size), (self.max_subjects, self.regions)
         return SubjectConsistency(encoder, patches, self.side, self.penalty, self.threshold, *rest)
 
 
-def _patches(pictures, corners, size):
-    """f32[b, n, size, size, 3], each picture at its own corners."""
-    return jax.vmap(lambda picture, where: patches(picture[None], where, size)[0])(pictures, corners)
+def _patches(pictures, corners, size, side):
+    """f32[b, n, size, size, 3], each picture at its own corners; of another `side` where there is one."""
+    found = jax.vmap(lambda picture, where: patches(picture[None], where, size)[0])(pictures, corners)
+    if side in (None, size):
+        return found
+    flat = found.reshape(-1, *found.shape[2:])
+    return resize(flat, side, side).reshape(*found.shape[:2], side, side, -1)
