@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.generator = {"preset": "storybook", "weights": "", "text": ""}
     config.sampling = {
-        "num_steps": 8,
+        "num_steps": 6,
         "sampler": "euler",
         "guidance_scale": 3.0,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
         "subject_guidance_scale": 1.0,
@@ -65,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "algorithm": "dpo",
         "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 0.5},
         "adapter": {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0},
-        "total_steps": 300,
+        "total_steps": 200,
         "batch_size": 16,
         "accumulate": 1,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 20, "decay": "constant"},
@@ -152,7 +152,7 @@ def _add_controls(config):
         kinds = {
             "adpo": {},
             # A pair costs 8/3 of a picture: two with their gradients, and two through the reference without.
-            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 800},
+            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 533},
             "shuffled": {"source": f"shuffled_labels_{seed}"},
             "presence": {"source": "by_presence"},
             "dominance": {"hyper": one_beta},
