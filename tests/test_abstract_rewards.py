@@ -50,7 +50,7 @@ def test_shapes_are_those_of_the_real_ones(name, random_weights):
 @pytest.mark.parametrize(
     ("options", "name", "weights"),
     [
-        (SubjectConsistencyOptions("", "ViT-g/14"), "subject_consistency_dinov2_vit_g_14", 1_136_480_768),
+        (SubjectConsistencyOptions("", size="ViT-g/14"), "subject_consistency_dinov2_vit_g_14", 1_136_480_768),
         (IdentityOptions("", "dinov2", "ViT-B/14"), "identity_dinov2_vit_b_14", 86_580_480),
         (ClipCosineOptions(""), "clip_cosine_vit_l_14", 303_966_208 + 1),
         (AestheticOptions("", ""), "aesthetic_v2", 303_966_208 + 1 + 927_969),

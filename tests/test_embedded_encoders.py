@@ -27,7 +27,7 @@ def examples():
 
 def test_they_are_small():
     files = [path for path in (EMBEDDED / "encoders").iterdir() if path.suffix == ".safetensors"]
-    assert {path.stem for path in files} == {"clip", "dinov2", "iresnet", "aesthetic"}
+    assert {path.stem for path in files} == {"clip", "dinov2", "iresnet", "isnet", "aesthetic"}
     assert sum(path.stat().st_size for path in files) < 8e6
 
 
