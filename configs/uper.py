@@ -136,7 +136,7 @@ def _draw_as_sampled(config, *names):
 
 
 def _measure(config):
-    """What papers report, by encoders that were not followed, and the raters' preference."""
+    """What papers report, by the encoder that chose the step, and the raters' preference."""
     score = {"stage": "score", "source": "reference"}
     subject = config.refl.identity.to_dict()
     config.sees_subject = {**score, "reward": "identity", "identity": subject}

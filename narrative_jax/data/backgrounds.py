@@ -32,7 +32,7 @@ class Masks(Protocol):
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """The masks that came with the subjects: of people's own, where their pictures are not transparent."""
+    """The masks that came with the subjects: of people's own, where pictures say how opaque they are."""
 
     def masks(self, subject: Subject) -> np.ndarray:
         """See `Masks`; raises InputError for a subject without, and for masks of another size."""

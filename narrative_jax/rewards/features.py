@@ -1,6 +1,8 @@
 """Features of pictures by an encoder, to tell sets of them apart."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -23,18 +25,22 @@ class Features:
     size: str = "ViT-B/14"
     side: int = 224
 
-    def open(self) -> PictureEncoder:
-        """The network, its weights not yet read. Raises InputError."""
+    @cached_property
+    def network(self) -> PictureEncoder:
+        """The encoder, whose weights are read once, when they are needed. Raises InputError."""
         encoder = load_encoder(self.encoder, self.weights, self.size)
         encoder.check_side(self.side)
         return encoder
 
     def of(self, images: np.ndarray) -> np.ndarray:
         """Unit embeddings f32[n, d] of pictures u8[n, h, w, 3]."""
-        encoder, parts = self.open(), []
-        embed = jax.jit(lambda params, images: encoder.embed(params, fit(images, self.side)))
+        parts = []
         for start in range(0, len(images), _BATCH):
             part = to_float(images[start : start + _BATCH])
             filled = np.resize(part, (_BATCH, *part.shape[1:]))
-            parts.append(np.asarray(embed(encoder.params, filled))[: len(part)])
+            parts.append(np.asarray(self._embed(self.network.params, filled))[: len(part)])
         return np.concatenate(parts)
+
+    @cached_property
+    def _embed(self) -> Callable:
+        return jax.jit(lambda params, images: self.network.embed(params, fit(images, self.side)))

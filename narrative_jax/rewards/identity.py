@@ -146,7 +146,7 @@ class Identity(SubjectReward):
 
 @dataclass(frozen=True)
 class IdentityOptions:
-    """`encoder` is "dinov2" or "iresnet", `size` and `weights` are its own; the others are as in `Identity`."""
+    """`encoder`, `size` and `weights` are as in `load_encoder`; the others are as in `Identity`."""
 
     weights: File
     encoder: str = "dinov2"

@@ -64,7 +64,7 @@ def check(context: Context, options: Options) -> None:
     if options.cut_out:
         _background(context, options)
     if options.features:
-        options.features.open()
+        _ = options.features.network
         if options.truth is None:
             given, rule = f"{context.name}.features", "pictures are compared with true ones, and there are none"
             raise InputError(given, rule, f"set {context.name}.truth, or leave features out")
@@ -157,11 +157,12 @@ def _wins(name, judged) -> dict[str, float]:
 
 def _distances(options, arms) -> dict[str, float]:
     """FID and KID of each arm by the feature network."""
-    encoder, truth, numbers = options.features.open().name, options.truth.open(), {}
-    target = options.features.of(np.stack([example.target for example in truth.batch(range(len(truth)))]))
+    name, truth, numbers = options.features.network.name, options.truth.open(), {}
+    true = options.features.of(np.stack([example.target for example in truth.batch(range(len(truth)))]))
+    moments = Moments.of(true)
     for arm, images in arms.items():
         features = options.features.of(images.reshape(-1, *images.shape[2:]))
-        numbers[f"fid_{encoder}/{arm}"] = frechet_distance(Moments.of(features), Moments.of(target))
-        for end, value in zip(("", "_low", "_high"), kernel_distance(features, target), strict=True):
-            numbers[f"kid_{encoder}/{arm}{end}"] = value
+        numbers[f"fid_{name}/{arm}"] = frechet_distance(Moments.of(features), moments)
+        for end, value in zip(("", "_low", "_high"), kernel_distance(features, true), strict=True):
+            numbers[f"kid_{name}/{arm}{end}"] = value
     return numbers
