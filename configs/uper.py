@@ -65,6 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "stage": "refine",
         "training_set": {"kind": "raw", "size": 4000, "seed": 4, "characters": 1},
         "background": "given",
+        "isnet": {"weights": "", "size": "storybook"},  # finds it, where masks are not given
         "annotator": "raters",
         "threshold": 3.0,
     }

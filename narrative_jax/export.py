@@ -182,7 +182,7 @@ def _reward(run, entry):
     score = _sources(run, entry).get("score")
     if score is None:
         return "none"
-    reward, informed = run.reward_of(score["name"]), privileged(run.config, run.config[entry]["source"])
+    reward, informed = run.reward_of(score["name"]), privileged(run.config, entry)
     return f"{reward}; privileged feedback: {informed}" if informed else reward
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import linalg
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.statistics.distances import Moments, frechet_distance, kernel_distance
+from narrative_jax.statistics.distances import Moments, _discrepancy, frechet_distance, kernel_distance
 
 RANDOM = np.random.default_rng(0)
 
@@ -57,7 +57,13 @@ def test_the_kernel_distance_by_hand():
         return (a @ b / 2 + 1) ** 3
 
     expected = kernel(x[0], x[1]) + kernel(y[0], y[1]) - sum(kernel(a, b) for a in x for b in y) / 2
-    assert kernel_distance(x, y, subsets=2).estimate == pytest.approx(expected)
+    assert _discrepancy(x, y) == pytest.approx(expected)
+
+
+def test_subsets_of_the_kernel_distance_differ_though_all_could_be_taken():
+    """An interval of one and the same set again and again would be a point."""
+    found = kernel_distance(features(40), features(40, 0.5))
+    assert found.low < found.estimate - 0.01 and found.high > found.estimate + 0.01
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_the_kernel_distance_by_hand():
         (lambda: Moments.of(np.zeros((0, 3))), "features of shape"),
         (lambda: Moments.of([[np.nan, 1.0]]), "in features"),
         (lambda: Moments.of([[1.0, 2.0]]).covariance, "1 picture: a covariance is one of two or more"),
-        (lambda: kernel_distance([[1.0]], [[1.0], [2.0]]), "1 picture: two or more are compared"),
+        (lambda: kernel_distance(features(3), features(9)), "3 pictures: halves of four or more are compared"),
         (lambda: kernel_distance([[1.0], [2.0]], [[1.0], [2.0]], size=1), "size 1"),
     ],
 )

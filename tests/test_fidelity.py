@@ -62,7 +62,9 @@ def test_distances_are_of_the_pictures(measured):
     true = [each.target for each in storybook_training_set("true", 8, 0, "test").batch(range(8))]
     expected = frechet_distance(*(Moments.of(features.of(np.stack(each))) for each in (images, true)))
     assert numbers["fid_dinov2_storybook/align"] == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(*(Moments.of(features.of(np.stack(true))) for _ in range(2))) == pytest.approx(0, abs=1e-6)
+    found = features.of(np.stack(true))
+    np.testing.assert_allclose((found**2).mean(1), 1, rtol=1e-4)
+    assert frechet_distance(*[Moments.of(found)] * 2) == pytest.approx(0, abs=1e-6 * found.shape[1])
     assert numbers["kid_dinov2_storybook/baseline"] > 0
 
 
@@ -85,8 +87,14 @@ def test_the_report_tells_them(measured):
         ({"source": "generate"}, "unknown evaluation 'generate'"),
         ({"measures": ("evaluate",)}, "unknown score entry that measures 'evaluate'"),
         ({"cut_out": ("by_subject",), "background": "given"}, "unknown background 'given'"),
-        ({"truth": None}, "fidelity.features: pictures are compared with true ones, and there are none"),
-        ({"measures": None, "features": None}, "nothing is measured"),
+        (
+            {"truth": None},
+            "fidelity.truth: features of pictures are compared with those of true ones",
+        ),
+        ({"features": None}, "fidelity.truth: features of pictures are compared with those of true ones"),
+        ({"background": "isnet"}, "fidelity.background 'isnet': nothing is cut out; name score entries in cut_out"),
+        ({"background": "isnett"}, "fidelity.background 'isnett': nothing is cut out"),
+        ({"measures": None, "features": None, "truth": None}, "nothing is measured"),
         ({"features": {**FEATURES, "side": 41}}, "squares of 41"),
     ],
 )

@@ -383,6 +383,13 @@ def test_what_no_result_depends_on_may_change(done):
     assert refused(done, **{**chain(**changes), "stages": changes["stages"]}) == said
 
 
+def test_how_often_samples_are_drawn_tells_where_adapters_are_kept_with_them():
+    kept = {"sample_every": 2, "keep_adapters": True}
+    assert provenance._telling(kept) == kept and provenance._telling({**kept, "keep_adapters": False}).keys() == {
+        "keep_adapters"
+    }
+
+
 def test_the_package_itself_may_change(done, monkeypatch):
     monkeypatch.setattr(provenance, "WORLD_VERSION", "another")
     said = "this package's version of the world and its judge; --redo=first,other does first, other, second, third ag"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from narrative_jax import pipeline
 from narrative_jax.annotators.base import SAME_SUBJECT
+from narrative_jax.annotators.raters import RaterAnnotators
 from narrative_jax.annotators.server import ServerAnnotator, _read
 from narrative_jax.core.chat import UnfitError
 from narrative_jax.core.config import load
@@ -20,6 +21,7 @@ from narrative_jax.data import kinds
 from narrative_jax.data.backgrounds import FoundMasks, GivenMasks, on_white, unfit
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_scenes, storybook_training_set
+from narrative_jax.runs.rewards import open_reward
 from narrative_jax.runs.tables import Tables
 from narrative_jax.stages import refine
 from narrative_jax.storybook.datasets import TrainingSet
@@ -149,6 +151,12 @@ def test_people_s_own_pairs_without_an_annotator(tmp_path):
     found = own_pairs(tmp_path)
     pipeline.run(found, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "refine" / "kept.json").read_text()) == ["0", "1", "2"]
+    (tmp_path / "opaque").mkdir()
+    opaque = own_pairs(tmp_path / "opaque", opaque=(20, 40, 40))
+    opaque.stages = ("collect", "refine")
+    pipeline.run(opaque, tmp_path / "whole")
+    kept = json.loads((tmp_path / "whole" / "refine" / "kept.json").read_text())
+    assert kept == ["0", "1", "2"], "where nothing is removed, pictures that say that they are opaque are as others"
     found.refine.background = "given"
     message = r"refine.background 'given': subject 'dog' of '0' comes without a mask; cut it out .*or take 'isnet'"
     with pytest.raises(InputError, match=message):
@@ -206,6 +214,46 @@ def test_each_pair_is_read_once_and_a_stopped_run_goes_on(tmp_path, monkeypatch)
     for name, kind in {"scenes": Scene, "candidates": Candidate}.items():
         ids = open_records(tmp_path / "refine" / name, kind).columns("id")["id"]
         assert ids == [f"train-3-{row:06d}" for row in range(5)]
+
+
+def test_annotations_of_a_stopped_run_are_kept(tmp_path, monkeypatch):
+    """Answers are paid for: those that are there are not asked for again."""
+    monkeypatch.setattr(refine, "_CHUNK", 2)
+    asked, genuine = [], RaterAnnotators.same_subject
+
+    def counted(self, each):
+        asked.append(len(each))
+        return genuine(self, each)
+
+    monkeypatch.setattr(RaterAnnotators, "same_subject", counted)
+    found = {"refine": {"stage": "refine", "training_set": {**SET, "size": 6}, "annotator": "raters", "threshold": 0}}
+    looks = iter([False] * 5 + [True])  # three chunks of pairs, two of annotations
+    stop = type("StopAfter", (), {"requested": property(lambda self: next(looks))})()
+    with pytest.raises(Stopped):
+        one_entry.run(found, "refine", tmp_path, stop)
+    assert asked == [2, 2]
+    assert one_entry.run(found, "refine", tmp_path)["kept"] == 6 and asked == [2, 2, 2]
+    assert not (tmp_path / "refine" / "chunks").exists()
+
+
+def test_an_arm_is_judged_by_the_scenes_as_they_are(tmp_path, tiny_weights):
+    """It is shown subjects on white; what is asked of its pictures is what is asked of the baseline's."""
+    found = own_pairs(tmp_path, opaque=(20, 20, 20), background="given")
+    found.generator.update(preset="tiny", weights=str(tiny_weights))
+    found.stages = ("collect", "refine", "align", "evaluate")
+    subject = {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40, "max_subjects": 1}
+    with found.unlocked():
+        found.evaluate.update(source="collect", reward="identity", identity=subject, trained=("align",), best_of=0)
+        found.evaluate.update(guidance_scales=(), controls=(), compare=())
+    pipeline.run(found, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "evaluate" / "results.json").read_text())
+    scenes = open_records(tmp_path / "run" / "evaluate" / "scenes", Scene)
+    drawn = open_records(tmp_path / "run" / "evaluate" / "align" / "candidates", Candidate)
+    scenes = [scene for scene in scenes for _ in range(len(drawn) // len(scenes))]
+    reward = open_reward(one_entry.entry(found, "evaluate", tmp_path / "run"))
+    scores = reward.score_images([each.image for each in drawn], scenes, [each.id for each in drawn])
+    expected = np.float64(scores).reshape(len(results["scenes"]), -1).mean(1)
+    np.testing.assert_allclose(np.array(results["arms"]["align"])[:, 0], expected, atol=1e-5)
 
 
 # A model behind a server

@@ -384,21 +384,37 @@ def test_a_reward_may_have_learned_from_one_that_learned():
     config["screened_again"] = {"stage": "screen", "source": "score"}
     config["taught_again"] = {**config["taught"], "source": "screened_again"}
     config["scored_again"] = {"stage": "score", "reward": "trained", "reward_from": "taught_again"}
-    config["last"] = {"stage": "screen", "source": "scored_again"}
-    assert privileged(config, "last") == f"a reward that learned from {LEARNED}"
+    config["screen"]["source"] = "scored_again"
+    assert privileged(config, "align") == f"a reward that learned from {LEARNED}"
 
 
 def test_an_aspect_that_does_not_count_is_no_privileged_feedback():
     config = aspects_by("clip_cosine", "identity", "aesthetic", aesthetic=STORYBOOK)
     config["screen"]["aspects"] = ["prompt_following", "identity_consistency"]
-    assert privileged(config, "screen") == ""
+    assert privileged(config, "align") == ""
     config["screen"]["aspects"] = ["visual_quality"]
-    assert privileged(config, "screen") == HEAD
+    assert privileged(config, "align") == HEAD
+
+
+def test_raters_who_keep_pairs_and_a_reward_that_is_followed_are_told():
+    config = configure(MAIN, ["align"])
+    config["refine"] = {"stage": "refine", "annotator": "raters"}
+    config["by_head"] = {"stage": "score", "reward": "aesthetic", "aesthetic": STORYBOOK}
+    config["sft"] = {"stage": "train", "algorithm": "sft", "source": "refine"}
+    config["follow"] = {"stage": "train", "algorithm": "refl", "source": "refine", "after": "sft"}
+    kept = f"pairs kept by {RATERS}"
+    assert privileged(config, "sft") == kept
+    config["follow"].update(reward="ensemble", ensemble={"by_head": 1.0})
+    config["chosen"] = {"stage": "choose", "source": "follow", "reward": "oracle"}
+    assert privileged(config, "follow") == f"{HEAD}, and {kept}"
+    assert privileged(config, "chosen") == f"{HEAD}, and the oracle, the judge itself, and {kept}"
+    config["refine"]["annotator"] = "server"
+    assert privileged(config, "sft") == ""
 
 
 def test_no_oracle_judges_scenes_of_a_user():
     config = aligned_by("aesthetic", aesthetic=STORYBOOK)
-    assert privileged(config, "screen") and not privileged(config | {"scenes": "mine.jsonl"}, "screen")
+    assert privileged(config, "align") and not privileged(config | {"scenes": "mine.jsonl"}, "align")
 
 
 @pytest.mark.parametrize(
@@ -415,7 +431,8 @@ def test_no_oracle_judges_scenes_of_a_user():
 def test_upper_bounds_of_the_configs(name, score, informed):
     config = resolved(pipeline.completed(load(f"{CONFIGS / name}")))
     config["pairs"] = {"stage": "screen", "source": score, "aspects": []}
-    assert privileged(config, "pairs") == informed
+    config["last"] = {"stage": "train", "source": "pairs"}
+    assert privileged(config, "last") == informed
 
 
 def test_an_unclear_gain_is_no_headline(tmp_path, main):

@@ -92,9 +92,9 @@ def records(folder, kind):
 
 def test_every_encoder_is_trained_in_one_compilation(encoders):
     finished, listed = done(encoders)
-    assert finished == listed == {"drawn", "clip", "dinov2", "iresnet", "retrieve"}
+    assert finished == listed == {"drawn", "clip", "dinov2", "iresnet", "retrieve", "isnet"}
     found = summary(encoders)
-    for name in ("clip", "dinov2", "iresnet"):
+    for name in ("clip", "dinov2", "iresnet", "isnet"):
         assert found[f"compile/{name}"] == 1
         assert [line["step"] for line in numbers(encoders / name)] == [1, 2]
         assert all(line["grad_norm"] > 0 for line in numbers(encoders / name))

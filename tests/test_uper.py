@@ -139,6 +139,9 @@ def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
     with pytest.raises(InputError, match=r"refine.background 'given': subject 'fat_cat' of 'fat_cat/1' comes without"):
         pipeline.check(pipeline.completed(own))
     own.refine.update(background="isnet")
+    with pytest.raises(InputError, match=r"weights .*there is no such file"):  # none is embedded
+        pipeline.check(pipeline.completed(own))
+    own.refine.isnet.size = "storybook"
     pipeline.check(pipeline.completed(own))
     Image.new("RGB", (39, 60)).save(tmp_path / "photos" / "rex" / "8.png")
     with pytest.raises(InputError, match=r"rex/8.png of 60 × 39 pixels: the generator draws 40 × 40: enlarged"):
@@ -158,6 +161,11 @@ def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
             "follow",
             {"keep_adapters": False},
             "refl.source 'follow': it keeps no adapters to choose",
+        ),
+        (
+            "follow",
+            {"sample_every": 3},
+            "follow.sample_every 3: an adapter is kept each 3 steps, and there are 2; keep",
         ),
         ("follow", {"sample_every": 0}, "keep_adapters: an adapter is kept each sample_every steps"),
         ("sft", {"after": "follow"}, "'sft'|'follow'"),

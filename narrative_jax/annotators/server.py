@@ -7,6 +7,7 @@ from itertools import count
 from typing import ClassVar
 
 from narrative_jax.annotators.base import SAME_SUBJECT, SURE
+from narrative_jax.core import processes
 from narrative_jax.core.chat import ChatModel, UnfitError, picture, text
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.records import Annotation, Example
@@ -27,7 +28,10 @@ _ANSWER = {
 
 @dataclass(frozen=True)
 class ServerAnnotator(ChatModel):
-    """Asks `model`; at most `budget` questions in a run (0: as many as there are): what was answered is kept."""
+    """Asks `model`; at most `budget` questions in a run (0: as many as there are): what was answered is kept.
+
+    Of several processes each asks its share of them.
+    """
 
     name: ClassVar[str] = "server"
     needs_facts: ClassVar[bool] = False
@@ -45,7 +49,7 @@ class ServerAnnotator(ChatModel):
             return list(threads.map(self._compare, examples))
 
     def _compare(self, example):
-        if 0 < self.budget < next(self._asked):
+        if self.budget and next(self._asked) > len(range(processes.index(), self.budget, processes.count())):
             given, rule = f"budget {self.budget}", "so many questions are asked in a run, and all are"
             raise InputError(given, rule, "run it again to go on, or raise it")
         content = [text(_QUESTION)]

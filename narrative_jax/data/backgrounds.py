@@ -58,6 +58,7 @@ class FoundMasks:
         check_name("size of IS-Net", self.size, ISNET_SIZES)
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold!r}", "it lies between 0 and 1", "give one, e.g. 0.5")
+        _ = self._file
 
     def masks(self, subject: Subject) -> np.ndarray:
         """See `Masks`. The published way: the whole picture squeezed into a square, the answer stretched to 0 and 1."""
@@ -71,7 +72,11 @@ class FoundMasks:
 
     @cached_property
     def _weights(self) -> Mapping[str, Any]:
-        return load_weights(weights_file(self.weights, self.size, "isnet"), self._network[1], ISNET_NAMES)
+        return load_weights(self._file, self._network[1], ISNET_NAMES)
+
+    @cached_property
+    def _file(self):
+        return weights_file(self.weights, self.size, "isnet")
 
     @cached_property
     def _network(self):

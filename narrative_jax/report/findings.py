@@ -11,6 +11,8 @@ from narrative_jax.report.run import Run
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
 from narrative_jax.rewards.oracle import MOVED_BY_PRESENCE, Oracle, Presence
 from narrative_jax.rewards.raters import Raters
+from narrative_jax.runs.generator import GENERATOR
+from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
 WIDTH = 100  # columns of a terminal
@@ -125,21 +127,21 @@ def verdict(run: Run) -> str:
     return " ".join([*_changes(run), *_caveats(run)])
 
 
-def privileged(config: dict[str, Any], source: str) -> str:
-    """What made an entry's preferences and knows the gold judge, itself or by what it learned from; "" for nothing."""
-    screen = config[source]
-    if config.get("scenes") or screen["stage"] != "screen":
-        return ""  # no gold judges a user's scenes; people's own preferences know nothing of it
-    score = config[screen["source"]]
-    rewards = [(score, score["reward"])]
-    if score["reward"] == PerAspect.name:
-        by_aspect = score[PerAspect.name]
-        rewards = [(score, by_aspect[aspect]) for aspect in screen.get("aspects") or by_aspect]
-    if score["reward"] == Ensemble.name:
-        rewards = [(config[term], config[term]["reward"]) for term, weight in score[Ensemble.name].items() if weight]
-    found = [_informed(config, *reward) for reward in rewards]
-    known = ", and ".join(dict.fromkeys(filter(None, found)))
-    return known if all(found) or not known else f"several rewards, among them {known}"
+def privileged(config: dict[str, Any], entry: str) -> str:
+    """What a train entry, or one that chose of it, learned from and knows the gold judge, itself or by what it learned
+    from; "" for nothing.
+    """
+    if config.get("scenes"):
+        return ""  # no gold judges a user's scenes
+    train = config[training_of(config, entry)]
+    source, before = config.get(train.get("source", ""), {}), train.get("after", "")
+    found = [_of_rewards(config, train)] if train.get("trains", GENERATOR) == GENERATOR else []
+    found += [_of_rewards(config, config[entry])] if train is not config[entry] else []
+    if source.get("stage") == "screen":  # people's own preferences know nothing of it
+        found.append(_of_rewards(config, config[source["source"]], source.get("aspects")))
+    if source.get("annotator") == Raters.name:
+        found.append(f"pairs kept by {RATERS}")
+    return _joined([*found, privileged(config, before) if before else ""])
 
 
 def is_clear(run: Run) -> bool:
@@ -161,11 +163,28 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _of_rewards(config, section, aspects=()):
+    """What of an entry's reward, or of those that it is put together from, knows the gold judge."""
+    rewards = [(section, section["reward"])] if section.get("reward", "") else []
+    if section.get("reward") == PerAspect.name:
+        by_aspect = section[PerAspect.name]
+        rewards = [(section, by_aspect[aspect]) for aspect in aspects or by_aspect]
+    if section.get("reward") == Ensemble.name:
+        rewards = [(config[term], config[term]["reward"]) for term, weight in section[Ensemble.name].items() if weight]
+    found = [_informed(config, *reward) for reward in rewards]
+    known = _joined(found)
+    return known if all(found) or not known else f"several rewards, among them {known}"
+
+
+def _joined(found):
+    return ", and ".join(dict.fromkeys(filter(None, found)))
+
+
 def _informed(config, score, name):
     """`privileged` of one of the rewards of a score entry."""
     options = score.get(name, {})
     if name == "trained":
-        learned = privileged(config, config[score["reward_from"]]["source"])
+        learned = privileged(config, score["reward_from"])
         return learned and f"a reward that learned from {learned}"
     if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):
         return STORYBOOK_HEAD
@@ -305,7 +324,7 @@ def _verb(share):
 
 
 def _caveats(run):
-    if run.screen and (informed := privileged(run.config, run.screen)):
+    if run.gold and run.trained and (informed := privileged(run.config, run.shown or run.trained)):
         yield f"The feedback was privileged: trained on {informed}."
     if not run.gold:
         trained_on = run.screen and run.same_reward(run.config[run.screen]["source"], run.judge)

@@ -89,7 +89,7 @@ def _notices(run: Run) -> Iterator[str]:
     generator = run.config.get("generator", {})
     if generator.get("weights") == "random":
         yield "The baseline has random weights: its pictures are noise."
-    elif run.config.get("scenes") and not generator.get("weights"):
+    elif (run.config.get("scenes") or run.entries("collect")) and not generator.get("weights"):
         yield "The embedded weights know only Storybook: its words and its characters, nothing that is in photos."
     if run.skipped and run.arms:
         yield "Alignment was skipped: no pair survived screening."

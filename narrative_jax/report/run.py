@@ -9,6 +9,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import CONFIG, read_manifest, was_trained
+from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import GIVEN_PRESENCE
 
 
@@ -88,7 +89,8 @@ class Run:
     def trained(self) -> str | None:
         """The train entry whose curves are shown."""
         trained = [name for name in self.entries("train") if self._has_trained(name)]
-        return self.shown if self.shown in trained else next(reversed(trained), None)
+        shown = training_of(self.config, self.shown) if self.shown else None
+        return shown if shown in trained else next(reversed(trained), None)
 
     @property
     def skipped(self) -> bool:

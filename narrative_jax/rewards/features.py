@@ -33,13 +33,17 @@ class Features:
         return encoder
 
     def of(self, images: np.ndarray) -> np.ndarray:
-        """Unit embeddings f32[n, d] of pictures u8[n, h, w, 3]."""
+        """Embeddings f32[n, d] of pictures u8[n, h, w, 3], of length √d: a value has a mean square of 1.
+
+        So distances do not hang on an encoder's scale, and the cube that `kernel_distance` takes is of 1 + cosine.
+        """
         parts = []
         for start in range(0, len(images), _BATCH):
             part = to_float(images[start : start + _BATCH])
             filled = np.resize(part, (_BATCH, *part.shape[1:]))
             parts.append(np.asarray(self._embed(self.network.params, filled))[: len(part)])
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        return found * np.float32(found.shape[1] ** 0.5)
 
     @cached_property
     def _embed(self) -> Callable:

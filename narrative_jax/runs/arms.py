@@ -45,9 +45,14 @@ class Arms:
         params: Params,
         per_scene: int | None = None,
         scale: float | None = None,
+        shown: Sequence[Scene] | None = None,
     ) -> Judged:
-        """The arm `name`, drawn as the config says unless `per_scene` or the guidance `scale` says otherwise."""
-        images, ids = self._pictures(name, scenes, generator, params, per_scene or self.per_scene, scale)
+        """The arm `name`, drawn as the config says unless `per_scene` or the guidance `scale` says otherwise.
+
+        Where it draws the scenes as they are `shown` to it, they are judged as they are, as other arms' are.
+        """
+        drawn, per_scene = scenes if shown is None else shown, per_scene or self.per_scene
+        images, ids = self._pictures(name, drawn, generator, params, per_scene, scale)
         return self.judged(images, scenes, ids)
 
     def best_of(

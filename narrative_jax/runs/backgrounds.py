@@ -9,6 +9,7 @@ from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, GivenMasks, Masks
 from narrative_jax.runs.candidates import REFINE
 from narrative_jax.runs.collected import own_scenes
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.lineage import made_from
 
 
 def background_of(context: Context) -> Masks | None:
@@ -39,15 +40,15 @@ def as_trained(context: Context, names: Iterable[str], scenes: Sequence[Scene]) 
     came after. Raises InputError as the background does.
     """
     shown = {"": scenes}
-    for source in {_refined_by(context, name) for name in names} - {""}:
+    for source in {made_from(context.config, name, REFINE) for name in names} - {""}:
         by = background_of(context.of(source))
         shown[source] = [on_white(scene, by) for scene in scenes] if by else scenes
-    return {name: shown[_refined_by(context, name)] for name in names}
+    return {name: shown[made_from(context.config, name, REFINE)] for name in names}
 
 
 def background_trained_on(context: Context, name: str) -> Masks | None:
     """How backgrounds of the subjects that the train entry learned from were removed, None where they were not."""
-    source = _refined_by(context, name)
+    source = made_from(context.config, name, REFINE)
     return background_of(context.of(source)) if source else None
 
 
@@ -55,15 +56,5 @@ def check_own_shown(context: Context, names: Iterable[str], source: str = "") ->
     """Raise InputError unless people's own subjects, see `check_own_subjects`, can be shown as these train entries'
     were.
     """
-    for refined in {_refined_by(context, name) for name in names} - {""}:
+    for refined in {made_from(context.config, name, REFINE) for name in names} - {""}:
         check_own_subjects(context.of(refined), source)
-
-
-def _refined_by(context, name):
-    """The refine entry that the train entry learned from, or what it came after; "" where there is none."""
-    entry = context.config[name]
-    for source in (entry.get("source", ""), entry.get("after", "")):
-        stage = context.config[source].get("stage", "") if source else ""
-        if stage in (REFINE, "train"):
-            return source if stage == REFINE else _refined_by(context, source)
-    return ""

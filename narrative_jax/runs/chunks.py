@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,7 +56,10 @@ def leave_kinds(
             if not (folder / name).exists():
                 pack_chunks(chunks[name], folder / name, kind)
     if processes.is_first():
-        shutil.rmtree(folder / "chunks", ignore_errors=True)
+        for path in chunks.values():  # others' may stand beside them
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            (folder / "chunks").rmdir()
     processes.wait_for_all(f"{title}: done")
 
 

@@ -13,7 +13,8 @@ from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import ELAPSED, INPUTS, Context, read_if_there
 from narrative_jax.runs.entries import ended_by, files_of, inputs_of, is_entry
 
-NEUTRAL = ("mesh", "report", "stages", "save_every", "sample_every")  # no result depends on them
+# No result depends on them; on how often samples are drawn it does where an adapter is kept with each.
+NEUTRAL = ("mesh", "report", "stages", "save_every", "sample_every")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _telling(options):
     return {
         key: _telling(value) if isinstance(value, Mapping) else value
         for key, value in options.items()
-        if key not in NEUTRAL
+        if key not in NEUTRAL or (key == "sample_every" and options.get("keep_adapters", False))
     }
 
 

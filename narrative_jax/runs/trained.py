@@ -126,8 +126,9 @@ def kept_adapters(folder: Path) -> dict[int, Path]:
 
 def on_the_way(context: Context, generator: Generator, params: Params) -> Iterator[tuple[int, Generator, Params]]:
     """Step, generator and weights for each adapter that the context's train entry kept, from its `beginning` on, which
-    is step 0. Raises InputError for adapters that do not belong there.
+    is step 0. Raises InputError for adapters that do not belong there, and where nothing was trained.
     """
+    check_trained(context, "choose from another entry")
     paths = kept_adapters(context.folder)
     adapted, params = with_saved_adapter(next(iter(paths.values())), generator, params)
     yield 0, adapted, without_effect(params, context.name)

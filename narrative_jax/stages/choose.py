@@ -47,6 +47,7 @@ def check(context: Context, options: Options) -> None:
     if not context.config[options.source].get("keep_adapters", False):
         given, rule = f"{context.name}.source {options.source!r}", "it keeps no adapters to choose from"
         raise InputError(given, rule, f"set {options.source}.keep_adapters")
+    _check_kept(context.config[options.source], options.source)
     check_generator(context)
     check_scenes(context, "tune", options.scenes, options.scene_seed, minimum=2)
     own = bool(context.config.scenes)
@@ -72,7 +73,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     train = context.of(options.source)
     generator, begun = trained.beginning(train)
     scenes, _ = some_scenes(context.config, "tune", options.scenes, options.scene_seed, generator.max_subjects)
-    scenes = as_trained(context, [options.source], scenes)[options.source]
+    shown = as_trained(context, [options.source], scenes)[options.source]
     judges = {"reward": Arms(context, options.per_scene, gold=False)}
     if options.gold:
         judges["gold"] = Arms(context, options.per_scene, gold=True)
@@ -80,7 +81,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     for step, policy, params in trained.on_the_way(train, generator, begun):
         drawer = drawer or drawer_of(context, policy)
         name = f"step_{step}"
-        draw_candidates(context, context.folder / name, drawer, params, scenes, options.per_scene, name)
+        draw_candidates(context, context.folder / name, drawer, params, shown, options.per_scene, name)
         images, ids = open_drawn(context.folder / name, options.per_scene)
         found[step] = {kind: judge.judged(images, scenes, ids).values for kind, judge in judges.items()}
     means = {step: float(values["reward"].mean()) for step, values in found.items()}
@@ -92,6 +93,13 @@ def run(context: Context, options: Options) -> dict[str, float]:
     if means[chosen] <= means[0]:
         print(f"{context.name}: at no step kept is the reward higher than before training", flush=True)
     return {"step": chosen, "begun": means[0], "chosen": means[chosen], "last": means[max(paths)]}
+
+
+def _check_kept(train, source):
+    steps, every = train.total_steps, train.sample_every
+    if steps < every:
+        rule = f"an adapter is kept each {every} steps, and there are {steps}"
+        raise InputError(f"{source}.sample_every {every}", rule, "keep them more often, or train longer")
 
 
 def _followed(context, source):

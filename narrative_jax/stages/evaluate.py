@@ -112,7 +112,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     arms = {"baseline": drawn.arm("baseline", scenes, generator, base)}
     trained = [name for name in options.trained if was_trained(context.path(name))]
     for name, shown in as_trained(context, trained, scenes).items():
-        arms[name] = drawn.arm(name, shown, *with_trained(context, name, generator, base))
+        arms[name] = drawn.arm(name, scenes, *with_trained(context, name, generator, base), shown=shown)
     chosen = {}
     if options.best_of:
         arms[f"best_of_{options.best_of}"] = drawn.best_of(options.best_of, scenes, generator, base)

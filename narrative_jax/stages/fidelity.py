@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.errors import InputError, Stopped, check_count, check_name
 from narrative_jax.core.files import read_json, write_json
-from narrative_jax.core.options import File, files_in, parse
+from narrative_jax.core.options import File, files_in
 from narrative_jax.core.records import Candidate, Scene, Subject
 from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white
 from narrative_jax.data.datasets import open_records
 from narrative_jax.rewards.features import Features
+from narrative_jax.runs.backgrounds import background_of
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import open_reward
+from narrative_jax.runs.rewards import check_reward, open_reward
 from narrative_jax.statistics import win_rate
 from narrative_jax.statistics.comparison import Judged, compare
 from narrative_jax.statistics.distances import Moments, frechet_distance, kernel_distance
@@ -58,34 +59,48 @@ def check(context: Context, options: Options) -> None:
     if not context.config[options.source].get("trained", ()):
         rule = "it compares nothing that was trained with the baseline"
         raise InputError(f"evaluation {options.source!r}", rule, f"name train entries in {options.source}.trained")
-    for name in (*options.measures, *options.cut_out):
-        scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
-        check_name("score entry that measures", name, scores)
-    if options.cut_out:
-        _background(context, options)
-    if options.features:
-        _ = options.features.network
-        if options.truth is None:
-            given, rule = f"{context.name}.features", "pictures are compared with true ones, and there are none"
-            raise InputError(given, rule, f"set {context.name}.truth, or leave features out")
-        options.truth.open()
-        check_count("truth.size", options.truth.size, minimum=2)
     if not (options.measures or options.cut_out or options.features):
         rule = "nothing is measured"
         raise InputError(f"{context.name} of {options.source!r}", rule, "name score entries in measures, or features")
+    own = bool(context.config.scenes or context.config[options.source].get("source", ""))
+    for name in (*options.measures, *options.cut_out):
+        scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
+        check_name("score entry that measures", name, scores)
+        check_reward(context.of(name), own)
+    if options.cut_out:
+        _background(context, options)
+    elif options.background:
+        given, rule = f"{context.name}.background {options.background!r}", "nothing is cut out"
+        raise InputError(given, rule, "name score entries in cut_out, or leave it out")
+    _check_truth(context, options, own)
+
+
+def _check_truth(context, options, own):
+    """That there are features where there are true pictures, and these where there are features."""
+    if (options.features is None) != (options.truth is None):
+        given, rule = f"{context.name}.truth", "features of pictures are compared with those of true ones"
+        raise InputError(given, rule, "set features and truth, or neither")
+    if options.features:
+        if own:
+            rule = "true pictures are Storybook's, and these are of people's own scenes"
+            raise InputError(f"{context.name}.truth", rule, "leave features and truth out")
+        _ = options.features.network
+        options.truth.open()
+        check_count("truth.size", options.truth.size, minimum=4)
 
 
 def files(context: Context) -> Iterable[File]:
     """The background's."""
-    name = context.entry.get("background", "")
-    return files_in(parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")) if name else ()
+    by = background_of(context) if context.entry.get("background", "") else None
+    return files_in(by) if by else ()
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
     """Measure the baseline and all arms that were drawn as it was; leave what was found by scene in results.json.
 
     Returns <entry>/<aspect>/{baseline,aligned,diff,...} as `comparison.compare` has it, <entry>/<arm>/win_rate{,_low,
-    _high}, the share of scenes that the arm's pictures of have the higher mean, and {fid,kid}_<encoder>/<arm>.
+    _high}, the share of scenes that the arm's pictures of have the higher mean, and {fid,kid}_<encoder>/<arm>. Raises
+    Stopped before a measure.
     """
     scenes, arms = _open(context, options.source)
     numbers, found, aspects, distances = {}, {}, {}, {}
@@ -95,6 +110,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
         cut = {name: np.stack([_cut_out(images, by) for images in pictures]) for name, pictures in arms.items()}
         shown["cut out"] = [on_white(scene, by) for scene in scenes], cut
     for name in (*options.measures, *options.cut_out):
+        if context.stop.requested:
+            raise Stopped
         reward = open_reward(context.of(name))
         seen, pictures = shown["cut out" if name in options.cut_out else ""]
         judged = {arm: Judged(_judged(reward, seen, images)) for arm, images in pictures.items()}
@@ -125,7 +142,7 @@ def _open(context, source):
 def _background(context, options):
     name = options.background
     check_name("background", name, [each for each in BACKGROUNDS if each != GIVEN])  # nobody gave masks of pictures
-    return parse(BACKGROUNDS[name], context.entry.get(name, {}), f"{context.name}.{name}")
+    return background_of(context)
 
 
 def _cut_out(images, by):

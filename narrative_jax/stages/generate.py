@@ -11,7 +11,7 @@ from narrative_jax.runs.candidates import draw_candidates, drawer_of
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import base_generator, check_generator, preset_of, sampling_of
 from narrative_jax.runs.scenes import check_scenes, some_scenes
-from narrative_jax.runs.trained import generator_entries, with_trained
+from narrative_jax.runs.trained import check_trained, generator_entries, with_trained
 
 INPUTS = ("trained",)
 
@@ -53,6 +53,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     most = generator.max_subjects
     scenes, dropped = some_scenes(context.config, options.split, options.scenes, options.scene_seed, most)
     if options.trained:
+        check_trained(context.of(options.trained), "draw with another entry")
         scenes = as_trained(context, [options.trained], scenes)[options.trained]
         generator, params = with_trained(context, options.trained, generator, params)
     notices = {**generator.not_read(scenes), "dropped_scenes": dropped}

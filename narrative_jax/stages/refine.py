@@ -81,7 +81,11 @@ def run(context: Context, options: Options) -> dict[str, float]:
         examples = pairs.read(part)
         scenes = [example.scene if by is None else on_white(example.scene, by) for example in examples]
         pictures = [Candidate(each.scene.id, each.scene.id, each.target, 0, pairs.origin) for each in examples]
-        looks = [Annotation(scene.id, FOREGROUND, unfit(scene), None, options.background) for scene in scenes]
+        found = ["" if by is None else unfit(scene) for scene in scenes]
+        looks = [
+            Annotation(scene.id, FOREGROUND, said, None, options.background)
+            for scene, said in zip(scenes, found, strict=True)
+        ]
         return {"scenes": scenes, "candidates": pictures, FOREGROUNDS: looks}
 
     kinds = {"scenes": Scene, "candidates": Candidate, FOREGROUNDS: Annotation}

@@ -54,14 +54,16 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 def kernel_distance(one, other, subsets: int = 100, size: int = 100, seed: int = 0) -> Interval:
     """Unbiased squared maximum mean discrepancy of features f[n, d] and f[m, d] by (x · y / d + 1)³, KID.
 
-    The mean over random `subsets` of so large a `size`, at most all, and what 95 % of them reach (Bińkowski et al.
-    2018): about 0 where both are pictures of one kind, whatever their number. Raises InputError for fewer than two.
+    The mean over random `subsets` of so large a `size`, at most half of either set, and what 95 % of them reach
+    (Bińkowski et al. 2018): about 0 where both are pictures of one kind, whatever their number. Raises InputError for
+    fewer than four.
     """
     one, other = (as_numbers("features", each, ("pictures", "features")) for each in (one, other))
     check_count("size", size, minimum=2)
-    size = min(size, len(one), len(other))
+    fewest = min(len(one), len(other))
+    size = min(size, fewest // 2)
     if size < 2:
-        raise InputError(f"{size} picture", "two or more are compared", "give more")
+        raise InputError(f"{fewest} pictures", "halves of four or more are compared", "give more")
     check_count("subsets", subsets, minimum=2)
     rng = np.random.default_rng(seed)
     found = [_discrepancy(*(each[rng.permutation(len(each))[:size]] for each in (one, other))) for _ in range(subsets)]
