@@ -12,7 +12,14 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["narrative_jax", "narrative_jax.*"]), "narrative_jax.configs"],
     package_dir={"narrative_jax.configs": "configs"},
-    package_data={"narrative_jax": ["storybook/weights/*", "storybook/weights/encoders/*", "templates/*"]},
+    package_data={
+        "narrative_jax": [
+            "storybook/weights/*",
+            "storybook/weights/encoders/*",
+            "storybook/weights/nireward/*",
+            "templates/*",
+        ]
+    },
     entry_points={"console_scripts": ["narrative_jax = narrative_jax.__main__:main"]},
     install_requires=[
         "array_record>=0.8",

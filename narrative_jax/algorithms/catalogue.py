@@ -2,6 +2,7 @@
 
 from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.algorithms.contrastive import Contrastive
+from narrative_jax.algorithms.critique import CritiqueModelling
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.refl import ReFL
 from narrative_jax.algorithms.reward_modelling import RewardModelling
@@ -14,5 +15,6 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "refl": ReFL,
     "contrastive": Contrastive,
     "reward_modelling": RewardModelling,
+    "critique": CritiqueModelling,
     "segmentation": Segmentation,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from narrative_jax.core.records import Annotation, Example
+from narrative_jax.core.records import Annotation, Candidate, Example, Scene
 
 SAME_SUBJECT = "same_subject"  # an aspect, rated from 0 to `SURE`
 SURE = 5
@@ -20,5 +20,12 @@ class Annotator(Protocol):
 
         The attributes of the subjects are named and looked for in the target; the rating says from 0, certainly others,
         to `SURE`, certainly the same. Raises InputError where there is no answer: nothing is made up.
+        """
+        ...
+
+    def annotate(self, pictures: Sequence[Candidate], scenes: Sequence[Scene]) -> list[Annotation]:
+        """A critique and a score from 1 to 5 of each aspect of each picture of a scene, by each annotator that it is.
+
+        Raises InputError where there is no answer.
         """
         ...

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from narrative_jax.annotators.base import SAME_SUBJECT
-from narrative_jax.core.records import Annotation, Example
+from narrative_jax.core.records import Annotation, Candidate, Example, Scene
 from narrative_jax.rewards.oracle import facts_of, judge_images
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.storybook.raters import Rater
@@ -36,3 +36,9 @@ class RaterAnnotators:
             Annotation(id, SAME_SUBJECT, critique, float(rating), self.name)
             for id, rating, critique in zip(ids, ratings, said[0][1], strict=True)
         ]
+
+    def annotate(self, pictures: Sequence[Candidate], scenes: Sequence[Scene]) -> list[Annotation]:
+        """See `base.Annotator`; raters by their seeds."""
+        judgement = judge_images([each.image for each in pictures], scenes)
+        facts, ids = [facts_of(scene) for scene in scenes], [each.id for each in pictures]
+        return [each for seed in self.seeds for each in Rater(seed).annotate(judgement, facts, ids)]

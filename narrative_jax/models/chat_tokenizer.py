@@ -1,12 +1,15 @@
 """Talk with a Qwen model as tokens, by its own `tokenizer.json`."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.files import write_bytes
 
 PICTURE_TOKEN, END_TOKEN, PAD_TOKEN = "<|image_pad|>", "<|im_end|>", "<|endoftext|>"
 PICTURE = f"<|vision_start|>{PICTURE_TOKEN}<|vision_end|>"  # where a picture stands in a question
@@ -41,6 +44,15 @@ class ChatTokenizer:
             rule = f"it is no readable tokenizer.json ({error})"
             raise InputError(f"{path}", rule, "copy or download it again, or give another") from None
 
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return self._rules.get_vocab_size()
+
+    def save(self, path: str | Path) -> None:
+        """Write a `tokenizer.json`. Raises InputError where the disk refuses."""
+        write_bytes(Path(path), self._rules.to_str().encode())
+
     def encode(self, text: str) -> np.ndarray:
         """i32[n]; the names of special tokens in the text become these."""
         return np.array(self._rules.encode(text, add_special_tokens=False).ids, np.int32)
@@ -54,3 +66,19 @@ class ChatTokenizer:
         if token is None:
             raise InputError("the tokeniser", f"it has no token {name}", "give the tokenizer.json of a Qwen2-VL")
         return token
+
+
+def train_chat_tokenizer(texts: Iterable[str], vocab_size: int) -> ChatTokenizer:
+    """Byte pairs of `texts`, up to so many tokens, in the manner of Qwen's; same texts, same tokens."""
+    rules = tokenizers.Tokenizer(models.BPE())
+    rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rules.decoder = decoders.ByteLevel()
+    special = [PAD_TOKEN, *re.findall(r"<\|\w+\|>", question(PICTURE))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(dict.fromkeys(special)),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rules.train_from_iterator(texts, trainer)
+    return ChatTokenizer(rules)

@@ -4,7 +4,9 @@ from narrative_jax.rewards.aesthetic import AestheticOptions, NewAesthetic
 from narrative_jax.rewards.clip_scores import ClipCosineOptions, ClipScoreOptions, HpsV2Options, PickScoreOptions
 from narrative_jax.rewards.http_judge import HttpJudge
 from narrative_jax.rewards.identity import IdentityOptions
+from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.new_scalar import NewScalar
+from narrative_jax.rewards.nireward_files import NIRewardOptions
 from narrative_jax.rewards.oracle import Oracle, Presence
 from narrative_jax.rewards.picture_statistics import PictureStatistics
 from narrative_jax.rewards.raters import Raters
@@ -25,5 +27,10 @@ REWARDS: dict[str, type] = {
     "subject_consistency": SubjectConsistencyOptions,
     "identity": IdentityOptions,
     "scalar": ScalarOptions,
+    "nireward": NIRewardOptions,
 }
-TRAINABLE_REWARDS: dict[str, type] = {"scalar": NewScalar, "aesthetic": NewAesthetic}
+TRAINABLE_REWARDS: dict[str, type] = {
+    "scalar": NewScalar,
+    "aesthetic": NewAesthetic,
+    "nireward": NewNIReward,
+}

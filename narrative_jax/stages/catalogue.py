@@ -2,10 +2,12 @@
 
 from narrative_jax.stages import (
     accuracy,
+    annotate,
     choose,
     collect,
     evaluate,
     fidelity,
+    gather,
     generate,
     refine,
     retrieve,
@@ -18,10 +20,12 @@ from narrative_jax.stages.base import Stage
 
 STAGES: dict[str, Stage] = {
     "accuracy": accuracy,
+    "annotate": annotate,
     "choose": choose,
     "collect": collect,
     "refine": refine,
     "generate": generate,
+    "gather": gather,
     "score": score,
     "retrieve": retrieve,
     "screen": screen,

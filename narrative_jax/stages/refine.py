@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from narrative_jax.annotators.base import SURE, Annotator
+from narrative_jax.annotators.base import SURE
 from narrative_jax.core import processes
-from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.options import files_in, parse
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.options import files_in
 from narrative_jax.core.records import Annotation, Candidate, Example, Scene
 from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white, unfit
 from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.annotations import annotator_of
 from narrative_jax.runs.backgrounds import background_of
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.chunks import leave_kinds, leave_records
@@ -55,7 +56,7 @@ def check(context: Context, options: Options) -> None:
         check_pairs(context, options.source)
     background_of(context)
     if options.annotator:
-        annotator = _annotator(context, options)
+        annotator = annotator_of(context)
         if annotator.needs_facts and options.source:
             rule = "it knows Storybook's own scenes only"
             raise InputError(f"annotator {options.annotator!r}", rule, "take 'server', a model that looks at them")
@@ -99,7 +100,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 def _annotate(context, options, unfit_for):
     """Leave an annotation of each pair that has a foreground; `unfit_for` says by id why one has none, "" if it has."""
-    annotator = _annotator(context, options)
+    annotator = annotator_of(context)
     scenes, candidates = open_records(context.folder / "scenes", Scene), open_candidates(context, context.name)
     rows = [row for row, reason in enumerate(unfit_for.values()) if not reason]
 
@@ -127,9 +128,3 @@ def _sieve(context, options, unfit_for):
         raise InputError(f"{len(unfit_for)} pairs", f"all are dropped: {told}", "lower the threshold, or look at them")
     numbers = {f"dropped/{reason.replace(' ', '_')}": count for reason, count in counts.items()}
     return {"pairs": len(unfit_for), "kept": len(ids), **numbers}
-
-
-def _annotator(context, options) -> Annotator:
-    name, known = options.annotator, context.tables.annotators
-    check_name("annotator", name, known)
-    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")

@@ -10,17 +10,18 @@ import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.images import to_float
 from narrative_jax.core.options import files_in
 from narrative_jax.core.types import Params
 from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.runs.annotations import makes_annotations
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
+from narrative_jax.runs.preferences import makes_preferences
 from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
 from narrative_jax.trainees.base import Batches, check_kind
+from narrative_jax.trainees.pairs import annotated_pairs, preferred_pairs
 
 _SCORED = 64  # preferences scored at once for the calibration
 
@@ -38,7 +39,7 @@ class RewardTrainee:
     """See `base.Trainee`."""
 
     Options: ClassVar[type] = RewardTraining
-    kinds: ClassVar[tuple[str, ...]] = ("preferences",)
+    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations")
     sample_every: ClassVar[int] = 0
 
     context: Context
@@ -61,7 +62,14 @@ class RewardTrainee:
         reward, _ = trainable_reward(context).untrained(seed)
         if options.adapter and not hasattr(reward, "with_adapter"):
             raise InputError(f"adapter on reward {reward.name!r}", "it carries none", "leave adapter out")
-        if not source or not makes_preferences(context, source):
+        if algorithm.batch == "annotations":
+            if not hasattr(reward, "write_critiques"):
+                rule = f"{context.entry.algorithm} trains rewards that write critiques"
+                raise InputError(f"reward {reward.name!r}", rule, "take one that does, e.g. 'nireward'")
+            if not makes_annotations(context, source):
+                rule = f"{context.entry.algorithm} learns from critiques"
+                raise InputError(f"source {source!r}", rule, "name an entry that annotates")
+        elif not source or not makes_preferences(context, source):
             rule = "a reward is trained on preferences"
             raise InputError(f"source {source!r}", rule, "name an entry that screens, or collects them")
 
@@ -96,52 +104,30 @@ class RewardTrainee:
 
     def batches(self, algorithm: Algorithm) -> Batches:
         """See `base.Trainee`. Raises InputError for preferences on several aspects."""
-        return self._preferences
+        return self._pairs
 
     @cached_property
-    def _preferences(self):
-        """Both pictures of each preference of the entry `source`, of one size, and the context of its scene."""
-        found, records = open_preferences(self.context, self.context.entry.source)
-        aspects = sorted({preference.aspect for preference in found})
-        if len(aspects) > 1:
-            rule = "one reward learns what is preferred on one of them"
-            raise InputError(f"preferences on {', '.join(aspects)}", rule, "give those of one aspect")
-
-        def make_batch(indices):
-            asked = [found[i] for i in indices]
-            chosen, rejected = (
-                [records.candidate(id) for id in ids]
-                for ids in ([each.chosen_id for each in asked], [each.rejected_id for each in asked])
-            )
-            batch = {
-                "chosen": self._pictures(chosen),
-                "rejected": self._pictures(rejected),
-                "context": self.policy.encode([records.scene(candidate.scene_id) for candidate in chosen]),
-                "tie": np.array([preference.tie for preference in asked]),
-            }
-            return [label(preference) for preference in asked], batch
-
-        return Batches(len(found), make_batch)
+    def _pairs(self):
+        make = annotated_pairs if makes_annotations(self.context, self.context.entry.source) else preferred_pairs
+        return make(self.context, self.policy, self.trainable.fitted)
 
     def sample(self, step: int, params: Params) -> None:
         """See `base.Trainee`: there is nothing to look at."""
 
     def save(self, params: Params) -> None:
-        """See `base.Trainee`; with the calibration on the pictures of its preferences."""
+        """See `base.Trainee`; with the calibration on the pictures of its preferences or annotations."""
         save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
         reward = trained_reward(self.context)
-        scores = _scores(reward, self._preferences)
+        scores = _scores(reward, self._pairs)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)
-
-    def _pictures(self, candidates):
-        return to_float(np.stack([self.trainable.fitted(candidate.image) for candidate in candidates]))
 
 
 def _scores(reward: PureReward, batches: Batches) -> np.ndarray:
-    """What a reward says of both pictures of each preference, f32[2 · size, aspects]."""
+    """What a reward says of both pictures of each pair, f32[2 · size, aspects]."""
     run, scores = jax.jit(reward.score), []
     for start in range(0, batches.size, _SCORED):
         _, batch = batches.make(np.arange(start, start + _SCORED) % batches.size)  # always as many: one compilation
         kept = min(_SCORED, batches.size - start)
-        scores += [run(reward.params, batch[side], batch["context"])[:kept] for side in ("chosen", "rejected")]
+        sides = ("first", "second") if "first" in batch else ("chosen", "rejected")
+        scores += [run(reward.params, batch[side], batch["context"])[:kept] for side in sides]
     return np.concatenate(scores)

@@ -1,0 +1,74 @@
+"""A vision-language model that criticises: its head of words writes, a second head gives what was written a number."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from narrative_jax.models.layers import Linear
+from narrative_jax.models.vlm import Cache, Vlm, VlmConfig, VlmInputs, last_of
+from narrative_jax.models.vlm_writing import Written, write
+
+
+class Texts(NamedTuple):
+    """Tokens i32[..., n], and which of them are no padding, bool[..., n]."""
+
+    tokens: jax.Array
+    mask: jax.Array
+
+
+class Asked(NamedTuple):
+    """Each row's questions, side by side: the hidden states f32[b · k, width] that they end in, and what was read."""
+
+    last: jax.Array
+    cache: Cache
+
+
+class Judged(NamedTuple):
+    """Scores f32[b, k] before any critique and after it, and what is expected in the places of its tokens,
+    f32[b, k, m, vocabulary].
+    """
+
+    before: jax.Array
+    after: jax.Array
+    logits: jax.Array
+
+
+class Critic(nnx.Module):
+    """NIReward's network: pictures and prompt are read once, then each question, and then the answer to each.
+
+    A score is read at the last token that was said. Nothing sees what comes after it, so one pass gives the score of
+    the critique and that without.
+    """
+
+    def __init__(self, config: VlmConfig, *, rngs: nnx.Rngs):
+        self.vlm = Vlm(config, rngs=rngs)
+        # Differences of scores alone mean anything: a bias would not be learned.
+        self.reward = Linear(config.width, 1, axes=("embed", None), bias=False, rngs=rngs)
+
+    def ask(self, inputs: VlmInputs, questions: Texts) -> Asked:
+        """Read what is shown, and then each of the questions [k, n] to it."""
+        _, cache = self.vlm.read(inputs)
+        rows, count = len(inputs.tokens), len(questions.tokens)
+        tokens, mask = (jnp.tile(part, (rows, 1)) for part in questions)
+        hidden, cache = self.vlm.read_on(tokens, mask, cache.branched(count))
+        return Asked(last_of(hidden, mask), cache)
+
+    def judge(self, asked: Asked, critiques: Texts) -> Judged:
+        """Scores before and after critiques [b, k, m], and what is expected in their tokens' places."""
+        tokens, mask = (part.reshape(-1, part.shape[-1]) for part in critiques)
+        hidden, _, _ = self.vlm.step(tokens, mask, asked.cache)
+        ends = jnp.where(mask.any(1, keepdims=True), last_of(hidden, mask), asked.last)
+        before_each = jnp.concatenate([asked.last[:, None], hidden[:, :-1]], axis=1)
+        shape = critiques.tokens.shape
+        logits = self.vlm.logits(before_each)
+        return Judged(self.score(asked.last, shape[1]), self.score(ends, shape[1]), logits.reshape(*shape, -1))
+
+    def score(self, hidden: jax.Array, count: int) -> jax.Array:
+        """Scores f32[b, k] of hidden states f32[b · k, width] after each of `count` questions."""
+        return jnp.float32(self.reward(hidden)).reshape(-1, count)
+
+    def write(self, asked: Asked, *, length: int, end: int, pad: int, **how) -> Written:
+        """A critique [b · k, length] to each question, `end` the last of its tokens; see `vlm_writing.write`."""
+        return write(self.vlm, asked.last, asked.cache, length=length, ends=(end,), pad=pad, **how)

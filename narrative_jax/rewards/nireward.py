@@ -1,0 +1,95 @@
+"""A critique of each aspect of a picture, and what it amounts to (NIReward)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from narrative_jax.core.records import Scene
+from narrative_jax.core.types import Params
+from narrative_jax.models.critic import Asked, Critic, Texts
+from narrative_jax.models.network import Network
+from narrative_jax.models.preprocessing import CLIP, normalise
+from narrative_jax.models.vlm import VlmInputs
+from narrative_jax.models.vlm_inputs import as_patches
+from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, size_name
+from narrative_jax.rewards.nireward_prompts import Prompts, Shown
+from narrative_jax.rewards.regions import fit
+
+
+@dataclass(frozen=True)
+class NIReward(FitsAndJudges):
+    """Writes a critique of each aspect, then gives it a number; only differences of these mean anything.
+
+    Scores are those of its own critiques unless others are given. Their gradient is that with the critiques' words held
+    fixed. `read` gives the weights, once they are needed.
+    """
+
+    differentiable: ClassVar[bool] = True
+    needs_facts: ClassVar[bool] = False
+    aspects: ClassVar[tuple[str, ...]] = ASPECTS
+
+    size: str
+    prompts: Prompts
+    network: Network
+    read: Callable[[], Params]
+
+    @property
+    def name(self) -> str:
+        """With the size's."""
+        return f"nireward_{size_name(self.size)}"
+
+    @cached_property
+    def params(self) -> Params:
+        """The network's weights."""
+        return self.read()
+
+    @property
+    def axes(self) -> Mapping[str, tuple]:
+        """See `PureReward`."""
+        return self.network.axes
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """A token's."""
+        return (self.prompts.tower.side,) * 2
+
+    def encode(self, scenes: Sequence[Scene]) -> Shown:
+        """See `Prompts.shown`."""
+        return self.prompts.shown(scenes)
+
+    def fit(self, images: jax.Array, context: Shown) -> jax.Array:
+        """Squares f32[b, side, side, 3]."""
+        return fit(images, self.prompts.room.side)
+
+    def judge(self, params: Params, fitted: jax.Array, context: Shown, critiques: Texts | None = None) -> jax.Array:
+        """f32[b, 3]; see `PureReward`."""
+        if critiques is None:
+            critiques = self.write_critiques(*jax.lax.stop_gradient((params, fitted)), context)
+        critic = self.network.bind(params)
+        return critic.judge(self.ask(critic, fitted, context), critiques).after
+
+    def write_critiques(
+        self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None
+    ) -> Texts:
+        """Critiques [b, 3, m] of what `fit` made, the likeliest words, or drawn with a key for each picture."""
+        critic, tokenizer, length = self.network.bind(params), self.prompts.tokenizer, self.prompts.room.critique
+        if keys is not None:
+            keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
+        asked = self.ask(critic, fitted, context)
+        found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
+        mask = jnp.arange(length) < found.lengths[:, None]
+        return Texts(*(part.reshape(-1, len(self.aspects), length) for part in (found.tokens, mask)))
+
+    def ask(self, critic: Critic, fitted: jax.Array, context: Shown) -> Asked:
+        """What the network has read of pictures when it begins to answer."""
+        seen = as_patches(normalise(fitted, CLIP), self.prompts.tower)
+
+        def put(patches, seen, place):
+            return jax.lax.dynamic_update_slice(patches, seen, (place, 0))
+
+        patches = jax.vmap(put)(jnp.asarray(context.inputs.patches), seen, context.place)
+        return critic.ask(VlmInputs(*context.inputs)._replace(patches=patches), self.prompts.questions)

@@ -1,0 +1,76 @@
+"""NIReward on disk: its weights, its tokeniser, and a file that says what they are of."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.files import read_json, write_json
+from narrative_jax.core.options import File, parse
+from narrative_jax.core.types import Params
+from narrative_jax.models.chat_tokenizer import ChatTokenizer
+from narrative_jax.models.checkpoints import Published, load_weights, save_weights
+from narrative_jax.models.critic import Critic
+from narrative_jax.models.network import abstract, under
+from narrative_jax.models.shipped import EMBEDDED
+from narrative_jax.models.tokenizer import TOKENIZER
+from narrative_jax.models.vlm import VlmConfig
+from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
+from narrative_jax.rewards.base import WEIGHTS
+from narrative_jax.rewards.nireward import NIReward
+from narrative_jax.rewards.nireward_prompts import Prompts, Room
+from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
+
+ABOUT = "nireward.json"  # lies beside the weights and says what they are of
+FOLDER = EMBEDDED / "nireward"  # what ships
+NIREWARD_NAMES: Mapping[str, str | Published] = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
+
+
+@dataclass(frozen=True)
+class NIRewardOptions:
+    """The weights of one that was trained, the other files of that training beside them."""
+
+    weights: File = field(default_factory=lambda: File(""))
+
+    def build(self) -> NIReward:
+        """The reward, whose weights are read when they are needed. Raises InputError as `load_nireward`."""
+        return load_nireward(self.weights)
+
+
+def save_nireward(path: Path, reward: NIReward, params: Params) -> None:
+    """Write weights, and beside them the tokeniser and of what size they are."""
+    save_weights(path, params, NIREWARD_NAMES)
+    reward.prompts.tokenizer.save(path.with_name(TOKENIZER))
+    write_json(path.with_name(ABOUT), {"size": reward.size, "room": asdict(reward.prompts.room)})
+
+
+def load_nireward(weights: str | Path) -> NIReward:
+    """One that `save_nireward` left, "" the one that ships: its weights, the other files beside them.
+
+    Raises InputError for other files and an unreadable tokeniser, and on first use for arrays that do not fit.
+    """
+    path = Path(weights) if weights else FOLDER / WEIGHTS
+    for file in (path, path.with_name(ABOUT)):
+        if not file.is_file():
+            rule = f"NIReward is read from what its training left: {WEIGHTS}, {ABOUT} and {TOKENIZER}"
+            raise InputError(f"{file}", f"there is no such file; {rule}", "give the path of such weights")
+    about: dict[str, Any] = read_json(path.with_name(ABOUT))
+    size = about.get("size", "")
+    check_name(f"size in {path.with_name(ABOUT)}", size, NIREWARD_SIZES)
+    room = parse(Room, about.get("room", {}), f"{path.with_name(ABOUT)}: room")
+    config, _ = NIREWARD_SIZES[size]
+    network, shapes = abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
+    prompts = prompts_by(path.with_name(TOKENIZER), config, room)
+    return NIReward(size, prompts, network, lambda: load_weights(path, shapes, NIREWARD_NAMES))
+
+
+def prompts_by(path: Path, config: VlmConfig, room: Room) -> Prompts:
+    """By the tokeniser of a file. Raises InputError for one that knows more tokens than the network has words."""
+    tokenizer = ChatTokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        given, rule = f"{path} of {tokenizer.vocab_size} tokens", f"the network has {config.vocab_size} words"
+        raise InputError(given, rule, "give the tokeniser of these weights")
+    return Prompts(tokenizer, config.vision, room)

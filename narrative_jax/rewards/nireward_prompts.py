@@ -1,0 +1,126 @@
+"""What NIReward is shown and asked, and critiques, as tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import fit_image
+from narrative_jax.core.records import Scene
+from narrative_jax.models.chat_tokenizer import PICTURE, ChatTokenizer, question
+from narrative_jax.models.critic import Texts
+from narrative_jax.models.vlm import VlmInputs
+from narrative_jax.models.vlm_inputs import Interleaved, Picture, collate, read_picture
+from narrative_jax.models.vlm_vision import VisionTowerConfig
+from narrative_jax.rewards.base import ASPECTS
+from narrative_jax.rewards.subjects import check_subjects
+
+_MARK = "\0"  # where a question's text stands in what is said around it
+INSTRUCTIONS = {
+    "prompt_following": "Prompt following: is everyone there, doing what is asked, in the right place and style?",
+    "identity_consistency": "Identity consistency: does everyone look as in the portrait?",
+    "visual_quality": "Visual quality: is the picture clean, complete and well composed?",
+}
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much is read and written: squares of `side` pixels for pictures, tokens for all that is shown, subjects, and
+    tokens of a critique.
+    """
+
+    side: int
+    tokens: int
+    max_subjects: int
+    critique: int
+
+
+class Shown(NamedTuple):
+    """Subjects, prompt and room for a picture as the network reads them, and the place i32[b] of its first patch."""
+
+    inputs: VlmInputs
+    place: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """By a tokeniser, for a vision tower, in some room."""
+
+    tokenizer: ChatTokenizer
+    tower: VisionTowerConfig
+    room: Room
+
+    def shown(self, scenes: Sequence[Scene]) -> Shown:
+        """What scenes show. Raises InputError for one without subjects or with too many, and for too many tokens."""
+        check_subjects(scenes, self.room.max_subjects, self.tower.side)
+        asked = [self._interleaved(scene) for scene in scenes]
+        for scene, each in zip(scenes, asked, strict=True):
+            taken = len(each.tokens) + len(each.pictures) * (self._patches // self.tower.merge**2 - 1)
+            if taken > self.room.tokens:
+                rule = f"there is room for {self.room.tokens}"
+                raise InputError(f"scene {scene.id!r} of {taken} tokens", rule, "shorten its prompt")
+        most = (self.room.max_subjects + 1) * self._patches
+        inputs = collate(asked, self.room.tokens, most, self.tokenizer.picture, self.tower)
+        return Shown(inputs, np.array([(len(each.pictures) - 1) * self._patches for each in asked], np.int32))
+
+    @cached_property
+    def questions(self) -> Texts:
+        """The aspects' [k, n]."""
+        tokens = [self.tokenizer.encode(INSTRUCTIONS[aspect] + self._around[1]) for aspect in ASPECTS]
+        return Texts(*(part[0] for part in _padded([tokens], max(map(len, tokens)), self.tokenizer.pad)))
+
+    def texts(self, critiques: Sequence[Sequence[str]]) -> Texts:
+        """Critiques of all aspects of each picture as tokens [b, k, m].
+
+        An empty one is none; one that is longer than there is room for is cut off, as the network's own are.
+        """
+        tokens = [[self._closed(each) for each in of_picture] for of_picture in critiques]
+        return _padded(tokens, self.room.critique, self.tokenizer.pad)
+
+    def words(self, critiques: Texts) -> list[list[str]]:
+        """Critiques [b, k, m] as texts."""
+        tokens, mask = map(np.asarray, critiques)
+        return [
+            [self.tokenizer.decode(row[there]) for row, there in zip(*of_picture, strict=True)]
+            for of_picture in zip(tokens, mask, strict=True)
+        ]
+
+    def _closed(self, critique):
+        """Its tokens, the end's too; none of an empty one."""
+        tokens = [*self.tokenizer.encode(critique), self.tokenizer.end] if critique else []
+        return tokens[: self.room.critique]
+
+    def _interleaved(self, scene):
+        """Subjects with their names, what is asked for, and a place for the picture."""
+        said, pictures, side = [], [], self.room.side
+        for subject in scene.subjects:
+            said.append(f"{subject.name} ({subject.class_word}): {PICTURE}\n")
+            pictures.append(read_picture(fit_image(subject.images[0], side), self.tower, 1, side**2))
+        said.append(f"Asked for: {scene.prompt}\n{PICTURE}\n")
+        across = side // self.tower.patch_size
+        pictures.append(Picture(np.zeros((self._patches, 3 * self.tower.patch_size**2), np.float32), across, across))
+        return Interleaved(self.tokenizer.encode(self._around[0] + "".join(said)), pictures)
+
+    @property
+    def _patches(self):
+        """Of a picture."""
+        return (self.room.side // self.tower.patch_size) ** 2
+
+    @cached_property
+    def _around(self):
+        """What is said before all questions, and after each."""
+        before, after = question(_MARK).split(_MARK)
+        return before, after
+
+
+def _padded(texts, length, pad):
+    """Tokens of texts [b][k][n] as arrays [b, k, length]."""
+    tokens = np.full((len(texts), len(texts[0]), length), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, of_picture in enumerate(texts):
+        for place, text in enumerate(of_picture):
+            tokens[row, place, : len(text)], mask[row, place, : len(text)] = text, True
+    return Texts(tokens, mask)

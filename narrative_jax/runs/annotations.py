@@ -1,0 +1,61 @@
+"""What an annotate entry left: critiques and scores of pictures by aspect, and which of two is preferred."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from narrative_jax.core.errors import check_name
+from narrative_jax.core.options import parse
+from narrative_jax.core.records import Annotation, Preference
+from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.candidates import pictures_entry
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.preferences import Pictures, open_pictures
+
+ANNOTATE = "annotate"  # the stage
+RAW = "raw"  # a folder of it: what each annotator said
+
+
+@dataclass(frozen=True)
+class AnnotatedPairs:
+    """Pairs of pictures of a scene, `ids`, with `better` f32[n, aspects]: 1 where the first is, -1 the second, 0 for a
+    tie, NaN where nobody said. `critiques` are the words on an aspect of a picture, if there are any.
+    """
+
+    ids: Sequence[tuple[str, str]]
+    better: np.ndarray
+    critiques: dict[tuple[str, str], str]
+    pictures: Pictures
+
+    def said(self, id: str, aspects: Sequence[str]) -> list[str]:
+        """The critiques of a picture by aspect, "" where there is none."""
+        return [self.critiques.get((id, aspect), "") for aspect in aspects]
+
+
+def annotator_of(context: Context) -> Any:
+    """Who annotates for the context's entry, an `annotators.base.Annotator`. Raises InputError."""
+    name, known = context.entry.annotator, context.tables.annotators
+    check_name("annotator", name, known)
+    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
+
+
+def makes_annotations(context: Context, name: str) -> bool:
+    """Whether an entry leaves annotations."""
+    return getattr(context.config.get(name, None), "stage", "") == ANNOTATE
+
+
+def open_annotated(context: Context, name: str, aspects: Sequence[str]) -> AnnotatedPairs:
+    """What an entry left. Raises InputError for damaged records."""
+    folder = context.path(name)
+    said = open_records(folder / "annotations", Annotation).columns("candidate_id", "aspect", "critique")
+    keys = zip(said["candidate_id"], said["aspect"], strict=True)
+    words = dict(zip(keys, said["critique"], strict=True))
+    rows: dict[tuple[str, ...], np.ndarray] = {}
+    for each in open_records(folder / "preferences", Preference):
+        key = tuple(sorted((each.chosen_id, each.rejected_id)))  # what is better does not show in the order
+        side = 0.0 if each.tie else 1.0 if each.chosen_id == key[0] else -1.0
+        rows.setdefault(key, np.full(len(aspects), np.nan, np.float32))[list(aspects).index(each.aspect)] = side
+    pictures = open_pictures(context, pictures_entry(context, name))
+    return AnnotatedPairs(list(rows), np.stack(list(rows.values())), words, pictures)

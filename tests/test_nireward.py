@@ -1,0 +1,258 @@
+"""NIReward: what it reads, writes and scores, and what it learns from."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from narrative_jax.algorithms.base import Models, Role
+from narrative_jax.algorithms.critique import CritiqueModelling
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float
+from narrative_jax.data.sources import storybook_scenes
+from narrative_jax.losses.language import token_cross_entropy
+from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
+from narrative_jax.models.critic import Critic
+from narrative_jax.models.network import abstract
+from narrative_jax.models.vlm import VlmConfig
+from narrative_jax.models.vlm_vision import VisionTowerConfig
+from narrative_jax.rewards.nireward import NIReward
+from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room
+
+ROOM = Room(side=40, tokens=160, max_subjects=2, critique=24)
+SAID = ("Ann is missing.", "Ben's hat is red instead of blue.", "A clean picture.")
+TOWER = VisionTowerConfig(patch_size=5, merge=2, width=16, heads=2, blocks=1, mlp_width=32)
+
+
+@pytest.fixture(scope="module")
+def reward(random_weights):
+    """A small one with random weights, on a tokeniser that knows a few words."""
+    scenes = storybook_scenes("train", 20)
+    texts = [*SAID, *INSTRUCTIONS.values(), question(""), *(scene.prompt for scene in scenes)]
+    tokenizer = train_chat_tokenizer(texts, 400)
+    config = VlmConfig(tokenizer.vocab_size, 32, 4, 2, 2, 48, True, (1, 1, 2), TOWER)
+    network, shapes = abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
+    return NIReward(
+        "test", Prompts(tokenizer, TOWER, ROOM), network, lambda: jax.tree.map(jnp.asarray, random_weights(shapes))
+    )
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """With one character, and with two."""
+    found = storybook_scenes("train", 20)
+    return [next(scene for scene in found if len(scene.subjects) == count) for count in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def pictures(scenes):
+    return to_float(np.random.default_rng(0).integers(0, 256, (len(scenes), 40, 40, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def score(reward):
+    """Scores of pictures, compiled once for own critiques and once for given ones."""
+    return partial(jax.jit(reward.score), reward.params)
+
+
+@pytest.fixture(scope="module")
+def judged(reward):
+    """All that the network says of pictures and critiques."""
+
+    def judge(params, pictures, context, texts):
+        critic = reward.network.bind(params)
+        return critic.judge(reward.ask(critic, reward.fit(pictures, context), context), texts)
+
+    return partial(jax.jit(judge), reward.params)
+
+
+def critiques(reward, *of_pictures):
+    return reward.prompts.texts(of_pictures)
+
+
+def written(reward, pictures, scenes):
+    context = reward.encode(scenes)
+    return jax.jit(reward.write_critiques)(reward.params, reward.fit(pictures, context), context)
+
+
+def test_texts_come_back(reward):
+    texts = reward.prompts.texts([SAID, ("", "B.", "")])
+    assert texts.tokens.shape == texts.mask.shape == (2, 3, ROOM.critique)
+    assert reward.prompts.words(texts) == [list(SAID), ["", "B.", ""]]
+    long = " ".join(SAID * 5)
+    ((cut, *_),) = reward.prompts.words(reward.prompts.texts([(long, "", "")]))
+    assert long.startswith(cut) and 10 < len(cut) < len(long), "as its own critiques end where there is no more room"
+
+
+def test_it_scores_the_critique_that_it_writes(reward, score, pictures, scenes):
+    context, texts = reward.encode(scenes), written(reward, pictures, scenes)
+    own = score(pictures, context)
+    assert own.shape == (2, 3)
+    np.testing.assert_allclose(own, score(pictures, context, texts), rtol=1e-5, atol=1e-5)
+    others = score(pictures, context, critiques(reward, SAID, SAID))
+    assert abs(own - others).max() > 1e-2
+
+
+def test_each_token_that_it_writes_is_the_likeliest_of_the_text_so_far(reward, judged, pictures, scenes):
+    """Read in one pass, as in training, its own critique is what the network expects."""
+    context, texts = reward.encode(scenes), written(reward, pictures, scenes)
+    found = judged(pictures, context, texts)
+    mask = np.asarray(texts.mask)
+    np.testing.assert_array_equal(np.asarray(found.logits.argmax(-1))[mask], np.asarray(texts.tokens)[mask])
+
+
+def test_a_row_does_not_depend_on_those_beside_it(reward, score, pictures, scenes):
+    context = reward.encode(scenes)
+    turned = score(pictures[::-1], reward.encode(scenes[::-1]))
+    np.testing.assert_allclose(turned[::-1], score(pictures, context), rtol=1e-4, atol=1e-5)
+    beside = score(np.stack([pictures[0], -pictures[1]]), context)
+    np.testing.assert_allclose(beside[0], turned[1], rtol=1e-4, atol=1e-5)
+
+
+def test_it_sees_pictures_portraits_and_prompts(reward, score, pictures, scenes):
+    """Each changes its scores; so do other names, which stand in the prompt."""
+    texts = critiques(reward, SAID, SAID)
+    before = score(pictures, reward.encode(scenes), texts)
+    first = scenes[0].subjects[0]
+    inverted = replace(first, images=255 - np.asarray(first.images))
+    for pictures_now, scene in (
+        (-pictures, scenes[0]),
+        (pictures, replace(scenes[0], subjects=(inverted,))),
+        (pictures, replace(scenes[0], prompt="Ann waves.")),
+        (pictures, replace(scenes[0], subjects=(replace(first, name="Zoe"),))),
+    ):
+        now = score(pictures_now, reward.encode([scene, scenes[1]]), texts)
+        assert abs(now[0] - before[0]).min() > 1e-4
+
+
+def test_the_score_without_a_critique_knows_none(reward, judged, pictures, scenes):
+    """What is said later changes nothing before it, and an empty critique is none."""
+    context = reward.encode(scenes)
+    one, other, none = (
+        judged(pictures, context, critiques(reward, *[each] * 2)) for each in (SAID, SAID[::-1], [""] * 3)
+    )
+    np.testing.assert_array_equal(one.before, other.before)
+    np.testing.assert_array_equal(none.after, none.before)
+    assert abs(one.after - other.after)[:, 0].min() > 1e-4
+    np.testing.assert_allclose(one.after[:, 1], other.after[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_holds_the_words_fixed(reward, score, pictures, scenes):
+    context = reward.encode(scenes)
+
+    def own(images):
+        return score(images, context).sum()
+
+    texts = written(reward, pictures, scenes)
+
+    def given(images):
+        return score(images, context, texts).sum()
+
+    found, expected = jax.jit(jax.grad(own))(jnp.asarray(pictures)), jax.jit(jax.grad(given))(jnp.asarray(pictures))
+    assert abs(expected).max() > 0
+    np.testing.assert_allclose(found, expected, atol=1e-4 * float(abs(expected).max()))
+
+
+# Losses
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], [[0.2, 0.2, 0.6], [1.0, 1.0, 1.0]]]))
+    mask = jnp.array([[True, True], [True, False]])
+    found = token_cross_entropy(logits, jnp.array([[0, 1], [2, 0]]), mask)
+    np.testing.assert_allclose(found, [-(np.log(0.5) + np.log(0.8)) / 2, -np.log(0.6)], rtol=1e-6)
+    assert token_cross_entropy(logits, jnp.zeros((2, 2), int), jnp.zeros((2, 2), bool)).tolist() == [0, 0]
+
+
+def batch(reward, pictures, scenes, better):
+    return {
+        "first": pictures,
+        "second": -pictures,
+        "context": reward.encode(scenes),
+        "first_critiques": critiques(reward, SAID, SAID),
+        "second_critiques": critiques(reward, SAID[::-1], ("", *SAID[1:])),
+        "better": np.float32(better),
+    }
+
+
+def loss_of(reward, given, **hyper):
+    algorithm = CritiqueModelling(**hyper)
+
+    @jax.jit
+    def loss(params, given):
+        return algorithm.loss(Models(Role(reward, params)), given, jax.random.key(0))
+
+    return loss(reward.params, given)
+
+
+def swapped(given):
+    return {
+        **given,
+        "first": given["second"],
+        "second": given["first"],
+        "first_critiques": given["second_critiques"],
+        "second_critiques": given["first_critiques"],
+        "better": -given["better"],
+    }
+
+
+def test_the_loss_is_that_of_the_paper(reward, score, pictures, scenes):
+    better = np.array([[1, -1, 0], [np.nan, -1, 1]])
+    given = batch(reward, pictures, scenes, better)
+    found = loss_of(reward, given, gamma=2.0, without_critique=0.0)
+    context = given["context"]
+    first, second = (score(given[side], context, given[f"{side}_critiques"]) for side in ("first", "second"))
+    gap = np.float64(first - second)
+    each = np.log1p(np.exp(-np.where(np.isnan(better), 0, better) * gap))
+    ties = (np.log1p(np.exp(gap)) + np.log1p(np.exp(-gap))) / 2
+    each = np.where(better == 0, ties, each)
+    ranking = np.array([each[0].mean(), each[1, 1:].mean()]).sum()
+    assert float(found.metrics["ranking"]) == pytest.approx(ranking, rel=1e-4)
+    assert float(found.sum) == pytest.approx(float(found.metrics["critique"]) + 2 * ranking, rel=1e-4)
+    assert float(found.weight) == 2
+
+
+def test_nothing_hangs_on_the_order_of_two_pictures(reward, pictures, scenes):
+    given = batch(reward, pictures, scenes, [[1, -1, 0], [np.nan, -1, 1]])
+    one, other = loss_of(reward, given), loss_of(reward, swapped(given))
+    assert float(one.sum) == pytest.approx(float(other.sum), rel=1e-5)
+    for name, value in one.metrics.items():
+        assert float(other.metrics[name]) == pytest.approx(float(value), rel=1e-4)
+
+
+def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, pictures, scenes):
+    given = batch(reward, pictures, scenes, np.full((2, 3), np.nan))
+
+    def gradients(given, **hyper):
+        def total(params):
+            return CritiqueModelling(**hyper).loss(Models(Role(reward, params)), given, jax.random.key(0)).sum
+
+        return jax.jit(jax.grad(total))(reward.params)
+
+    unknown = gradients(given)
+    assert all(np.isfinite(value).all() for value in unknown.values())
+    assert not any(abs(value).max() > 0 for name, value in unknown.items() if name.startswith("reward."))
+    known = gradients({**given, "better": np.ones((2, 3), np.float32)})
+    assert all(abs(value).max() > 0 for value in known.values())
+    assert abs(gradients(given, gamma=0.0)["reward.kernel"]).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda reward, scene: reward.encode([replace(scene, prompt="a dog " * 100)]),
+            r"scene .* of \d+ tokens: there is room for 160; shorten its prompt",
+        ),
+        (lambda reward, scene: reward.encode([replace(scene, subjects=())]), "with 0 subjects"),
+        (lambda reward, scene: CritiqueModelling(gamma=-1.0), "gamma -1.0"),
+        (lambda reward, scene: CritiqueModelling(without_critique=1.5), "without_critique 1.5"),
+    ],
+)
+def test_bad_input(reward, scenes, make, message):
+    with pytest.raises(InputError, match=message):
+        make(reward, scenes[0])
