@@ -160,7 +160,10 @@ def _measure_nothing(config):
 
 
 def _add_controls(config):
-    """Three training seeds, each with SFT on pairs as they are and DPO after SFT, at as many pictures a step."""
+    """Three training seeds, each with SFT on pairs as they are and DPO after SFT, at as many pictures a step.
+
+    DPO learns in all three from the pictures of the first seed's SFT.
+    """
     config.unrefined = {**config.refine.to_dict(), "background": "", "annotator": ""}
     config.drawn = {**config.reference.to_dict(), "scenes": 512, "scene_seed": 1, "per_scene": 4, "trained": "sft_0"}
     composite = {"reward": "ensemble", "ensemble": config.follow.ensemble.to_dict()}
@@ -196,7 +199,11 @@ def _add_controls(config):
 
 
 def _add_ablations(config):
-    """One change at a time, each followed as long: compared at the last step, where a reward that is hacked shows."""
+    """One change at a time, each followed as long: compared at the last step, where a reward that is hacked shows.
+
+    Those with DINOv2 or CLIP in their reward are judged by the oracle and raters alone: what sees_subject and features
+    of DINOv2 say of arms that followed it, says nothing.
+    """
     ensemble, subject = config.follow.ensemble.to_dict(), config.follow.ensemble.by_subject.to_dict()
     dinov2 = {"weights": "", "size": "storybook", "side": 40}
     grid = {"form": "grid", "patches": {"size": 24, "stride": 8}}  # of half the side, about, as UPER's of 512

@@ -141,6 +141,7 @@ def test_the_score_without_a_critique_knows_none(reward, judged, pictures, scene
     np.testing.assert_allclose(one.after[:, 1], other.after[:, 1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_holds_the_words_fixed(reward, score, pictures, scenes):
     context = reward.encode(scenes)
 
