@@ -4,21 +4,23 @@
 
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
-better, the majority says. NIReward learns critiques and preferences from them. Raters see the oracle's findings, so
-what it learned from is privileged. `:tiny` is a smoke run.
+better, the majority says. A small Qwen2-VL learns to see first: it describes pictures of the training set, and compares
+them with portraits. Then, as NIReward, it learns critiques and preferences. Raters see the oracle's findings, so what
+it learned from is privileged. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import check_name
 
-# Of drawing: what each is known for. The last one is kept for the bench.
+# Of drawing: what each is known for.
 VARIANTS = {
     "as_it_is": {},
     "copying": {"guidance_scale": 2.5, "subject_guidance_scale": 2.5},  # poses of portraits
     "hurried": {"num_steps": 3, "guidance_scale": 6.0},  # blurred figures
     "deaf": {"guidance_scale": 1.0},  # what was asked is heeded less
 }
+KEPT = {"num_steps": 4, "guidance_scale": 4.0, "subject_guidance_scale": 1.5}  # for the bench alone
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -69,26 +71,72 @@ def get_config(variant: str = "") -> ConfigDict:
         "raters": {"seeds": (0, 1, 2)},
         "spread": 1.5,
     }
-    config.nireward = {
+    train = {
         "stage": "train",
-        "source": "annotated",
+        "source": "",
         "trains": "reward",
         "reward": "nireward",
         "nireward": {"backbone": "", "size": "storybook"},
-        "algorithm": "critique",
-        "hyper": {"gamma": 1.0, "without_critique": 0.3},
-        "batch_size": 32,
         "accumulate": 1,
-        "total_steps": 1000,
-        "optimizer": {"learning_rate": 5e-4, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.05},
         "ema_decay": 0.99,
         "seed": 0,
         "save_every": 100,
     }
-    config.stages = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "nireward")
+    adamw = {"warmup_steps": 50, "decay": "cosine", "weight_decay": 0.05}
+    config.seeing = {
+        **train,
+        "algorithm": "describing",
+        "training_set": {"kind": "worn", "size": 40_000, "seed": 8},
+        "batch_size": 64,
+        "total_steps": 2000,
+        "optimizer": {**adamw, "learning_rate": 1e-3},
+    }
+    config.nireward = {
+        **train,
+        "after": "seeing",
+        "source": "annotated",
+        "algorithm": "critique",
+        "hyper": {"gamma": 1.0, "without_critique": 0.3},
+        "batch_size": 32,
+        "total_steps": 1000,
+        "optimizer": {**adamw, "learning_rate": 3e-4},
+    }
+    training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward")
+    config.stages = (*training, *_bench(config))
     if variant == "tiny":
         _shrink(config)
     return config
+
+
+def _bench(config):
+    """NI-Bench: test scenes, each drawn in the ways of training, and twice in one that is none of these; other raters.
+
+    Returns its entries, those of the kept way behind the others.
+    """
+    draw = {"stage": "generate", "split": "test", "scene_seed": 7}
+    raters = {"annotator": "raters", "raters": {"seeds": (10, 11, 12)}, "spread": 1.5}
+    judges = {
+        "nireward": {"reward": "trained", "reward_from": "nireward"},
+        "clip": {key: config.by_text[key] for key in ("reward", "clip_cosine")},
+        "aesthetic": {key: config.by_looks[key] for key in ("reward", "aesthetic")},
+        "identity": {key: config.by_subject[key] for key in ("reward", "identity")},
+        "raters": {"reward": "raters", "raters": {"seeds": (20, 21, 22)}},
+        "oracle": {"reward": "oracle"},
+    }
+    for name, sampling in VARIANTS.items():
+        config[f"bench_{name}"] = {**draw, "scenes": 700, "per_scene": 1, "sampling": sampling}
+    config.bench = {"stage": "gather", "sources": tuple(f"bench_{name}" for name in VARIANTS)}
+    config.kept = {**draw, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
+    entries = [f"bench_{name}" for name in VARIANTS]
+    for pictures in ("bench", "kept"):
+        config[f"{pictures}_labels"] = {"stage": "annotate", "source": pictures, **raters}
+        scores = {f"{pictures}_by_{name}": judge for name, judge in judges.items()}
+        for name, judge in scores.items():
+            config[name] = {"stage": "score", "source": pictures, **judge}
+        accuracy = {"stage": "accuracy", "gold": f"{pictures}_labels", "sources": tuple(scores), "pairs": 4000}
+        config[f"{pictures}_accuracy"] = accuracy
+        entries += [pictures, f"{pictures}_labels", *scores, f"{pictures}_accuracy"]
+    return entries
 
 
 def _shrink(config):
@@ -96,6 +144,8 @@ def _shrink(config):
     config.generator.update(preset="tiny", weights="random")
     config.sampling.update(num_steps=2, batch_size=4)
     for name in VARIANTS:
-        config[name].scenes = 4
-    config.nireward.update(total_steps=2, batch_size=4, save_every=2)
-    config.nireward.optimizer.warmup_steps = 1
+        config[name].scenes = config[f"bench_{name}"].scenes = 4
+    config.kept.scenes = 4
+    for name in ("seeing", "nireward"):
+        config[name].update(total_steps=2, batch_size=4, save_every=2)
+        config[name].optimizer.warmup_steps = 1

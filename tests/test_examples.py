@@ -171,8 +171,9 @@ def test_bad_parquet_files(tmp_path):
 
 def test_a_folder_of_files_is_read_group_by_group(tmp_path, monkeypatch):
     """No more than one group's pictures are asked for at once, and none of rows that are left out."""
+    (tmp_path / "data").mkdir()  # where downloads have them
     for name in "ba":
-        write(tmp_path / f"{name}.parquet", *[row()] * 3, *[row(ratings=None)] * 2, row(), group=2)
+        write(tmp_path / "data" / f"{name}.parquet", *[row()] * 3, *[row(ratings=None)] * 2, row(), group=2)
     (tmp_path / "README.md").write_text("not one")
     read, kept = subjects200k._read, []
     monkeypatch.setattr(subjects200k, "_read", lambda *asked: kept.append(asked[:3]) or read(*asked))

@@ -156,15 +156,18 @@ def test_bad_changes(folder, capsys, change, message):
         ((), "--config: it names a config file; give one"),
         (
             ("--config=configs/b.py",),
-            "config configs/b.py: no such file; there are configs/a.py, adpo, dpo, encoders, nireward, pretrain, reward, "
-            "score, uper; "
+            "config configs/b.py: no such file; there are configs/a.py, adpo, dpo, encoders, nireward, pretrain, "
+            "reward, score, uper; "
             "did you mean 'configs/a.py'?",
         ),
         (
             ("--config=confgs/a.py",),
-            "config confgs/a.py: no such file; there are adpo, dpo, encoders, nireward, pretrain, reward, score, uper; give",
+            "config confgs/a.py: no such file; there are adpo, dpo, encoders, nireward, pretrain, reward, score, uper",
         ),
-        (("--config=adop:tiny",), "config adop:tiny: no such file; there are adpo, dpo, encoders, nireward, pretrain, reward,"),
+        (
+            ("--config=adop:tiny",),
+            "config adop:tiny: no such file; there are adpo, dpo, encoders, nireward, pretrain, reward,",
+        ),
         (("--config=elsewhere/adpo.py:tiny",), "config elsewhere/adpo.py:tiny: no such file; there are adpo, dpo, "),
         (("--config=elsewhere/adpo.py:tiny",), "did you mean 'adpo'?"),
         (("--config",), "argument --config: expected one argument; see --help"),

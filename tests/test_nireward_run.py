@@ -8,6 +8,7 @@ import one_entry
 import pytest
 
 from narrative_jax import launch
+from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score
 from narrative_jax.data.datasets import open_records
@@ -15,7 +16,6 @@ from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward_files import ABOUT, NIRewardOptions
-from narrative_jax.runs.directory import read_config
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nireward.py"
 
@@ -33,7 +33,14 @@ def test_each_entry_is_done(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["drawn/candidates"] == 16 and summary["annotated/annotations"] == 4 * 3 * 3
     assert summary["annotated/preferences"] == 4 * 3 * 3 and summary["nireward/step"] == 2
-    assert summary["compile/nireward"] == 1
+    assert summary["compile/seeing"] == summary["compile/nireward"] == 1
+    described = [json.loads(line) for line in (run / "seeing" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["description"] > 0 and row["comparison"] > 0 and 0 <= row["tokens_right"] <= 1 for row in described)
+    for pictures, labels in {"bench": 4 * 6, "kept": 4}.items():
+        assert summary[f"{pictures}_labels/preferences"] == 3 * labels
+        for name in ("nireward", "clip", "aesthetic", "identity", "raters", "oracle"):
+            key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
+            assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["critique"] > 0 and row["ranking"] > 0 and row["grad_norm"] > 0 for row in rows)
 
@@ -52,7 +59,7 @@ def test_what_was_trained_scores_pictures(run):
     """From its files as in the run that trained it, with critiques of its own."""
     scene = open_records(run / "drawn" / "scenes", Scene)[0]
     pictures = [each for each in open_records(run / "drawn" / "candidates", Candidate) if each.scene_id == scene.id]
-    config = read_config(run).copy_and_resolve_references().unlock()
+    config = json.loads((run / "config.json").read_text())
     scores = {}
     for name, options in {
         "from_files": {"reward": "nireward", "nireward": {"weights": str(run / "nireward" / WEIGHTS)}},
@@ -69,6 +76,41 @@ def test_what_was_trained_scores_pictures(run):
         reward.write_critiques(reward.params, reward.fit(images / 127.5 - 1, context), context)
     )
     assert len(words) == 3
+
+
+@pytest.mark.slow
+def test_it_begins_as_what_came_before_left_it(run):
+    before, after = (NIRewardOptions(run / name / WEIGHTS).build().params for name in ("seeing", "nireward"))
+    fresh = NewNIReward().untrained(0)[1]()
+    name = "vlm.blocks.query.kernel" if "vlm.blocks.query.kernel" in fresh else "vlm.blocks.*.query.kernel"
+    assert abs(before[name] - after[name]).mean() < 0.1 * abs(np.asarray(fresh[name])).mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nireward.after": "proxies"}, "unknown entry that nireward comes after 'proxies': .*seeing"),
+        (
+            {"nireward.source": "drawn"},
+            "source 'drawn': critique learns from annotations; name an entry that annotates",
+        ),
+        (
+            {"nireward.algorithm": "describing", "nireward.hyper": {}},
+            "nireward.training_set: a training set is what is",
+        ),
+        ({"seeing.source": "annotated"}, "source 'annotated' and a training_set: an entry trains on one of both"),
+        ({"seeing.reward": "scalar", "seeing.scalar": {"size": "storybook"}}, "describing trains rewards that write"),
+        ({"nireward.nireward": {"size": "2B", "backbone": "there"}}, "tokenizer.json"),
+    ],
+)
+def test_bad_options(changes, message):
+    config = load(f"{CONFIG}:tiny")
+    with config.unlocked():
+        for key, value in changes.items():
+            entry, _, name = key.partition(".")
+            config[entry][name] = value
+    with pytest.raises(InputError, match=message):
+        one_entry.check(config, next(iter(changes)).partition(".")[0])
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_only_a_reward_that_is_trained_can_be_the_trained_one(named, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"source": ""}, "source '': a reward is trained on preferences; name an entry that screens, or collects them"),
+        ({"source": ""}, "source '': reward_modelling learns from preferences; name an entry that screens, or coll"),
         ({"reward": "scaler"}, "unknown reward to train 'scaler': .*did you mean 'scalar'"),
         ({"hyper": {"beta": 1.0}}, "unknown option of scalar.hyper 'beta'"),
         ({"scalar": {"sise": "storybook"}}, "unknown option of scalar.scalar 'sise'.*did you mean 'size'"),

@@ -1,4 +1,4 @@
-"""Training of rewards that write a critique before they score."""
+"""Training of rewards that write a critique before they score: to see, and then to criticise."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from narrative_jax.algorithms.base import Algorithm, Loss
+from narrative_jax.algorithms.base import Algorithm, Loss, summed
 from narrative_jax.core.errors import InputError
 from narrative_jax.losses.language import token_cross_entropy
 from narrative_jax.losses.ranking import bradley_terry
@@ -57,6 +57,25 @@ class CritiqueModelling(Algorithm):
         loss = critique + self.gamma * ranked
         metrics = {"critique": critique.sum(), "ranking": ranked.sum(), **accuracies}
         return Loss(loss.sum(), jnp.float32(len(loss)), metrics)
+
+
+@dataclass(frozen=True)
+class Describing(Algorithm):
+    """Pictures are described, and compared with the portraits, word by word: a backbone that sees."""
+
+    batch: ClassVar[str] = "descriptions"
+
+    def loss(self, models, batch, key) -> Loss:
+        """`batch`: pictures f32[b, h, w, 3], the scenes' context, and `answers`, Texts [b, 2, m]."""
+        reward, params = models.policy
+        critic, context, answers = reward.network.bind(params), batch["context"], Texts(*batch["answers"])
+        fitted = reward.fit(batch["pictures"], context)
+        asked = reward.ask(critic, fitted, context, reward.prompts.first_questions)
+        found = critic.judge(asked, answers)
+        words = token_cross_entropy(found.logits, *answers)
+        told = (found.logits.argmax(-1) == answers.tokens) & answers.mask
+        right = told.sum((1, 2)) / answers.mask.sum((1, 2))
+        return summed(words.mean(1), description=words[:, 0], comparison=words[:, 1], tokens_right=right)
 
 
 def _ranking(scores, better):

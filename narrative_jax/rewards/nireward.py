@@ -84,12 +84,12 @@ class NIReward(FitsAndJudges):
         mask = jnp.arange(length) < found.lengths[:, None]
         return Texts(*(part.reshape(-1, len(self.aspects), length) for part in (found.tokens, mask)))
 
-    def ask(self, critic: Critic, fitted: jax.Array, context: Shown) -> Asked:
-        """What the network has read of pictures when it begins to answer."""
+    def ask(self, critic: Critic, fitted: jax.Array, context: Shown, questions: Texts | None = None) -> Asked:
+        """What the network has read of pictures when it begins to answer, the aspects' questions or others."""
         seen = as_patches(normalise(fitted, CLIP), self.prompts.tower)
 
         def put(patches, seen, place):
             return jax.lax.dynamic_update_slice(patches, seen, (place, 0))
 
         patches = jax.vmap(put)(jnp.asarray(context.inputs.patches), seen, context.place)
-        return critic.ask(VlmInputs(*context.inputs)._replace(patches=patches), self.prompts.questions)
+        return critic.ask(VlmInputs(*context.inputs)._replace(patches=patches), questions or self.prompts.questions)

@@ -24,6 +24,8 @@ INSTRUCTIONS = {
     "identity_consistency": "Identity consistency: does everyone look as in the portrait?",
     "visual_quality": "Visual quality: is the picture clean, complete and well composed?",
 }
+# What a network learns to see by: what a picture shows, and how it differs from the portraits.
+DESCRIBE = ("Describe the picture, from left to right.", "Compare everyone with the portrait.")
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,19 @@ class Prompts:
     @cached_property
     def questions(self) -> Texts:
         """The aspects' [k, n]."""
-        tokens = [self.tokenizer.encode(INSTRUCTIONS[aspect] + self._around[1]) for aspect in ASPECTS]
+        return self._asked([INSTRUCTIONS[aspect] for aspect in ASPECTS])
+
+    @cached_property
+    def first_questions(self) -> Texts:
+        """Those of `DESCRIBE`, [2, n]."""
+        return self._asked(DESCRIBE)
+
+    def _asked(self, instructions):
+        tokens = [self.tokenizer.encode(each + self._around[1]) for each in instructions]
         return Texts(*(part[0] for part in _padded([tokens], max(map(len, tokens)), self.tokenizer.pad)))
 
     def texts(self, critiques: Sequence[Sequence[str]]) -> Texts:
-        """Critiques of all aspects of each picture as tokens [b, k, m].
+        """Critiques of all aspects of each picture, or other answers, as tokens [b, k, m].
 
         An empty one is none; one that is longer than there is room for is cut off, as the network's own are.
         """

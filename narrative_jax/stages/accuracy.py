@@ -17,11 +17,14 @@ from narrative_jax.runs.scores import aspects_of, check_score_entries, standard_
 
 INPUTS = ("gold", "sources")
 ALONE = True
+_PREFER = ("collect", "annotate")  # stages that leave preferences
 
 
 @dataclass(frozen=True)
 class Options:
-    """`gold`, a score or collect entry, judges the `sources`, score entries, on so many `pairs` of pictures."""
+    """`gold`, an entry that scores, collects or annotates, judges the `sources`, score entries, on so many `pairs` of
+    pictures.
+    """
 
     gold: str
     sources: tuple[str, ...]
@@ -33,17 +36,19 @@ def check(context: Context, options: Options) -> None:
     check_count("pairs", options.pairs, minimum=1)
     if not options.sources:
         raise InputError("sources none", "rewards are compared with gold", "name score entries")
-    if not options.gold or context.config[options.gold].stage not in ("score", "collect"):
-        raise InputError(f"gold {options.gold!r}", "it judges no pictures", "name a score entry, or one that collects")
+    if not options.gold or context.config[options.gold].stage not in ("score", *_PREFER):
+        rule = "it judges no pictures"
+        raise InputError(f"gold {options.gold!r}", rule, "name an entry that scores, collects or annotates")
     check_score_entries(context, options.sources, options.gold)
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
     """Compare the first `pairs` pairs of pictures that `gold` tells apart; write and print a table.
 
-    Gold is a score entry, for pairs of pictures of one scene, or a collect entry with people's preferences. A reward's
-    verdict is by the mean of its standardised aspects; so is gold's overall, beside its verdict on each aspect. A tie
-    of the reward is an error. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
+    Gold is a score entry, for pairs of pictures of one scene, or an entry with preferences, people's or annotators'. A
+    reward's verdict is by the aspect that is asked, or where it has none of that name by the mean of its standardised
+    aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is an error, one of gold is
+    left out. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
     """
     pictures = open_candidates(context, pictures_entry(context, options.gold)).columns("id", "scene_id")
     ids = pictures["id"]
@@ -58,8 +63,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
     numbers = {f"pairs/{aspect}": pairs.shape[1] for aspect, pairs in verdicts.items()}
     rows = {name: [] for name in options.sources}
     for name in options.sources:
-        values = standard_scores(context, name, ids).mean(1)
+        scores, aspects = standard_scores(context, name, ids), aspects_of(context, name)
         for aspect, (better, worse) in verdicts.items():
+            values = scores[:, aspects.index(aspect)] if aspect in aspects else scores.mean(1)
             found = statistics.wilson(int((values[better] > values[worse]).sum()), len(better))
             rows[name].append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
             ends = {"": found.estimate, "_low": found.low, "_high": found.high}
@@ -73,7 +79,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 def _verdicts(context, gold, ids, scene_ids):
     """Rows of the better and of the worse candidate of each pair, i[2, pairs], by aspect."""
-    if context.config[gold].stage == "collect":
+    if context.config[gold].stage in _PREFER:
         return _preferred(context.path(gold), {id: row for row, id in enumerate(ids)})
     rows = {}
     for row, scene_id in enumerate(scene_ids):

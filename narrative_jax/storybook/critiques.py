@@ -3,7 +3,7 @@
 from narrative_jax.storybook.oracle import Findings
 from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, Facts
 
-_DOING = {
+DOING = {
     "waves": "waving",
     "cheers": "cheering",
     "sits": "sitting",
@@ -20,6 +20,7 @@ _THINGS = {
     "coat": "coat",
     "trousers": "trousers",
 }
+ALIKE = "everyone looks as in the portrait"
 _BLEMISHES = (
     (0.16, "the picture is hardly recognisable"),
     (0.09, "it is badly blurred or noisy"),
@@ -35,11 +36,17 @@ def critique(aspect: str, seen: Findings, asked: Facts) -> str:
             _prompt_faults,
             "everyone asked for is there and does what was asked, in the right place and style",
         ),
-        "identity_consistency": (_identity_faults, "everyone looks as in the portrait"),
+        "identity_consistency": (_identity_faults, ALIKE),
         "visual_quality": (_quality_faults, "a clean picture, complete and well composed"),
     }[aspect]
     text = "; ".join(faults(seen, asked)) or praise
     return f"{text[0].upper()}{text[1:]}."
+
+
+def unlike(name: str, attribute: str, value: str, asked: str) -> str:
+    """That somebody has a value of an attribute in place of the one that was asked for."""
+    verb, article = ("are" if attribute == "trousers" else "is"), ("a " if attribute == "hat" else "")
+    return f"{name}'s {_THINGS[attribute]} {verb} {article}{value} instead of {article}{asked}"
 
 
 def _prompt_faults(seen, asked):
@@ -54,9 +61,9 @@ def _prompt_faults(seen, asked):
         if character.action is None:
             yield f"one cannot tell whether {character.name} {action}"
         elif character.action == PORTRAIT_POSE:
-            yield f"{character.name} just stands there instead of {_DOING[action]}"
+            yield f"{character.name} just stands there instead of {DOING[action]}"
         elif character.action != action:
-            yield f"{character.name} {character.action} instead of {_DOING[action]}"
+            yield f"{character.name} {character.action} instead of {DOING[action]}"
     if seen.location is None:
         yield "the place cannot be made out"
     elif seen.location != asked.location:
@@ -83,9 +90,7 @@ def _identity_faults(seen, asked):
             elif owner:
                 yield f"{thing} {has} taken {owner}'s colour"
             else:
-                verb = "are" if attribute == "trousers" else "is"
-                article = "a " if attribute == "hat" else ""
-                yield f"{thing} {verb} {article}{value} instead of {article}{attributes[character.name][attribute]}"
+                yield unlike(character.name, attribute, value, attributes[character.name][attribute])
         if character.action == PORTRAIT_POSE:
             yield f"{character.name} is copied from the portrait"
 

@@ -9,29 +9,37 @@ import jax
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import files_in
 from narrative_jax.core.types import Params
 from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
-from narrative_jax.runs.annotations import makes_annotations
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.preferences import makes_preferences
 from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
-from narrative_jax.trainees.base import Batches, check_kind
-from narrative_jax.trainees.pairs import annotated_pairs, preferred_pairs
+from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind
+from narrative_jax.trainees.judged import check_batches, open_batches
 
-_SCORED = 64  # preferences scored at once for the calibration
+_SCORED = 64  # pairs scored at once for the calibration
 
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """`reward` names what is trained, whose options stand in its section; with an `adapter` that alone is."""
+    """`reward` names what is trained, whose options stand in its section; with an `adapter` that alone is.
+
+    It begins as the train entry `after` left that reward, "" as the options say. A `training_set` is described.
+    """
 
     reward: str
     adapter: AdapterOptions | None = None
+    after: str = ""
+    training_set: TrainingSetOptions | None = None
+
+    def __post_init__(self):
+        if self.after and self.adapter:
+            rule = "an adapter stands on weights that its options name"
+            raise InputError(f"after {self.after!r}", rule, "leave adapter or after out")
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class RewardTrainee:
     """See `base.Trainee`."""
 
     Options: ClassVar[type] = RewardTraining
-    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations")
+    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations", "descriptions")
     sample_every: ClassVar[int] = 0
 
     context: Context
@@ -58,20 +66,15 @@ class RewardTrainee:
     def check(cls, context: Context, algorithm: Algorithm, options: RewardTraining) -> None:
         """See `base.Trainee`."""
         check_kind(cls, context, algorithm)
-        source, seed = context.entry.get("source", ""), context.config.seed
-        reward, _ = trainable_reward(context).untrained(seed)
+        reward, _ = trainable_reward(context).untrained(context.config.seed)
         if options.adapter and not hasattr(reward, "with_adapter"):
             raise InputError(f"adapter on reward {reward.name!r}", "it carries none", "leave adapter out")
-        if algorithm.batch == "annotations":
-            if not hasattr(reward, "write_critiques"):
-                rule = f"{context.entry.algorithm} trains rewards that write critiques"
-                raise InputError(f"reward {reward.name!r}", rule, "take one that does, e.g. 'nireward'")
-            if not makes_annotations(context, source):
-                rule = f"{context.entry.algorithm} learns from critiques"
-                raise InputError(f"source {source!r}", rule, "name an entry that annotates")
-        elif not source or not makes_preferences(context, source):
-            rule = "a reward is trained on preferences"
-            raise InputError(f"source {source!r}", rule, "name an entry that screens, or collects them")
+        if algorithm.batch != "preferences" and not hasattr(reward, "write_critiques"):
+            rule = f"{context.entry.algorithm} trains rewards that write critiques"
+            raise InputError(f"reward {reward.name!r}", rule, "take one that does, e.g. 'nireward'")
+        if options.after:
+            _check_after(context, options)
+        check_batches(context, algorithm, options.training_set)
 
     @classmethod
     def files(cls, context: Context) -> list:
@@ -87,7 +90,7 @@ class RewardTrainee:
             trains = {name for name in weights if adapter_of(name) == context.name}
         else:
             reward, read = trainable.untrained(seed)
-            weights = read()
+            weights = trained_reward(context.of(options.after)).params if options.after else read()
             trains = {name for name in weights if trainable.trains(name)}
         params = {name: value for name, value in weights.items() if name in trains}
         frozen = {name: value for name, value in weights.items() if name not in trains}
@@ -104,12 +107,11 @@ class RewardTrainee:
 
     def batches(self, algorithm: Algorithm) -> Batches:
         """See `base.Trainee`. Raises InputError for preferences on several aspects."""
-        return self._pairs
+        return self._batches
 
     @cached_property
-    def _pairs(self):
-        make = annotated_pairs if makes_annotations(self.context, self.context.entry.source) else preferred_pairs
-        return make(self.context, self.policy, self.trainable.fitted)
+    def _batches(self):
+        return open_batches(self.context, self.options.training_set, self.policy, self.trainable.fitted)
 
     def sample(self, step: int, params: Params) -> None:
         """See `base.Trainee`: there is nothing to look at."""
@@ -117,9 +119,26 @@ class RewardTrainee:
     def save(self, params: Params) -> None:
         """See `base.Trainee`; with the calibration on the pictures of its preferences or annotations."""
         save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
+        if self.options.training_set:
+            return  # what only describes gives no scores
         reward = trained_reward(self.context)
-        scores = _scores(reward, self._pairs)
+        scores = _scores(reward, self._batches)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)
+
+
+def _check_after(context, options):
+    """That what comes before trains the same reward with the same options."""
+    names = list(context.config.stages)
+    known = [
+        name
+        for name in names[: names.index(context.name) if context.name in names else None]
+        if context.config[name].get("trains", "") == "reward"
+    ]
+    check_name(f"entry that {context.name} comes after", options.after, known)
+    before = context.config[options.after]
+    if any(before.get(key, None) != context.entry.get(key, None) for key in ("reward", options.reward)):
+        given, rule = f"{context.name}.after {options.after!r}", "it trains another reward, or one of other options"
+        raise InputError(given, rule, "give both the same")
 
 
 def _scores(reward: PureReward, batches: Batches) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""What a reward learns from: preferences and annotations of two pictures, or descriptions of one."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from narrative_jax.algorithms.base import Algorithm
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import to_float
+from narrative_jax.rewards.base import PureReward
+from narrative_jax.runs.annotations import makes_annotations, open_annotated
+from narrative_jax.runs.directory import Context
+from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
+from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_source
+
+Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
+_REMEDIES = {
+    "annotations": "name an entry that annotates",
+    "preferences": "name an entry that screens, or collects them",
+}
+
+
+def check_batches(context: Context, algorithm: Algorithm, training_set: TrainingSetOptions | None) -> None:
+    """Raise InputError unless the entry has what the algorithm's batches are made of."""
+    if (algorithm.batch == "descriptions") != (training_set is not None):
+        rule = "a training set is what is described, and nothing else learns from one"
+        raise InputError(f"{context.name}.training_set", rule, "set it for 'describing', or leave it out")
+    source = context.entry.get("source", "")
+    if training_set:
+        check_source(context, training_set)
+    elif not (makes_annotations if algorithm.batch == "annotations" else makes_preferences)(context, source):
+        rule = f"{context.entry.algorithm} learns from {algorithm.batch}"
+        raise InputError(f"source {source!r}", rule, _REMEDIES[algorithm.batch])
+
+
+def open_batches(
+    context: Context, training_set: TrainingSetOptions | None, reward: PureReward, fitted: Fitted
+) -> Batches:
+    """What the entry learns from: its training set, or what its source annotated or prefers. Raises InputError."""
+    if training_set:
+        return _described(training_set, reward, fitted)
+    make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
+    return make(context, reward, fitted)
+
+
+def _preferred_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Batches:
+    """Both pictures of each preference of the entry's source, and the context of its scene.
+
+    Raises InputError for preferences on several aspects.
+    """
+    found, records = open_preferences(context, context.entry.source)
+    aspects = sorted({preference.aspect for preference in found})
+    if len(aspects) > 1:
+        rule = "one reward learns what is preferred on one of them"
+        raise InputError(f"preferences on {', '.join(aspects)}", rule, "give those of one aspect")
+
+    def make_batch(indices):
+        asked = [found[i] for i in indices]
+        chosen, rejected = (
+            [records.candidate(id) for id in ids]
+            for ids in ([each.chosen_id for each in asked], [each.rejected_id for each in asked])
+        )
+        batch = {
+            "chosen": _pictures(chosen, fitted),
+            "rejected": _pictures(rejected, fitted),
+            "context": reward.encode([records.scene(candidate.scene_id) for candidate in chosen]),
+            "tie": np.array([preference.tie for preference in asked]),
+        }
+        return [label(preference) for preference in asked], batch
+
+    return Batches(len(found), make_batch)
+
+
+def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Batches:
+    """Both pictures of each pair that the entry's source annotated, their critiques, and which is better.
+
+    Where `better` f32[b, aspects] is 1 the first one is, where it is -1 the second; 0 is a tie, NaN where nobody said.
+    Raises InputError.
+    """
+    pairs = open_annotated(context, context.entry.source, reward.aspects)
+
+    def make_batch(indices):
+        ids = [pairs.ids[i] for i in indices]
+        batch = {"better": pairs.better[indices]}
+        for side, of in zip(("first", "second"), zip(*ids, strict=True), strict=True):
+            candidates = [pairs.pictures.candidate(id) for id in of]
+            batch[side] = _pictures(candidates, fitted)
+            batch[f"{side}_critiques"] = reward.prompts.texts([pairs.said(id, reward.aspects) for id in of])
+        batch["context"] = reward.encode([pairs.pictures.scene(each.scene_id) for each in candidates])
+        return [" and ".join(each) for each in ids], batch
+
+    return Batches(len(pairs.ids), make_batch)
+
+
+def _described(training_set: TrainingSetOptions, reward: PureReward, fitted: Fitted) -> Batches:
+    """Pictures of a training set with their scenes, and answers to `nireward_prompts.DESCRIBE`."""
+    examples = training_set.open()
+
+    def make_batch(indices):
+        found = examples.batch(indices)
+        batch = {
+            "pictures": to_float(np.stack([fitted(example.target) for example in found])),
+            "context": reward.encode([example.scene for example in found]),
+            "answers": reward.prompts.texts(examples.descriptions(indices)),
+        }
+        return [example.scene.id for example in found], batch
+
+    return Batches(len(examples), make_batch)
+
+
+def _pictures(candidates, fitted):
+    return to_float(np.stack([fitted(candidate.image) for candidate in candidates]))
