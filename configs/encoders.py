@@ -49,7 +49,11 @@ def get_config(variant: str = "") -> ConfigDict:
     muon = {**adamw, "method": "muon", "learning_rate": 3e-3, "weight_decay": 0.01}
     config.clip = {**shared, "encoder": "clip", "batch_size": 256, "total_steps": 1000, "optimizer": muon}
     config.dinov2 = {**shared, "encoder": "dinov2", "batch_size": 256, "total_steps": 500, "optimizer": muon}
-    config.iresnet = {**shared, "encoder": "iresnet", "batch_size": 128, "total_steps": 600, "optimizer": adamw}
+    # Moved against being found from the first step on, it never learns: all that it gives becomes one.
+    config.iresnet_first = {**shared, "encoder": "iresnet", "batch_size": 128, "total_steps": 600, "optimizer": adamw}
+    config.iresnet_first.hyper.ascent = 0.0
+    config.iresnet = {**config.iresnet_first.to_dict(), "hyper": shared["hyper"], "after": "iresnet_first"}
+    config.iresnet.update(total_steps=400, optimizer={**adamw, "learning_rate": 3e-4})
     trained = ("clip", "dinov2", "iresnet")
     config.isnet = {
         **{key: value for key, value in shared.items() if key not in ("hyper", "drawn")},
@@ -61,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
     config.retrieve = {"stage": "retrieve", "trained": trained, "embedded": (), **pairs}
-    config.stages = ("drawn", *trained, "retrieve", "isnet")
+    config.stages = ("drawn", "clip", "dinov2", "iresnet_first", "iresnet", "retrieve", "isnet")
     if variant == "embedded":
         config.retrieve.update(trained=(), embedded=trained)
         config.stages = ("retrieve",)
@@ -70,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sampling.update(num_steps=2, batch_size=4)
         config.drawn.scenes = 6
         config.retrieve.pairs = 8
-        for name in (*trained, "isnet"):
+        for name in (*trained, "iresnet_first", "isnet"):
             config[name].update(total_steps=2, batch_size=8, save_every=2)
             config[name].optimizer.warmup_steps = 1
             config[name].training_set.size = 64

@@ -410,6 +410,9 @@ def test_raters_who_keep_pairs_and_a_reward_that_is_followed_are_told():
     assert privileged(config, "chosen") == f"{HEAD}, and the oracle, the judge itself, and {kept}"
     config["refine"]["annotator"] = "server"
     assert privileged(config, "sft") == ""
+    config["said"] = {"stage": "annotate", "annotator": "raters"}
+    config["criticises"] = {"stage": "train", "trains": "reward", "reward": "nireward", "source": "said"}
+    assert privileged(config, "criticises") == RATERS
 
 
 def test_no_oracle_judges_scenes_of_a_user():

@@ -140,7 +140,7 @@ def privileged(config: dict[str, Any], entry: str) -> str:
     if source.get("stage") == "screen":  # people's own preferences know nothing of it
         found.append(_of_rewards(config, config[source["source"]], source.get("aspects")))
     if source.get("annotator") == Raters.name:
-        found.append(f"pairs kept by {RATERS}")
+        found.append(RATERS if source["stage"] == "annotate" else f"pairs kept by {RATERS}")
     return _joined([*found, privileged(config, before) if before else ""])
 
 

@@ -1,7 +1,7 @@
 """An encoder that is trained to tell what belongs together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
@@ -20,12 +20,14 @@ _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 class EncoderOptions:
     """Which `encoder`, "clip", "dinov2" or "iresnet", and what it is trained on.
 
-    With `drawn`, an entry, every fourth example is one of the pictures that it drew instead.
+    With `drawn`, an entry, every fourth example is one of the pictures that it drew instead. It begins as the train
+    entry `after` left it, "" at random.
     """
 
     encoder: str
     training_set: TrainingSetOptions
     drawn: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class EncoderTrainee:
         check_source(context, options.training_set)
         if options.drawn and context.config[options.drawn].stage != "generate":
             raise InputError(f"drawn {options.drawn!r}", "it draws no pictures", "name an entry that generates")
+        if options.after:
+            names = context.config.stages[: context.config.stages.index(context.name)]
+            known = [name for name in names if context.config[name].get("encoder", "") == options.encoder]
+            check_name(f"entry with this encoder that {context.name} comes after", options.after, known)
 
     @classmethod
     def files(cls, context: Context) -> list:
@@ -61,13 +67,16 @@ class EncoderTrainee:
 
     @classmethod
     def open(cls, context: Context, algorithm: Algorithm, options: EncoderOptions) -> "EncoderTrainee":
-        """See `base.Trainee`; it begins at random, and CLIP with a tokeniser of the set's captions."""
+        """See `base.Trainee`; CLIP has a tokeniser of the set's captions."""
 
         def tokenizer():
             return train_tokenizer(scene.prompt for scene in options.training_set.scenes(_CAPTIONS))
 
         seed = context.config.seed + context.entry.get("seed", 0)
-        return cls(context, options, new_encoder(options.encoder, seed, tokenizer))
+        encoder = new_encoder(options.encoder, seed, tokenizer)
+        if options.after:
+            encoder = replace(encoder, weights=encoder.load(context.path(options.after) / WEIGHTS))
+        return cls(context, options, encoder)
 
     @property
     def axes(self) -> Mapping[str, tuple]:
