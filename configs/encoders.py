@@ -2,10 +2,10 @@
 
     python -m narrative_jax.launch --config=configs/encoders.py
 
-Three contrastive trainings (see narrative_jax/trainees/encoder.py) on renders, half of them noisy or blurred, and on
-pictures that the embedded generator drew, each pixel moved a little against being found; then how often each finds the
-other half of a pair among those of tune scenes. IS-Net learns to tell characters from backgrounds, in portraits and in
-pictures. `:embedded` trains nothing and says how often the encoders that ship, in
+Contrastive trainings (see narrative_jax/trainees/encoder.py) on renders, half of them noisy or blurred, and on pictures
+that the embedded generator drew, in the end with each pixel moved a little against being found; then how often each
+finds the other half of a pair among those of tune scenes. IS-Net learns to tell characters from backgrounds, in
+portraits and in pictures. `:embedded` trains nothing and says how often the encoders that ship, in
 narrative_jax/storybook/weights/encoders, find the other half.
 """
 
@@ -47,13 +47,16 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     adamw = {"learning_rate": 1e-3, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.1}
     muon = {**adamw, "method": "muon", "learning_rate": 3e-3, "weight_decay": 0.01}
-    config.clip = {**shared, "encoder": "clip", "batch_size": 256, "total_steps": 1000, "optimizer": muon}
     config.dinov2 = {**shared, "encoder": "dinov2", "batch_size": 256, "total_steps": 500, "optimizer": muon}
-    # Moved against being found from the first step on, it never learns: all that it gives becomes one.
+    # Moved against being found from its first step on, CLIP finds 0.09 of pictures where it else finds 0.43, and the
+    # identity encoder nothing: all that it gives becomes one. So these two learn first.
+    config.clip_first = {**shared, "encoder": "clip", "batch_size": 256, "total_steps": 1000, "optimizer": muon}
     config.iresnet_first = {**shared, "encoder": "iresnet", "batch_size": 128, "total_steps": 600, "optimizer": adamw}
-    config.iresnet_first.hyper.ascent = 0.0
-    config.iresnet = {**config.iresnet_first.to_dict(), "hyper": shared["hyper"], "after": "iresnet_first"}
-    config.iresnet.update(total_steps=400, optimizer={**adamw, "learning_rate": 3e-4})
+    for name in ("clip", "iresnet"):
+        first = config[f"{name}_first"]
+        first.hyper.ascent = 0.0
+        config[name] = {**first.to_dict(), "hyper": shared["hyper"], "after": f"{name}_first", "total_steps": 400}
+        config[name].optimizer = {**adamw, "learning_rate": 3e-4}
     trained = ("clip", "dinov2", "iresnet")
     config.isnet = {
         **{key: value for key, value in shared.items() if key not in ("hyper", "drawn")},
@@ -65,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     pairs = {"kind": "true", "split": "tune", "seed": 0, "pairs": 512}
     config.retrieve = {"stage": "retrieve", "trained": trained, "embedded": (), **pairs}
-    config.stages = ("drawn", "clip", "dinov2", "iresnet_first", "iresnet", "retrieve", "isnet")
+    config.stages = ("drawn", "clip_first", "clip", "dinov2", "iresnet_first", "iresnet", "retrieve", "isnet")
     if variant == "embedded":
         config.retrieve.update(trained=(), embedded=trained)
         config.stages = ("retrieve",)
@@ -74,7 +77,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.sampling.update(num_steps=2, batch_size=4)
         config.drawn.scenes = 6
         config.retrieve.pairs = 8
-        for name in (*trained, "iresnet_first", "isnet"):
+        for name in (*trained, "clip_first", "iresnet_first", "isnet"):
             config[name].update(total_steps=2, batch_size=8, save_every=2)
             config[name].optimizer.warmup_steps = 1
             config[name].training_set.size = 64
