@@ -61,7 +61,7 @@ def contents(folder):
         ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny, flux; did you mean"),
         (
             "align.algorithm=dop",
-            "unknown align.algorithm 'dop': known are sft, dpo, refl, contrastive, reward_modelling, segmentation; did",
+            "unknown align.algorithm 'dop': known are sft, dpo, refl, contrastive, reward_modelling, describing, ",
         ),
         ("align.algorithm=sft", "unknown option of align.hyper 'b': known are text_dropout, subject_dropout;"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),
@@ -89,7 +89,7 @@ def contents(folder):
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
         (
             "score.stage=scroe",
-            "unknown stage of score 'scroe': known are accuracy, choose, collect, refine, generate, score, ",
+            "unknown stage of score 'scroe': known are accuracy, annotate, choose, collect, refine, generate, ",
         ),
         ("score.source=genrate", "unknown entry that score needs 'genrate': known are align, calibrate, evaluate, "),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
