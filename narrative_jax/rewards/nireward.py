@@ -67,19 +67,22 @@ class NIReward(FitsAndJudges):
 
     def judge(self, params: Params, fitted: jax.Array, context: Shown, critiques: Texts | None = None) -> jax.Array:
         """f32[b, 3]; see `PureReward`."""
-        if critiques is None:
-            critiques = self.write_critiques(*jax.lax.stop_gradient((params, fitted)), context)
         critic = self.network.bind(params)
-        return critic.judge(self.ask(critic, fitted, context), critiques).after
+        asked = self.ask(critic, fitted, context)  # once, for its own critiques and for their scores
+        if critiques is None:
+            critiques = self._written(*jax.lax.stop_gradient((params, asked)))
+        return critic.judge(asked, critiques).after
 
     def write_critiques(
         self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None
     ) -> Texts:
         """Critiques [b, 3, m] of what `fit` made, the likeliest words, or drawn with a key for each picture."""
-        critic, tokenizer, length = self.network.bind(params), self.prompts.tokenizer, self.prompts.room.critique
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
-        asked = self.ask(critic, fitted, context)
+        return self._written(params, self.ask(self.network.bind(params), fitted, context), keys)
+
+    def _written(self, params, asked, keys=None):
+        critic, tokenizer, length = self.network.bind(params), self.prompts.tokenizer, self.prompts.room.critique
         found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
         mask = jnp.arange(length) < found.lengths[:, None]
         return Texts(*(part.reshape(-1, len(self.aspects), length) for part in (found.tokens, mask)))
