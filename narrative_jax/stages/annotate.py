@@ -114,15 +114,14 @@ def _chosen(context, options, candidates):
 
 def _merge(context, options, candidates):
     said = list(open_records(context.folder / RAW, Annotation))
-    reasons = {id(each): unfit(each) for each in said}
-    fit = [each for each in said if not reasons[id(each)]]
-    rejects = [{**vars(each), "reason": reasons[id(each)]} for each in said if reasons[id(each)]]
+    fit = [each for each in said if not unfit(each)]
+    rejects = [{**vars(each), "reason": reason} for each in said if (reason := unfit(each))]
     columns = candidates.columns("id", "scene_id")
     scene_of = dict(zip(columns["id"], columns["scene_id"], strict=True))
     annotations = merged(fit, options.spread)
     verdicts = read_verdicts(options.verdicts) if options.verdicts else {}
     kept = verified(annotations, verdicts)
-    dropped = {key for key, each in verdicts.items() if each["verdict"] == DROPPED}
+    dropped = [key for key, each in verdicts.items() if each["verdict"] == DROPPED]
     rejects += [{"candidate_id": id, "aspect": aspect, "reason": "dropped by people"} for id, aspect in dropped]
     judged = [each for each in fit if (each.candidate_id, each.aspect) not in dropped]
     preferences = majorities(judged, scene_of)
