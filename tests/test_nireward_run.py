@@ -124,7 +124,7 @@ def test_bad_options(changes, message):
         (lambda path: NewNIReward(str(path)).untrained(0), "tokenizer.json"),
         (
             lambda path: NIRewardOptions(str(path / WEIGHTS)).build(),
-            "there is no such file; NIReward is read from what",
+            "there is no such file; NIReward is weights.safetensors",
         ),
     ],
 )

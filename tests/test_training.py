@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     options = {"folder": f"{tmp_path / 'full'}", "width": 128, "limit_after": 2}
     err = finish(start(options), code=2)
     rule = "it could not be written (File too large); that of step 2 is still good"
-    # TensorStore's threads tell of their closed event loops meanwhile, on the same line too.
+    # TensorStore's threads tell of their closed event loops meanwhile, before it on the same line too.
     assert err.count(f"checkpoint of step 4: {rule}; free the disk and run again") == 1
     state, _ = run(tmp_path / "whole", width=128)
     again, _ = run(tmp_path / "full", width=128)

@@ -68,7 +68,8 @@ def _outcome(body, again):
     except SystemExit as end:  # of --help
         return end.code
     except (InputError, OSError) as error:
-        print(*str(error).split(), file=sys.stderr)
+        line = " ".join(str(error).split())
+        sys.stderr.write(f"{line}\n")  # in one piece: libraries' threads write there too
         return BAD_INPUT
     except Stopped:
         print(f"stopped after saving; {again} to go on", file=sys.stderr)

@@ -53,10 +53,10 @@ def load_nireward(weights: str | Path) -> NIReward:
     Raises InputError for other files and an unreadable tokeniser, and on first use for arrays that do not fit.
     """
     path = Path(weights) if weights else FOLDER / WEIGHTS
-    for file in (path, path.with_name(ABOUT)):
+    for file, missing in ((path, "there is no such file"), (path.with_name(ABOUT), f"there is no {ABOUT} beside them")):
         if not file.is_file():
-            rule = f"NIReward is read from what its training left: {WEIGHTS}, {ABOUT} and {TOKENIZER}"
-            raise InputError(f"{file}", f"there is no such file; {rule}", "give the path of such weights")
+            rule = f"{missing}; NIReward is {WEIGHTS}, {ABOUT} and {TOKENIZER}, as its training leaves them"
+            raise InputError(f"weights {str(path)!r}", rule, "give the path of such weights")
     about: dict[str, Any] = read_json(path.with_name(ABOUT))
     size = about.get("size", "")
     check_name(f"size in {path.with_name(ABOUT)}", size, NIREWARD_SIZES)
