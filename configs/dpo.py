@@ -5,7 +5,8 @@
 PATH is a folder: STEM_w.png is preferred to STEM_l.png, STEM_e1.png and STEM_e2.png are even, STEM.txt holds their
 prompt. Or a JSONL file, a pair a line, with paths from the file's folder: {"prompt": "...", "chosen": "a.png",
 "rejected": "b.png"}, and where there are some "subjects": [{"class_word": "character", "images": ["mara.png"]}],
-"tie": true, "gap": 1.5 (by how much the chosen one is better: β(a) follows it where every pair has one).
+"tie": true, "gap": 1.5 (by how much the chosen one is better: β(a) follows it where every pair has one). Or what was
+published: Parquet files of Pick-a-Pic, or a list in JSON of HPDv2, HPDv3 or ImageRewardDB beside its pictures.
 
 Pictures are cut to the generator's shape, ties left out. `evaluate` draws the prompts of the pairs, each once, with and
 without the adapter, and the reward that it names judges; --config.evaluate.source= draws other scenes instead, those of

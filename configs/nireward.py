@@ -133,9 +133,17 @@ def _bench(config):
         scores = {f"{pictures}_by_{name}": judge for name, judge in judges.items()}
         for name, judge in scores.items():
             config[name] = {"stage": "score", "source": pictures, **judge}
-        accuracy = {"stage": "accuracy", "gold": f"{pictures}_labels", "sources": tuple(scores), "pairs": 4000}
-        config[f"{pictures}_accuracy"] = accuracy
-        entries += [pictures, f"{pictures}_labels", *scores, f"{pictures}_accuracy"]
+        config[f"{pictures}_present"] = {"stage": "score", "source": pictures, "reward": "presence"}
+        config[f"{pictures}_accuracy"] = {
+            "stage": "accuracy",
+            "gold": f"{pictures}_labels",
+            "sources": tuple(scores),
+            "leader": f"{pictures}_by_nireward",
+            "given": f"{pictures}_present",
+            "pairs": 4000,
+        }
+        entries += [pictures, *(f"{pictures}_{last}" for last in ("labels", "present"))]
+        entries += [*scores, f"{pictures}_accuracy"]
     return entries
 
 

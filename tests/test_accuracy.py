@@ -124,6 +124,31 @@ def test_the_table(run, tmp_path, capsys):
     assert cells[2][:2] == ["same", "1.000 [0.610, 1.000]"] and cells[3][:2] == ["opposite", "0.000 [0.000, 0.390]"]
 
 
+def test_the_leader_is_compared_on_the_same_pairs(run, tmp_path):
+    """Against its opposite it is ahead by one wherever scenes are drawn again, against itself by nothing."""
+    numbers = run({"same": GOLD, "again": GOLD, "opposite": -GOLD}, leader="same")
+    for end in ("", "_low", "_high"):
+        assert numbers[f"opposite/gold 0_lead{end}"] == 1 and numbers[f"again/overall_lead{end}"] == 0
+    assert not [key for key in numbers if key.startswith("same/") and "lead" in key]
+    half = np.where(np.array(SCENES) == "a", 1, -1) * GOLD[:, 0]  # right on scene a alone
+    numbers = run({"same": GOLD[:, 0], "half": half}, leader="same")
+    found = [numbers[f"half/gold 0_lead{end}"] for end in ("", "_low", "_high")]
+    assert found == [0.5, 0, 1], "both scenes, b twice, a twice"
+    table = (tmp_path / "accuracy" / "accuracy.md").read_text().splitlines()
+    assert "lead of same: gold 0" in table[0] and "+0.500 [+0.000, +1.000]" in table[3] and "–" in table[2]
+
+
+def test_given_what_pictures_show(run, tmp_path):
+    """Of scene a all pictures but the last show everybody: one pair of it is left, none of b."""
+    shown = [1, 1, 1, 0.5, 0.5, 0.5, 1]
+    numbers = run({"same": GOLD, "opposite": -GOLD, "shown": shown}, given="shown", leader="same")
+    assert numbers["pairs/gold 0"] == 6 and numbers["given/pairs/gold 0"] == 1
+    assert numbers["given/same/gold 0"] == 1 and numbers["given/opposite/gold 0"] == 0
+    assert "given/opposite/gold 0_lead" not in numbers, "of a single scene there is no interval"
+    assert "given/same/gold 1" not in numbers, "gold does not tell that pair apart"
+    assert "Given shown:" in (tmp_path / "accuracy" / "accuracy.md").read_text()
+
+
 def test_gold_that_tells_nothing_apart(run):
     blind = GOLD.copy()
     blind[:, 1] = 3
@@ -153,6 +178,9 @@ def test_a_candidate_without_score(run):
         ({"gold": "other"}, "sources other of elsewhere, one of draw"),
         ({"sources": ("one", "draw")}, "sources 'draw': it scores no pictures; name score entries"),
         ({"sources": ()}, "sources none: rewards are compared with gold"),
+        ({"leader": "two"}, "unknown leader 'two'"),
+        ({"given": "other"}, "they are compared on the pictures of one"),
+        ({"given": "draw"}, "sources 'draw': it scores no pictures"),
     ],
 )
 def test_entries_that_cannot_be_compared(change, said):

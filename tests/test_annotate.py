@@ -160,6 +160,25 @@ def test_what_was_dropped_teaches_no_preference(workdir):
         assert first < second and set(better[~np.isnan(better)]) <= {-1.0, 0.0, 1.0}
 
 
+def test_a_corrected_score_is_preferred_by(workdir):
+    """Raters liked the true picture, a person did not."""
+    ids = open_records(workdir / "drawn" / "candidates", Candidate).columns("id")["id"][:3]
+    line = {"candidate_id": ids[0], "aspect": LOOKS, "verdict": "corrected", "score": 1.0, "critique": "It is bad."}
+    (workdir / "said.jsonl").write_text(json.dumps(line))
+
+    def preferred(**changes):
+        numbers = one_entry.run(config(**changes), "annotated", workdir)
+        found = open_records(workdir / "annotated" / "preferences", Preference)
+        of_first = [each for each in found if each.aspect == LOOKS and ids[0] in (each.chosen_id, each.rejected_id)]
+        return [each.chosen_id == ids[0] for each in of_first if not each.tie], numbers[f"agreement/{LOOKS}"]
+
+    before, agreed = preferred()
+    (workdir / "annotated").rename(workdir / "before")
+    after, still = preferred(verdicts=str(workdir / "said.jsonl"))
+    assert any(before) and not any(after)
+    assert agreed == still, "annotators agree among themselves as they did"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,6 +16,7 @@ from narrative_jax.statistics import (
     krippendorff_alpha,
     majority,
     paired_bootstrap,
+    paired_share,
     pairwise_agreement,
     wilson,
     win_rate,
@@ -101,6 +102,19 @@ def test_wilson_closed_form(successes, total, confidence):
 def test_wilson_published(successes, total, low, high):
     """Newcombe 1998, "Two-sided confidence intervals for the single proportion", Table I, method 3."""
     np.testing.assert_allclose(wilson(successes, total)[1:], [low, high], atol=5e-5)
+
+
+def test_paired_share_resamples_groups():
+    """Trials told five times over say no more; told apart they would."""
+    rng = np.random.default_rng(0)
+    one, other = rng.random(60) < 0.8, rng.random(60) < 0.6
+    groups = np.repeat([f"scene {place}" for place in range(20)], 3)
+    interval = paired_share(one, other, groups)
+    assert interval.estimate == pytest.approx(one.mean() - other.mean())
+    assert paired_share(*(np.tile(each, 5) for each in (one, other, groups))) == interval
+    assert paired_share(one, other, np.arange(60)) != interval
+    alone = paired_bootstrap(one.astype(float), other.astype(float))
+    assert paired_share(one, other, np.arange(60)) == pytest.approx(alone), "each a group of its own"
 
 
 def test_win_rate_without_ties_is_wilson():
@@ -344,6 +358,8 @@ def test_agreement_with_imagereward_rankings(rankings):
 
 BAD_INPUT = {
     "lengths": (lambda: paired_bootstrap([1, 2, 3], [1, 2]), "3 treated and 2 baseline", "same units"),
+    "groups": (lambda: paired_share([1, 0], [1, 1], ["a"]), "2, 2 verdicts and 1 groups", "as many"),
+    "one group": (lambda: paired_share([1, 0], [1, 1], ["a", "a"]), "1 usable units", "collect more"),
     "empty scores": (lambda: paired_bootstrap([], []), "treated of shape (0,)", "fill"),
     "table of scores": (lambda: paired_bootstrap(np.ones((2, 2)), [1, 2]), "shape (2, 2)", "reshape"),
     "NaN": (lambda: paired_bootstrap([1, NAN], [1, 2]), "nan in treated", "drop these"),

@@ -85,6 +85,12 @@ def verified(annotations: Sequence[Annotation], verdicts: Mapping[tuple[str, str
     return kept
 
 
+def rescored(annotations: Iterable[Annotation], verdicts: Mapping[tuple[str, str], Mapping]) -> list[Annotation]:
+    """What annotators said, but where people gave a score, as in `verified`, that one instead of every annotator's."""
+    scores = {key: said["score"] for key, said in verdicts.items() if "score" in said}
+    return [replace(each, score=scores.get((each.candidate_id, each.aspect), each.score)) for each in annotations]
+
+
 def agreement(annotations: Sequence[Annotation], scene_of: Mapping[str, str]) -> dict[str, float]:
     """How often one annotator prefers the picture that the majority of all prefers, by aspect; ties are left out."""
     preferred = {

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.records import Scene, Subject
+from narrative_jax.data.parquet import column_of, opened
 from narrative_jax.data.photos import DAMAGED_POLICIES, DamagedPictureError, decode_photo, size_of_whole
 from narrative_jax.data.subject_photos import Photos
 
@@ -34,8 +34,9 @@ _COLUMNS = {  # their fields, and of which types these may be
     "description": (_PROMPTS, _TEXT),
     "quality_assessment": (_RATINGS, (pa.types.is_integer, pa.types.is_floating)),
 }
+_SMALL = ["description", "quality_assessment"]
 _FILES_KEPT = 64  # as looked through: more than the data set has
-_GROUPS_KEPT, _PICTURES_KEPT = 1, 2  # in memory: examples are read in order
+_PICTURES_KEPT = 2  # in memory: examples are read in order
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def read_subjects200k(
 def _look(path, changed, quality) -> _Looked:
     """Look through a file, group by group: first what is small, then the pictures of those rows that are good."""
     looked, bad, rows = _Looked([], [], 0, 0), 0, 0
-    for group in tqdm(range(_opened(path, lambda file: file.num_row_groups)), f"{path}", delay=5):
-        about = _read(path, group, ["description", "quality_assessment"], pa.Table.to_pylist)
+    opened(path, lambda file: _check_columns(path, file.schema_arrow))
+    for group in tqdm(range(opened(path, lambda file: file.num_row_groups)), f"{path}", delay=5):
+        about = opened(path, lambda file, group=group: file.read_row_group(group, _SMALL)).to_pylist()
         good = [row for row, each in enumerate(about) if _is_rated(each, quality)]
         for row in good:
             found = _Row(rows + row, group, row, about[row]["description"] or {})
@@ -167,7 +169,7 @@ def _places(given, height, width):
 
 
 def _bytes(path, changed, group, row):
-    image = _images(path, changed, group)[row].as_py()
+    image = column_of(path, changed, group, "image.bytes")[row].as_py()
     if not image or not image["bytes"]:
         raise DamagedPictureError(f"{path}", "its picture is missing", "give a whole one")
     return image["bytes"]
@@ -176,26 +178,6 @@ def _bytes(path, changed, group, row):
 @lru_cache(maxsize=_PICTURES_KEPT)
 def _decoded(path, changed, group, row, given):
     return decode_photo(_bytes(path, changed, group, row), given)
-
-
-@lru_cache(maxsize=_GROUPS_KEPT)
-def _images(path, _changed, group):
-    return _read(path, group, ["image.bytes"], lambda table: table["image"])
-
-
-def _read(path, group, columns, of):
-    return _opened(path, lambda file: of(file.read_row_group(group, columns)))
-
-
-def _opened(path, read):
-    """What `read` gives of a file with the columns of the data set. Raises InputError."""
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow)
-            return read(file)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        told = str(error).split("\n")[0][:120]
-        raise InputError(f"{path}", f"it is no readable Parquet file ({told})", "give a whole one") from error
 
 
 def _check_columns(path, schema):

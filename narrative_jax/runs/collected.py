@@ -10,6 +10,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.data.examples import find_examples
 from narrative_jax.data.own_pairs import OwnPairs, find_pairs
 from narrative_jax.data.photos import picture_size
+from narrative_jax.data.published_pairs import find_published, is_published
 from narrative_jax.data.sources import find_pictures, read_preferences, read_scenes
 from narrative_jax.runs.directory import Context
 
@@ -19,7 +20,10 @@ COLLECT = "collect"  # the stage
 @dataclass(frozen=True)
 class CollectOptions:
     """`pictures` are found by `data.sources.find_pictures`, with `preferences` among them or without. `preferences`
-    alone by `data.own_pairs.find_pairs`; `examples`, alone too, by `data.examples.find_examples` with `quality`.
+    alone by `data.own_pairs.find_pairs`, or `data.published_pairs.find_published` where they are published ones;
+    `examples`, alone too, by `data.examples.find_examples` with `quality`.
+
+    Published preferences bring their pictures, so that `pictures` may be "" beside them.
 
     `damaged_policy` is "stop" or, to go on without damaged pictures, "drop".
     """
@@ -41,8 +45,9 @@ class CollectOptions:
             return _as_pairs(*find_examples(self.examples, self.quality, self.damaged_policy))
         if self.quality is not None:
             raise InputError(f"quality {self.quality!r}", "it sieves examples, and there are none", "leave it out")
-        if self.pictures is None:
-            return find_pairs(self.preferences, self.damaged_policy)
+        if not self.pictures:
+            find = find_published if is_published(self.preferences) else find_pairs
+            return find(self.preferences, self.damaged_policy)
         found = _as_pairs(*find_pictures(self.pictures, self.damaged_policy))
         if self.preferences is not None:
             found.preferences.extend(read_preferences(self.preferences, found.scenes))

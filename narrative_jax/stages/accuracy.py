@@ -6,17 +6,18 @@ from itertools import combinations
 import numpy as np
 
 from narrative_jax import statistics
-from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.markdown import table
 from narrative_jax.core.records import Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.scores import aspects_of, check_score_entries, standard_scores
+from narrative_jax.runs.scores import aspects_of, check_score_entries, read_scores, standard_scores
 
-INPUTS = ("gold", "sources")
+INPUTS = ("gold", "sources", "given")
 ALONE = True
+GIVEN = "given"  # the part of the pairs whose pictures show what `given` scores
 _PREFER = ("collect", "annotate")  # stages that leave preferences
 
 
@@ -24,11 +25,17 @@ _PREFER = ("collect", "annotate")  # stages that leave preferences
 class Options:
     """`gold`, an entry that scores, collects or annotates, judges the `sources`, score entries, on so many `pairs` of
     pictures.
+
+    `leader`, one of the sources, is compared with each of the others on the same pairs. `given`, a score entry of one
+    aspect whose highest score is 1, e.g. of the reward "presence", says of which pairs the shares are told once more:
+    those of whose pictures both have that score.
     """
 
     gold: str
     sources: tuple[str, ...]
     pairs: int
+    leader: str = ""
+    given: str = ""
 
 
 def check(context: Context, options: Options) -> None:
@@ -39,7 +46,10 @@ def check(context: Context, options: Options) -> None:
     if not options.gold or context.config[options.gold].stage not in ("score", *_PREFER):
         rule = "it judges no pictures"
         raise InputError(f"gold {options.gold!r}", rule, "name an entry that scores, collects or annotates")
-    check_score_entries(context, options.sources, options.gold)
+    if options.leader:
+        check_name("leader", options.leader, options.sources)
+    given = (options.given,) if options.given else ()
+    check_score_entries(context, (*options.sources, *given), options.gold)
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
@@ -48,10 +58,12 @@ def run(context: Context, options: Options) -> dict[str, float]:
     Gold is a score entry, for pairs of pictures of one scene, or an entry with preferences, people's or annotators'. A
     reward's verdict is by the aspect that is asked, or where it has none of that name by the mean of its standardised
     aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is an error, one of gold is
-    left out. Returns <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals.
+    left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals;
+    <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
+    pairs in given/.
     """
     pictures = open_candidates(context, pictures_entry(context, options.gold)).columns("id", "scene_id")
-    ids = pictures["id"]
+    ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
     verdicts = _verdicts(context, options.gold, ids, pictures["scene_id"])
     verdicts = {aspect: pairs[:, : options.pairs] for aspect, pairs in verdicts.items()}
     if not verdicts:
@@ -60,21 +72,66 @@ def run(context: Context, options: Options) -> dict[str, float]:
         if not pairs.size:
             rule = "it tells no pair of pictures of one scene apart"
             raise InputError(f"{options.gold} on {aspect}", rule, "give more pictures")
-    numbers = {f"pairs/{aspect}": pairs.shape[1] for aspect, pairs in verdicts.items()}
-    rows = {name: [] for name in options.sources}
-    for name in options.sources:
-        scores, aspects = standard_scores(context, name, ids), aspects_of(context, name)
-        for aspect, (better, worse) in verdicts.items():
-            values = scores[:, aspects.index(aspect)] if aspect in aspects else scores.mean(1)
-            found = statistics.wilson(int((values[better] > values[worse]).sum()), len(better))
-            rows[name].append(f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]")
-            ends = {"": found.estimate, "_low": found.low, "_high": found.high}
-            numbers |= {f"{name}/{aspect}{end}": value for end, value in ends.items()}
-    header = ["", *(aspect.replace("_", " ") for aspect in verdicts)]
-    shown = table(header, [[name, *cells] for name, cells in rows.items()])
+    right = {name: _right(context, name, ids, verdicts) for name in options.sources}
+    parts = {"": {aspect: np.ones(pairs.shape[1], bool) for aspect, pairs in verdicts.items()}}
+    if options.given:
+        shown = read_scores(context, options.given, ids).mean(1) == 1
+        parts[f"{GIVEN}/"] = {aspect: shown[pairs].all(0) for aspect, pairs in verdicts.items()}
+    scenes = {aspect: scene_ids[better] for aspect, (better, _) in verdicts.items()}
+    numbers, tables = {}, []
+    for part, taken in parts.items():
+        of_part = _shares(right, taken, scenes, options.leader)
+        numbers |= {f"{part}{key}": value for key, value in of_part.items()}
+        tables.append(_table(of_part, verdicts, options))
+    shown = f"\n\nGiven {options.given}:\n\n".join(tables)
     write_bytes(context.folder / "accuracy.md", f"{shown}\n".encode())
     print(shown, flush=True)
     return numbers
+
+
+def _right(context, name, ids, verdicts):
+    """Whether a reward prefers the better one of each pair, bool[pairs] by aspect."""
+    scores, aspects = standard_scores(context, name, ids), aspects_of(context, name)
+    right = {}
+    for aspect, (better, worse) in verdicts.items():
+        values = scores[:, aspects.index(aspect)] if aspect in aspects else scores.mean(1)
+        right[aspect] = values[better] > values[worse]
+    return right
+
+
+def _shares(right, taken, scenes, leader):
+    """How often each is right, and how much more often the leader, of the pairs that are taken: if any, by aspect."""
+    numbers = {f"pairs/{aspect}": int(rows.sum()) for aspect, rows in taken.items()}
+    for name, of_name in right.items():
+        for aspect, rows in taken.items():
+            mine = of_name[aspect][rows]
+            if not mine.size:
+                continue
+            found = {"": statistics.wilson(int(mine.sum()), mine.size)}
+            which = scenes[aspect][rows]
+            if leader and leader != name and len(set(which)) > 1:
+                found["_lead"] = statistics.paired_share(right[leader][aspect][rows], mine, which)
+            for key, interval in found.items():
+                ends = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+                numbers |= {f"{name}/{aspect}{key}{end}": value for end, value in ends.items()}
+    return numbers
+
+
+def _table(numbers, aspects, options):
+    """A row for each source; behind its shares how far the leader leads."""
+    header = ["", *(aspect.replace("_", " ") for aspect in aspects)]
+    header += [f"lead of {options.leader}: {each}" for each in header[1:] if options.leader]
+
+    def cell(key, form):
+        if key not in numbers:
+            return "–"
+        return f"{numbers[key]:{form}} [{numbers[f'{key}_low']:{form}}, {numbers[f'{key}_high']:{form}}]"
+
+    rows = []
+    for name in options.sources:
+        leads = [cell(f"{name}/{aspect}_lead", "+.3f") for aspect in aspects if options.leader]
+        rows.append([name, *(cell(f"{name}/{aspect}", ".3f") for aspect in aspects), *leads])
+    return table(header, rows)
 
 
 def _verdicts(context, gold, ids, scene_ids):

@@ -20,6 +20,7 @@ from narrative_jax.data.annotations import (
     majorities,
     merged,
     read_verdicts,
+    rescored,
     unfit,
     verified,
 )
@@ -124,7 +125,7 @@ def _merge(context, options, candidates):
     dropped = [key for key, each in verdicts.items() if each["verdict"] == DROPPED]
     rejects += [{"candidate_id": id, "aspect": aspect, "reason": "dropped by people"} for id, aspect in dropped]
     judged = [each for each in fit if (each.candidate_id, each.aspect) not in dropped]
-    preferences = majorities(judged, scene_of)
+    preferences = majorities(rescored(judged, verdicts), scene_of)
     if not preferences:
         given, rule = f"{len(said)} annotations of {options.source}", "of no scene two pictures are annotated"
         raise InputError(given, rule, "draw several of each, or look at rejects.jsonl")

@@ -13,6 +13,7 @@ from narrative_jax.core.files import write_json
 from narrative_jax.core.records import Candidate, Scene
 from narrative_jax.data.datasets import write_records
 from narrative_jax.data.photos import read_photo
+from narrative_jax.data.published_pairs import is_published
 from narrative_jax.runs.chunks import leave_kinds
 from narrative_jax.runs.collected import CollectOptions
 from narrative_jax.runs.directory import Context
@@ -26,6 +27,8 @@ def check(context: Context, options: Options) -> None:
     """Raise InputError for pictures, prompts or preferences that are missing or cannot be read."""
     files = {key: getattr(options, key) for key in ("pictures", "preferences", "examples")}
     given = {key: value for key, value in files.items() if value is not None}
+    if options.preferences and is_published(options.preferences) and not options.pictures:
+        given.pop("pictures", None)  # they bring their own
     for key in [key for key, value in given.items() if not value] or (() if given else ("pictures",)):
         remedy = f"set it in each entry that collects, e.g. --config.{context.name}.{key}=PATH"
         raise InputError(f"{key} ''", "there is no file to take them from", remedy)

@@ -6,6 +6,7 @@ from narrative_jax.statistics.agreement import majority as majority
 from narrative_jax.statistics.agreement import pairwise_agreement as pairwise_agreement
 from narrative_jax.statistics.intervals import Interval as Interval
 from narrative_jax.statistics.intervals import paired_bootstrap as paired_bootstrap
+from narrative_jax.statistics.intervals import paired_share as paired_share
 from narrative_jax.statistics.intervals import wilson as wilson
 from narrative_jax.statistics.intervals import win_rate as win_rate
 from narrative_jax.statistics.matching import copy_paste as copy_paste

@@ -36,6 +36,25 @@ def paired_bootstrap(treated, baseline, confidence=0.95, num_resamples=2000, see
     return bootstrap(mean, differences.size, confidence, num_resamples, seed)
 
 
+def paired_share(one, other, groups, confidence=0.95, num_resamples=2000, seed=0) -> Interval:
+    """Share of trials where `one` is right less that where `other` is, bool[trials] each, resampling whole groups.
+
+    `groups` [trials] says which trials hang together, e.g. pairs of pictures of one scene. Raises InputError for
+    unequal lengths, fewer than two groups and bad options.
+    """
+    one, other = (as_numbers(name, each, ("trials",)) for name, each in (("one", one), ("other", other)))
+    groups = np.unique(groups, return_inverse=True)[1]
+    if not len(one) == len(other) == len(groups):
+        given = f"{len(one)}, {len(other)} verdicts and {len(groups)} groups"
+        raise InputError(given, "they are of the same trials", "give each as many")
+    ahead, trials = np.bincount(groups, one - other), np.bincount(groups)
+
+    def share(units):
+        return ahead[units].sum(-1) / trials[units].sum(-1)
+
+    return bootstrap(share, len(trials), confidence, num_resamples, seed)
+
+
 def bootstrap(statistic: Callable, num_units, confidence, num_resamples, seed) -> Interval:
     """Expanded percentile bootstrap of `statistic`, which maps indices of units [..., units] to values [...].
 

@@ -1,0 +1,87 @@
+"""Pick-a-Pic (Kirstain et al. 2023): two pictures of a prompt and which one its writer preferred, in Parquet files.
+
+A row has caption, jpg_0 and jpg_1, label_0 and label_1 (1 for the better one, 0.5 each for a tie), and maybe has_label.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from narrative_jax.core.errors import InputError
+from narrative_jax.data.parquet import column_of, opened
+from narrative_jax.data.photos import DamagedPictureError, decode_photo, size_of_whole
+from narrative_jax.data.ranked import FILES_KEPT, Looked, Ranked, checked
+
+_CELLS = ("jpg_0", "jpg_1")
+_ABOUT = ("caption", "label_0", "label_1")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture in a row of a group of a Parquet file, read when it is asked for; `size` is its height and width."""
+
+    file: Path
+    group: int
+    row: int
+    column: str
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.column} in row {self.row} of group {self.group}"
+
+    def read(self) -> np.ndarray:
+        """u8[h, w, 3]. Raises InputError."""
+        return decode_photo(self.bytes(), f"{self}")
+
+    def bytes(self) -> bytes:
+        """As they are stored."""
+        return column_of(self.file, self.stat().st_mtime_ns, self.group, self.column)[self.row].as_py()
+
+    def stat(self) -> os.stat_result:
+        """Of the file."""
+        return self.file.stat()
+
+
+@lru_cache(maxsize=FILES_KEPT)
+def look_at_rows(path: Path, changed: int) -> Looked:
+    """What a file holds, read group by group: first what is small, then the pictures of those rows that were judged.
+
+    `changed` is the file's time. Raises InputError for another one.
+    """
+    names = opened(path, lambda file: file.schema_arrow.names)
+    if missing := [name for name in (*_ABOUT, *_CELLS) if name not in names]:
+        rule = f"it has no column {missing[0]}, as Pick-a-Pic has"
+        raise InputError(f"{path}", rule, f"its columns are {', '.join((*_ABOUT, *_CELLS))}")
+    looked, unjudged, before = Looked([], [], 0), 0, 0
+    about = [*_ABOUT, *(name for name in ("has_label",) if name in names)]
+    for group in tqdm(range(opened(path, lambda file: file.num_row_groups)), f"{path}", delay=5):
+        rows = opened(path, lambda file, group=group: file.read_row_group(group, about)).to_pylist()
+        for row, each in enumerate(rows):
+            if each.get("has_label") is False or None in (each["label_0"], each["label_1"]):
+                unjudged += 1
+                continue
+            given, id = f"{path}, row {before + row}", f"{path.stem}/{before + row}"
+            try:
+                cells = list(_cells(path, changed, group, row))
+                ranks = [-float(each[name]) for name in _ABOUT[1:]]
+                looked.ranked.append(checked(Ranked(id, (each["caption"] or "").strip(), cells, ranks), Cell.bytes))
+            except InputError as error:
+                looked.damaged.append((given, f"{error.args[0]}: {error.args[1]}"))
+        before += len(rows)
+    return looked._replace(unjudged=unjudged)
+
+
+def _cells(path, changed, group, row) -> Iterator[Cell]:
+    """A row's pictures, whole ones. Raises DamagedPictureError."""
+    for name in _CELLS:
+        cell = column_of(path, changed, group, name)[row]
+        data = cell.as_py() if pa.types.is_binary(cell.type) or pa.types.is_large_binary(cell.type) else None
+        if not data:
+            raise DamagedPictureError(name, "it is missing", "give a whole one")
+        yield Cell(path, group, row, name, size_of_whole(data, name))
