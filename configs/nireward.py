@@ -115,8 +115,8 @@ def _bench(config):
     """
     draw = {"stage": "generate", "split": "test", "scene_seed": 7}
     raters = {"annotator": "raters", "raters": {"seeds": (10, 11, 12)}, "spread": 1.5}
+    trained = {"reward": "trained", "reward_from": "nireward"}
     judges = {
-        "nireward": {"reward": "trained", "reward_from": "nireward"},
         "clip": {key: config.by_text[key] for key in ("reward", "clip_cosine")},
         "aesthetic": {key: config.by_looks[key] for key in ("reward", "aesthetic")},
         "identity": {key: config.by_subject[key] for key in ("reward", "identity")},
@@ -129,20 +129,32 @@ def _bench(config):
     config.kept = {**draw, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
     entries = [f"bench_{name}" for name in VARIANTS]
     for pictures in ("bench", "kept"):
-        config[f"{pictures}_labels"] = {"stage": "annotate", "source": pictures, **raters}
-        scores = {f"{pictures}_by_{name}": judge for name, judge in judges.items()}
+        labels, own = f"{pictures}_labels", f"{pictures}_critiques"
+        config[labels] = {"stage": "annotate", "source": pictures, **raters}
+        config[own] = {"stage": "criticise", "source": pictures, "gold": True, **trained}
+        read = {
+            "nireward": {"critiques_from": own},
+            "annotated_critiques": {"critiques_from": labels},
+            "no_critiques": {"control": "without_critiques"},
+            "grey": {"control": "unseen"},  # in writing and in scoring
+            "grey_and_own_critiques": {"control": "unseen", "critiques_from": own},
+            "swapped_critiques": {"control": "swapped_critiques", "critiques_from": own},
+            "critique_length": {"control": "critique_length", "critiques_from": own},
+        }
+        judged = {name: {**trained, **how} for name, how in read.items()} | judges
+        scores = {f"{pictures}_by_{name}": judge for name, judge in judged.items()}
         for name, judge in scores.items():
             config[name] = {"stage": "score", "source": pictures, **judge}
         config[f"{pictures}_present"] = {"stage": "score", "source": pictures, "reward": "presence"}
         config[f"{pictures}_accuracy"] = {
             "stage": "accuracy",
-            "gold": f"{pictures}_labels",
+            "gold": labels,
             "sources": tuple(scores),
             "leader": f"{pictures}_by_nireward",
             "given": f"{pictures}_present",
             "pairs": 4000,
         }
-        entries += [pictures, *(f"{pictures}_{last}" for last in ("labels", "present"))]
+        entries += [pictures, labels, f"{pictures}_present", own]
         entries += [*scores, f"{pictures}_accuracy"]
     return entries
 

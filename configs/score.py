@@ -17,6 +17,9 @@ ratings on the three aspects instead; its pictures come with subjects, so from a
     python -m narrative_jax.launch --config=configs/score.py:judge --config.collect.pictures=FILE.jsonl \
         --config.judge.http_judge.url=http://localhost:8000/v1 --config.judge.http_judge.model=NAME
 
+`:critique` writes a critique of each aspect and scores on it, and has both in the table: NIReward, as its training by
+configs/nireward.py leaves it in --config.critiques.nireward.weights=FILE; pictures come with subjects.
+
 A server that wants an API key gets it from the environment: --config.judge.http_judge.key_variable=OPENAI_API_KEY.
 """
 
@@ -28,8 +31,8 @@ LARGE, HUGE = "ViT-L/14", "ViT-H/14"
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """CLIP's cosine alone, `all` scores with weights, those of `storybook`, or the `judge` behind a server."""
-    check_name("variant", variant, ("", "all", "storybook", "judge"))
+    """CLIP's cosine alone, `all` scores with weights, those of `storybook`, the `judge` of a server, or `critique`."""
+    check_name("variant", variant, ("", "all", "storybook", "judge", "critique"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -41,6 +44,11 @@ def get_config(variant: str = "") -> ConfigDict:
         options = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8}
         config.judge = {"stage": "score", "source": "collect", "reward": "http_judge", "http_judge": options}
         scores = ("judge",)
+    elif variant == "critique":
+        config.critiques = {**score, "stage": "criticise", "reward": "nireward", "nireward": {"weights": ""}}
+        config.nireward = {**score, "reward": "nireward", "critiques_from": "critiques"}
+        config.nireward.nireward = config.critiques.nireward  # shared, not copied
+        scores = ("nireward",)
     else:
         config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
         scores = ("clip",)
@@ -64,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
         identity |= {"max_subjects": 1, "regions": (), "landmarks": False}
         config.identity = {**score, "reward": "identity", "identity": identity}
         scores = ("clip", "clip_score", "hps", "pick", "aesthetic", "subject", "identity")
-    config.table = {"stage": "tabulate", "sources": scores}
-    config.stages = ("collect", *scores, "table")
+    critiques = ("critiques",) if variant == "critique" else ()
+    config.table = {"stage": "tabulate", "sources": scores, "critiques": critiques}
+    config.stages = ("collect", *critiques, *scores, "table")
     return config

@@ -15,7 +15,7 @@ COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _MINE = COMPILED not in os.environ
 if _MINE:
     os.environ[COMPILED] = tempfile.mkdtemp(prefix="narrative_jax_compiled_")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_unconfigure():

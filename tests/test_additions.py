@@ -131,6 +131,7 @@ def test_a_second_family_is_sampled_and_exported(toy_run, tmp_path):
         sample.load(workdir)
 
 
+@pytest.mark.slow
 def test_a_reward_that_writes_critiques_trains_an_adapter_of_its_own(tmp_path):
     config = tiny(stages=("reference", "calibrate", "generate", "score", "screen", "critic", "by_critic"))
     with config.unlocked():

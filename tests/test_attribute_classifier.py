@@ -36,6 +36,7 @@ def seen_by_the_oracle(truth, seen):
     return np.take_along_axis(seen.drawing.identities, np.maximum(match(truth, seen), 0)[..., None], 1)
 
 
+@pytest.mark.slow
 def test_learns_a_small_set_by_heart():
     batch = practice(np.random.default_rng(3), 16)
     network, losses = train(40, draw=lambda rng: batch)

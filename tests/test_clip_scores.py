@@ -52,12 +52,13 @@ def images():
 
 def cosines(params, images, prompts=PROMPTS):
     """Of each prompt and its picture, by both towers at once."""
-    text, looks = clip_network()[0].bind(params)(TOKENIZER.encode(prompts, TEXT.max_length), normalise(images, CLIP))
+    network, tokens = clip_network()[0], TOKENIZER.encode(prompts, TEXT.max_length)
+    text, looks = jax.jit(lambda params, *given: network.bind(params)(*given))(params, tokens, normalise(images, CLIP))
     return np.asarray((text * looks).sum(1))
 
 
 def scored(reward, images):
-    return np.asarray(reward.score(reward.params, images, reward.encode(SCENES)))[:, 0]
+    return np.asarray(jax.jit(reward.score)(reward.params, images, reward.encode(SCENES)))[:, 0]
 
 
 def test_scores_are_what_they_are_called(clip, params, images):
@@ -225,5 +226,5 @@ def test_unfit_files(tmp_path):
 def test_a_gradient_reaches_every_pixel_that_is_seen(clip, images):
     reward = ClipCosine(clip)
     context = reward.encode(SCENES)
-    slope = jax.grad(lambda x: reward.score(reward.params, x, context).sum())(images)
+    slope = jax.jit(jax.grad(lambda x: reward.score(reward.params, x, context).sum()))(images)
     assert (np.abs(slope[:, :, 6:21]).max((1, 2, 3)) > 1e-5).all() and np.isfinite(slope).all()

@@ -31,6 +31,7 @@ def test_they_are_small():
     assert sum(path.stat().st_size for path in files) < 8e6
 
 
+@pytest.mark.slow
 def test_they_find_the_other_half_of_a_pair(tmp_path):
     """Of 64 pairs, by the command that measures them; chance is 1 of 64."""
     flags = [f"--config={CONFIGS / 'encoders.py'}:embedded", "--config.retrieve.pairs=64"]

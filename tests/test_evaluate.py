@@ -102,6 +102,7 @@ def test_the_share_of_the_gap_has_an_interval(values):
     assert numbers["gold/gap_closed_low"] < numbers["gold/gap_closed"] < numbers["gold/gap_closed_high"]
 
 
+@pytest.mark.slow
 def test_the_pairs_of_the_configs():
     controls = pipeline.completed(load(f"{CONFIG}:controls"))
     pipeline.check(controls)

@@ -118,6 +118,7 @@ def test_the_reward_on_the_card(entry, told):
     assert export._reward(run, entry) == told
 
 
+@pytest.mark.slow
 def test_back_in_sample(run, exported):
     """The exported folder draws as the entry does, with portraits too, and not as the baseline."""
     scene = storybook_scenes("test", 1)[0]

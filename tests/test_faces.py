@@ -128,10 +128,12 @@ def test_measures_of_faces(encoder):
     asked, other = with_faces(scenes(2)[0], 2), with_faces(scenes(2)[0], 3)
     drawn, true = pictures(1, 40, 40, seed=1), pictures(1, 40, 40, seed=2)
     context, places = reward.encode([asked]), faces_of([other])
-    measured = reward.measures(reward.params, drawn, context, true, places)
-    np.testing.assert_allclose(measured["identity"], reward.score(reward.params, drawn, context)[:, 0], atol=1e-6)
+    measure = jax.jit(reward.measures)
+    measured = measure(reward.params, drawn, context, true, places)
+    scores = jax.jit(reward.score)(reward.params, drawn, context)[:, 0]
+    np.testing.assert_allclose(measured["identity"], scores, atol=1e-6)
     assert -1 <= float(measured["copy_paste"][0]) <= 1
-    itself = reward.measures(reward.params, drawn, context, drawn, context.faces)
+    itself = measure(reward.params, drawn, context, drawn, context.faces)
     assert float(itself["copy_paste"][0]) == pytest.approx(-1, abs=1e-3)
 
 

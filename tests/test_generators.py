@@ -226,6 +226,7 @@ def test_guidance(drawer, tiny_generator, mesh):
     assert np.abs(textless.astype(int) - plain).max() > 20 and np.abs(guided(2.0) - plain).max() > 20
 
 
+@pytest.mark.slow
 def test_guidance_on_subjects(drawer, tiny_generator, mesh):
     """Off the subjects' scale at 1.0; where both scales are equal, one comparison with neither does for both."""
     generator, params = tiny_generator
@@ -366,6 +367,7 @@ def test_whether_an_adapter_changes_what_is_prepared(tiny_generator, segments):
     assert twice.prepares_as(adapted) and twice.prepares_as(generator) == same
 
 
+@pytest.mark.slow
 def test_a_generator_from_files(tiny_generator, tmp_path):
     generator, params = tiny_generator
     generator.text.tokenizer.save(tmp_path / "tokenizer.json")
@@ -399,6 +401,7 @@ COMPRESSING = replace(
 )
 
 
+@pytest.mark.slow
 def test_an_autoencoder_with_weights(mesh):
     """They come with the generator's: those of its decoder draw, those of its encoder read subject images."""
     generator, weights = COMPRESSING.load(COMPRESSING.Options(weights="random"), 0)
@@ -435,6 +438,7 @@ def test_sizes_that_tokens_do_not_fill(name):
         replace(STORYBOOK_FLOW, **{name: 43})
 
 
+@pytest.mark.slow
 def test_weights_come_spread_over_a_mesh(tmp_path):
     """From the file, and where they are drawn: each array as its axes say, with the same numbers and hash."""
     script, out = Path(__file__).with_name("loading_on_meshes.py"), tmp_path / "found.json"

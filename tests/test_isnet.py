@@ -119,6 +119,7 @@ def networks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 98), (40, 33)])
+@pytest.mark.slow
 def test_all_six_answers(networks, size):
     import torch
 

@@ -101,6 +101,7 @@ def test_every_one_in_the_place_of_every_other():
         assert message.endswith(remedy)
 
 
+@pytest.mark.slow
 def test_sizes_are_those_that_options_name():
     """Where the remedy is to ask for another size, there is one of that name."""
     named = {

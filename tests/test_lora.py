@@ -129,6 +129,7 @@ def test_a_stack_adds_up():
 # The network
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_changes_nothing(base):
     network, params = adapted(base, {}, random=False)
     assert params.keys() - base.keys() == {name for name in params if adapter_of(name) == "adapter0"}
@@ -337,6 +338,7 @@ def test_an_adapter_with_other_arrays(tiny_generator, saved, change, message):
         with_saved_adapter(write(change(weights)), *tiny_generator)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_network(tiny_generator, saved):
     """Its own description and arrays agree; what does not fit is the generator, or only its weights."""
     write, _, made_with = saved

@@ -225,6 +225,7 @@ def test_nothing_hangs_on_the_order_of_two_pictures(reward, pictures, scenes):
         assert float(other.metrics[name]) == pytest.approx(float(value), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, pictures, scenes):
     given = batch(reward, pictures, scenes, np.full((2, 3), np.nan))
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import one_entry
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from narrative_jax import launch
 from narrative_jax.core.config import load
@@ -17,6 +19,15 @@ from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward_files import ABOUT, NIRewardOptions
 
+READ = (
+    "nireward",
+    "annotated_critiques",
+    "no_critiques",
+    "grey",
+    "grey_and_own_critiques",
+    "swapped_critiques",
+    "critique_length",
+)
 CONFIG = Path(__file__).parents[1] / "configs" / "nireward.py"
 
 
@@ -37,10 +48,14 @@ def test_each_entry_is_done(run):
     described = [json.loads(line) for line in (run / "seeing" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["description"] > 0 and row["comparison"] > 0 and 0 <= row["tokens_right"] <= 1 for row in described)
     for pictures, labels in {"bench": 4 * 6, "kept": 4}.items():
+        assert summary[f"{pictures}_critiques/there/visual_quality/unclean"] > 0
+        assert not any(key.startswith(f"{pictures}_critiques/there/") and key.endswith("other") for key in summary)
         assert summary[f"{pictures}_labels/preferences"] == 3 * labels
-        for name in ("nireward", "clip", "aesthetic", "identity", "raters", "oracle"):
+        judges = (*READ, "clip", "aesthetic", "identity", "raters", "oracle")
+        for name in judges:
             key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
             assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
+            assert name == "nireward" or -1 <= summary[f"{key}_lead"] <= 1
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["critique"] > 0 and row["ranking"] > 0 and row["grad_norm"] > 0 for row in rows)
 
@@ -76,6 +91,91 @@ def test_what_was_trained_scores_pictures(run):
         reward.write_critiques(reward.params, reward.fit(images / 127.5 - 1, context), context)
     )
     assert len(words) == 3
+
+
+def scores_of(run, name):
+    found = open_records(run / f"bench_by_{name}" / "scores", Score).columns("candidate_id", "scores")
+    return dict(zip(found["candidate_id"], map(np.array, found["scores"]), strict=True))
+
+
+@pytest.mark.slow
+def test_controls_tell_what_scores_come_of(run):
+    """Own critiques from their records as when they are written; others, grey and none are something else."""
+    critiques = open_records(run / "bench_critiques" / "annotations", Annotation)
+    said = {(each.candidate_id, each.aspect): each.critique for each in critiques}
+    assert len(said) == 16 * 3
+    scores = {name: scores_of(run, name) for name in READ}
+    config = json.loads((run / "config.json").read_text())
+    own = {"stage": "score", "source": "bench", "reward": "trained", "reward_from": "nireward"}
+    config["bench_by_itself"] = own
+    one_entry.run(config, "bench_by_itself", run)
+    for id, found in scores_of(run, "itself").items():
+        np.testing.assert_allclose(found, scores["nireward"][id], atol=1e-5)
+    for name in READ[1:]:
+        assert any(np.abs(found - scores[name][id]).max() > 1e-6 for id, found in scores["nireward"].items()), name
+    pictures, grey = open_records(run / "bench" / "candidates", Candidate).columns("id", "scene_id"), {}
+    for id, scene_id in zip(pictures["id"], pictures["scene_id"], strict=True):
+        np.testing.assert_allclose(scores["grey"][id], grey.setdefault(scene_id, scores["grey"][id]), atol=1e-6)
+    for id, found in scores["critique_length"].items():
+        assert found.tolist() == [-len(said[id, aspect]) for aspect in ASPECTS]
+
+
+@pytest.mark.slow
+def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
+    """configs/score.py:critique: one command, of weights given once, and critiques beside scores in the table."""
+    monkeypatch.chdir(tmp_path)
+    pictures = open_records(run / "drawn" / "candidates", Candidate)
+    scenes = {each.id: each for each in open_records(run / "drawn" / "scenes", Scene)}
+    lines = []
+    for number in range(3):
+        scene = scenes[pictures[number].scene_id]
+        Image.fromarray(pictures[number].image).save(f"{number}.png")
+        Image.fromarray(scene.subjects[0].images[0]).save(f"{number}_portrait.png")
+        who = {"class_word": "character", "images": [f"{number}_portrait.png"]}
+        line = {"id": f"{number}", "prompt": scene.prompt, "picture": f"{number}.png", "subjects": [who]}
+        lines.append(json.dumps(line))
+    Path("mine.jsonl").write_text("\n".join(lines))
+    weights = run / "nireward" / WEIGHTS
+    flags = ["--config.collect.pictures=mine.jsonl", f"--config.critiques.nireward.weights={weights}"]
+    assert launch.main([f"--config={CONFIG.with_name('score.py')}:critique", *flags, "--workdir=out"]) == 0
+    table = pq.read_table("out/table/scores.parquet").to_pydict()
+    assert table["id"] == ["0", "1", "2"] and set(ASPECTS) < table.keys()
+    said = {each.aspect: each.critique for each in open_records(Path("out/critiques/annotations"), Annotation)}
+    assert {aspect: table[f"critiques/{aspect}"][2] for aspect in ASPECTS} == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"control": "blind"}, "unknown control 'blind'"),
+        ({"control": "swapped_critiques", "critiques_from": ""}, "it is of given critiques; name an entry"),
+        ({"control": "without_critiques"}, "without critiques none is read"),
+        ({"critiques_from": "bench"}, "critiques of 'bench': it leaves none"),
+        ({"critiques_from": "kept_critiques"}, "critiques of 'kept_critiques', of kept: the pictures are of bench"),
+        ({"reward": "oracle"}, "critiques_from 'bench_critiques': this reward reads no critiques"),
+    ],
+)
+def test_bad_controls(changes, message):
+    config = load(f"{CONFIG}:tiny")
+    with config.unlocked():
+        config.bench_by_nireward.update(changes)
+    with pytest.raises(InputError, match=message):
+        one_entry.check(config, "bench_by_nireward")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": ""}, "source ''"),
+        ({"reward": "clip_cosine", "clip_cosine": {"size": "storybook"}}, "it writes no critiques"),
+    ],
+)
+def test_what_writes_no_critiques(changes, message):
+    config = load(f"{CONFIG}:tiny")
+    with config.unlocked():
+        config.bench_critiques.update(changes)
+    with pytest.raises(InputError, match=message):
+        one_entry.check(config, "bench_critiques")
 
 
 @pytest.mark.slow

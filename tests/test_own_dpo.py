@@ -65,6 +65,7 @@ def made(tmp_path_factory, tiny_weights):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_of_pairs(made, capsys, tmp_path):
     numbers = read_json(made / "run" / "summary.json")
     assert (numbers["collect/pictures"], numbers["collect/preferences"], numbers["collect/left_out"]) == (6, 3, 1)
@@ -82,6 +83,7 @@ def test_a_run_on_a_folder_of_pairs(made, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_file_and_a_folder_are_the_same(made, tiny_weights, tmp_path, capsys):
     pairs = make_lines(made / "pairs")
     assert run(pairs, tmp_path / "run", 'stages=("collect", "align")', weights=tiny_weights) == 0
@@ -91,6 +93,7 @@ def test_a_file_and_a_folder_are_the_same(made, tiny_weights, tmp_path, capsys):
     assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_gaps_and_subjects_of_ones_own(made, tiny_weights, tmp_path, capsys):
     portraits = [{"class_word": "character", "images": ["ant_w.png"]}]
@@ -106,6 +109,7 @@ def test_gaps_and_subjects_of_ones_own(made, tiny_weights, tmp_path, capsys):
     assert "pair 3/chosen over 3/rejected with gap -2: β(a)" in message and "it must be positive" in message
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_one_pair_is_enough(made, tiny_weights, tmp_path):
     line = {"prompt": "Mara jumps.", "chosen": "cat_w.png", "rejected": "cat_l.png"}

@@ -97,6 +97,7 @@ def test_from_photos_to_the_report(own, tiny_weights, tmp_path, capsys):
     assert "backpack" in report and "picture_statistics" in report
 
 
+@pytest.mark.slow
 def test_no_pair_left_and_a_scene_too_many(own, tmp_path, capsys):
     """An untrained generator draws grey: no picture is better than another, and the run still ends with its report."""
     asked = [json.loads(line) for line in (own / "scenes.jsonl").read_text().splitlines()]

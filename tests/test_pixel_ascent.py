@@ -58,6 +58,7 @@ def test_the_table_says_what_gold_gains(true, monkeypatch):
     assert float(last[4]) > 0 and last[3].count("→") == 1
 
 
+@pytest.mark.slow
 def test_rewards_are_made_of_the_files_of_a_folder(true):
     images, asked = true
     made = rewards(ENCODERS)

@@ -289,6 +289,7 @@ def test_flops_of_a_network_are_those_that_its_compiler_counts():
     assert mine == pytest.approx(theirs, rel=0.1) and mine < theirs
 
 
+@pytest.mark.slow
 def test_what_is_kept_trades_memory_for_recomputation():
     preset = replace(TINY_FLOW, transformer=replace(TINY_FLOW.transformer, scanned=True, double_blocks=3))
     context, found = entry_of("adpo:tiny", tiny=preset), {}

@@ -95,6 +95,7 @@ def test_where_one_ends_all_end_and_say_why(kind, own, others, code, who):
         finish([started[who]], seconds=1)
 
 
+@pytest.mark.slow
 def test_who_works_without_a_word_is_not_lost():
     found = finish([start([SCRIPT, "computes 1"], places) for places in places_of(2)])
     # The first waits for something that the second, at the end of its work, does not ask for.
@@ -122,6 +123,7 @@ def launch(workdir, places, *flags, **more):
     return start(command, places, **more)
 
 
+@pytest.mark.slow
 def test_processes_that_were_started_otherwise(tmp_path):
     first, second = places_of(2)
     found = finish([launch(tmp_path, first), launch(tmp_path, second, "--config.align.batch_size=8")])
@@ -131,6 +133,7 @@ def test_processes_that_were_started_otherwise(tmp_path):
     assert message in found[0][2] and not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_they_do_not_share(tmp_path):
     again = "import sys; from narrative_jax import launch; from narrative_jax.runs import opening"
     again += "; opening.SEEN_WITHIN = 1; sys.exit(launch.main())"

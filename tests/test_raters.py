@@ -7,6 +7,7 @@ import pytest
 from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.corruptions import can_corrupt, corrupt
+from narrative_jax.storybook.critiques import critique, faults
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import NoiseModel, Rater
@@ -55,6 +56,26 @@ def test_scores_are_on_the_scale_and_annotations_to_a_tenth(sample):
     assert [a.aspect for a in annotations[:3]] == list(ASPECTS) and annotations[0].annotator == "rater-0"
     np.testing.assert_allclose([a.score for a in annotations], scores.ravel(), atol=0.051)
     assert all(re.fullmatch(r"[A-Z].*\.", a.critique) and "None" not in a.critique for a in annotations)
+
+
+def test_every_fault_that_is_named_is_known_by_its_words(sample):
+    """As many kinds as the findings have, none of them strange; praise names nothing."""
+    judgement, _ = sample
+    all_facts = [f for f in drawings("tune", range(40), 1)[0] for _ in range(rater_agreement.CANDIDATES)]
+    kinds = set()
+    for seen, facts in zip(judgement.findings, all_facts, strict=True):
+        found = {aspect: faults(critique(aspect, seen, facts)) for aspect in ASPECTS}
+        kinds |= set.union(*found.values())
+        prompt, identity, quality = found.values()
+        assert {who for kind, who in prompt if kind == "missing"} == set(seen.missing)
+        assert ("too many", "") in prompt or not seen.extra
+        assert {who for kind, who in quality if kind == "cut"} == {c.name for c in seen.characters if c.cut > 0.1}
+        wrong = {c.name for c in seen.characters if c.wrong}
+        assert {who for kind, who in identity if kind in ("attribute", "leak")} == wrong
+        copied = {c.name for c in seen.characters if c.action == PORTRAIT_POSE}
+        assert {who for kind, who in identity if kind == "copied"} == copied
+    assert "other" not in {kind for kind, _ in kinds} and len({kind for kind, _ in kinds}) >= 12
+    assert faults("Everyone looks as in the portrait.") == set() and faults("Zzz.") == {("other", "")}
 
 
 def test_severity_is_lasting(sample):
@@ -120,6 +141,7 @@ def test_ties(sample):
     assert all(p.tie for p in wide.prefer(wide.scores(judgement, ids), ids, [(0, 1), (2, 3)]))
 
 
+@pytest.mark.slow
 def test_two_raters_agree_as_people_do(sample):
     judgement, ids = candidates(120, seed=0)
     figures = rater_agreement.agreement(judgement, ids, "overall")

@@ -147,6 +147,7 @@ def own_pairs(folder, opaque=None, **refine):
     return found
 
 
+@pytest.mark.slow
 def test_people_s_own_pairs_without_an_annotator(tmp_path):
     found = own_pairs(tmp_path)
     pipeline.run(found, tmp_path / "run")
@@ -236,6 +237,7 @@ def test_annotations_of_a_stopped_run_are_kept(tmp_path, monkeypatch):
     assert not (tmp_path / "refine" / "chunks").exists()
 
 
+@pytest.mark.slow
 def test_an_arm_is_judged_by_the_scenes_as_they_are(tmp_path, tiny_weights):
     """It is shown subjects on white; what is asked of its pictures is what is asked of the baseline's."""
     found = own_pairs(tmp_path, opaque=(20, 20, 20), background="given")

@@ -109,7 +109,7 @@ def noise_of(models, algorithm):
     return noise[:, 0], int(algorithm._stop(KEY))
 
 
-@pytest.mark.parametrize("through", ["all", "first"])
+@pytest.mark.parametrize("through", ["all", pytest.param("first", marks=pytest.mark.slow)])
 def test_the_gradient_of_one_step(models, through):
     """As of the rollout written down, and differentiated as it stands."""
     algorithm = ReFL(num_steps=4, window=(2, 4), through=through, reward_weight=3.0, **GUIDED)
@@ -132,6 +132,7 @@ def test_the_gradient_of_one_step(models, through):
     assert metrics["pull/text"] > 0 and metrics["pull/looks"] > 0
 
 
+@pytest.mark.slow
 def test_both_ways_through_guidance_differ(models):
     algorithm = ReFL(num_steps=4, window=(2, 3), **GUIDED)
     both, first = (learned(models, replace(algorithm, through=name))[0] for name in ("all", "first"))
@@ -224,6 +225,7 @@ def test_a_reward_alone_is_followed_as_it_is(models, random_weights):
 
 
 @pytest.mark.parametrize(("statistics", "mean", "deviation"), [("raw", 0.0, 1.0), ("calibration", 0.1, 0.2)])
+@pytest.mark.slow
 def test_what_terms_are_measured_against(models, statistics, mean, deviation):
     _, metrics = learned(models, ReFL(num_steps=2, window=(1, 2), statistics=statistics))
     expected = sum(w * (metrics[f"reward/{n}"] - mean) / deviation for n, w in {"text": 0.5, "looks": 0.25}.items())

@@ -25,11 +25,16 @@ NOISE = np.float32(RNG.normal(size=(2, 25, 192)))
 WHERE = {"first": np.array([True, False]), "both": np.array([True, True])}
 
 
+def encoded(generator, params):
+    """What two scenes ask for."""
+    return jax.tree.map(np.asarray, generator.encode(params, [ONE, TWO]))
+
+
 @pytest.fixture(scope="module", params=["independent", "dependent"])
 def asked(request, tiny_generator, random_weights):
     """A generator whose subjects see themselves alone, or the picture too; its weights, and what two scenes ask for."""
     generator, params = tiny_generator
-    conditioning = generator.encode(params, [ONE, TWO])
+    conditioning = encoded(generator, params)
     if request.param == "independent":
         return generator, params, conditioning
     config = replace(TINY_FLOW, transformer=replace(TINY_FLOW.transformer, independent_subjects=False))
@@ -63,7 +68,7 @@ def far(left, right):
 
 def test_subjects_are_prepared_unless_they_see_the_picture(asked, denoise):
     generator, params, conditioning = asked
-    prepared = generator.prepare(params, conditioning)
+    prepared = jax.jit(generator.prepare)(params, conditioning)
     if not generator.config.transformer.independent_subjects:
         assert prepared is None
         return
@@ -80,7 +85,7 @@ def test_subjects_are_prepared_unless_they_see_the_picture(asked, denoise):
 def test_copies_equal_separate_calls(asked, denoise, is_prepared):
     """Rows are the conditioning's, each three times over, each time with noise and time of its own."""
     generator, params, conditioning = asked
-    prepared = generator.prepare(params, conditioning) if is_prepared else None
+    prepared = jax.jit(generator.prepare)(params, conditioning) if is_prepared else None
     rng = np.random.default_rng(1)
     noisy, t = rng.normal(size=(2, 3, 25, 192)), rng.random((2, 3))
     together = denoise(noisy.reshape(6, 25, 192), t.reshape(6), conditioning, prepared)
@@ -212,10 +217,10 @@ def adapted(tiny_generator):
     policy, weights = generator.with_adapter(params, "align", **made_with)
     rng = np.random.default_rng(3)
     trained = {name: np.float32(0.3 * rng.normal(size=w.shape)) for name, w in weights.items() if name not in params}
-    return policy, trained, params, generator.encode(params, [ONE, TWO])
+    return policy, trained, params, encoded(generator, params)
 
 
-@pytest.fixture(scope="module", params=["euler", "heun"])
+@pytest.fixture(scope="module", params=["euler", pytest.param("heun", marks=pytest.mark.slow)])
 def gradients(request, adapted):
     """gradients(followed) of a number of the rolled-out latents: as the package has it, and unrolled by hand."""
     generator, trained, frozen, conditioning = adapted

@@ -43,6 +43,7 @@ def test_the_embedded_generator_needs_no_run():
     assert sample.load().draw(PROMPT, count=1, num_steps=1).std() > 5
 
 
+@pytest.mark.slow
 def test_what_pictures_depend_on(painter, folder):
     """All of the request, and nothing but it."""
     red = np.asarray(Image.open("mara.png"))
@@ -70,6 +71,7 @@ def test_the_run_s_own_pictures_come_again(adpo_run):
             np.testing.assert_allclose(painter.draw_scene(scene, 1)[0].astype(int), candidate.image, atol=1)
 
 
+@pytest.mark.slow
 def test_candidates_of_what_was_trained(adpo_run, tmp_path):
     """An entry may draw with what another one trained, and otherwise than the run: as a painter of that does."""
     run = shutil.copytree(adpo_run, tmp_path / "run")

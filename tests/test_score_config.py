@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import one_entry
 import pyarrow.parquet as pq
@@ -71,9 +72,8 @@ def run(pictures, *flags, variant=""):
 def cosines(random_weights, images):
     reward = ClipCosine(small_clip(random_weights))
     asked = scenes(*[0] * len(images))
-    rows = [
-        reward.score(reward.params, to_float(i)[None], reward.encode([s])) for i, s in zip(images, asked, strict=True)
-    ]
+    score = jax.jit(reward.score)
+    rows = [score(reward.params, to_float(i)[None], reward.encode([s])) for i, s in zip(images, asked, strict=True)]
     return np.concatenate(rows)[:, 0]
 
 
@@ -104,9 +104,10 @@ def test_a_file_with_subjects_and_two_scores(drawn, place, random_weights):
     table = pq.read_table("run/table/scores.parquet").to_pydict()
     assert list(table) == ["id", "prompt", "clip_cosine_tiny", "identity_dinov2_tiny"]
     reward = Identity(small_dino(random_weights), 16)
+    score = jax.jit(reward.score)
     for number, image in enumerate(drawn):
         asked = [Scene("", "", [subject(number + 3)], "user")]
-        expected = float(reward.score(reward.params, to_float(image)[None], reward.encode(asked))[0, 0])
+        expected = float(score(reward.params, to_float(image)[None], reward.encode(asked))[0, 0])
         assert table["identity_dinov2_tiny"][number] == pytest.approx(expected, abs=1e-4)
 
 

@@ -62,6 +62,7 @@ def test_silhouettes_are_where_pictures_differ_without_anybody():
     assert masks.mean((1, 2)).min() > 0.05 and masks.mean((1, 2)).max() < 0.5
 
 
+@pytest.mark.slow
 def test_portraits_and_pictures_by_turns(trainee):
     batches = trainee.batches(Segmentation())
     ids, batch = batches.make(np.arange(4))
@@ -81,6 +82,7 @@ def test_portraits_and_pictures_by_turns(trainee):
     assert batch["mask"][2].mean() == pytest.approx(portrait.masks[0].mean(), abs=0.03)
 
 
+@pytest.mark.slow
 def test_what_is_left_is_read_as_published_weights_are(trainee, tmp_path):
     assert not any(name.endswith(STATISTICS) for name in trainee.params) and trainee.frozen
     context = one_entry.entry(load(f"{CONFIG}:tiny"), "isnet", tmp_path)
@@ -99,6 +101,7 @@ def test_another_algorithm_is_refused():
         one_entry.check(config, "isnet")
 
 
+@pytest.mark.slow
 def test_what_ships_finds_held_out_portraits():
     """Mean overlap ≥ 0.9, before plain and before busy backgrounds."""
     examples = storybook_training_set("true", 96, 5, "test", 1).batch(range(96))

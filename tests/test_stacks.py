@@ -99,7 +99,7 @@ SCANNED = [{"scanned": True, "kept": kept} for kept in KEPT]
 @pytest.mark.parametrize(
     "independent, others",
     [
-        (True, SCANNED[1:2]),
+        pytest.param(True, SCANNED[1:2], marks=pytest.mark.slow),
         (False, SCANNED[2:]),
         pytest.param(True, [*SCANNED, {"kept": "nothing"}], marks=pytest.mark.slow),
     ],
@@ -130,6 +130,7 @@ def test_the_flow_transformer_scanned_and_unrolled(random_weights, independent, 
 
 
 @pytest.mark.parametrize("kind", ["text", "vision", "dinov2"])
+@pytest.mark.slow
 def test_encoders_scanned_and_unrolled(random_weights, kind):
     build, config = {
         "text": (ClipTextEncoder, CLIP_SIZES[STORYBOOK][0]),

@@ -65,6 +65,7 @@ def by_hand(random_weights, images, asked):
     return np.concatenate([jax.jit(r.score)(r.params, to_float(images), r.encode(asked)) for r in rewards], 1)
 
 
+@pytest.mark.slow
 def test_pictures_of_several_sizes(tmp_path, config, random_weights):
     asked = scenes(1, 1, 1)
     images = [to_uint8(pictures(1, *size, seed=size[0])[0]) for size in ((18, 27), (20, 20), (18, 27))]

@@ -164,6 +164,7 @@ COVERED = [
 
 
 @pytest.mark.parametrize("interval, setting, num_studies", COVERED)
+@pytest.mark.slow
 def test_coverage(interval, setting, num_studies):
     assert 0.93 <= coverage(STUDIES[interval, setting], num_studies, seed=1) <= 0.97
 

@@ -79,6 +79,7 @@ def test_nobody_has_an_identity_where_no_character_is_found(strange):
         assert (strange[family][:, IDENTITY] == 0).all(), family
 
 
+@pytest.mark.slow
 def test_true_pictures_against_other_scenes_score_as_by_chance():
     for name, (_, difference) in beyond_chance("tune", pairs=256).items():
         assert difference.low <= NEAR and difference.high >= -NEAR, name

@@ -38,7 +38,7 @@ def consistency(dino, patches, **options):
 
 
 def scored(reward, images, asked):
-    return np.asarray(reward.score(reward.params, images, reward.encode(asked)))[:, 0]
+    return np.asarray(jax.jit(reward.score)(reward.params, images, reward.encode(asked)))[:, 0]
 
 
 def embed(dino, image):
@@ -91,17 +91,18 @@ def test_clip_sees_patches_at_its_one_side(form):
     reward = SubjectConsistencyOptions("", encoder="clip", size="storybook", side=40, **form).build()
     images, asked, pair = pictures(2, 40, 40), scenes(1, 1), load_clip("", "storybook")
     assert reward.name == "subject_consistency_clip_storybook"
+    embed_images = jax.jit(pair.embed_images)
 
     def seen(image, corners):
         cut = np.stack([image[y : y + 24, x : x + 24] for y, x in corners])
-        return np.asarray(pair.embed_images(pair.params, resize(cut, 40, 40)))
+        return np.asarray(embed_images(pair.params, resize(cut, 40, 40)))
 
     expected = []
     for image, scene, corners in zip(images, asked, reward.encode(asked).corners, strict=True):
         known = photo(scene, side=40)
         found = (seen(image, corners) * seen(known, corners)).sum(1).mean()
         if form["form"] == "crops":
-            whole, other = (np.asarray(pair.embed_images(pair.params, each[None]))[0] for each in (image, known))
+            whole, other = (np.asarray(embed_images(pair.params, each[None]))[0] for each in (image, known))
             found = (found + whole @ other) / 2
         expected.append(found)
     np.testing.assert_allclose(scored(reward, images, asked), expected, atol=1e-5)

@@ -77,6 +77,7 @@ def summary(workdir):
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")
+@pytest.mark.slow
 def test_stopped_and_started_again(tmp_path, straight):
     with pytest.raises(Stopped):
         pipeline.run(config(), tmp_path, stop=StopAfter(3))
@@ -94,11 +95,13 @@ def test_stopped_and_started_again(tmp_path, straight):
     assert summary(tmp_path) == summary(straight)
 
 
+@pytest.mark.slow
 def test_something_is_learned_in_one_compilation(straight):
     assert all(line["grad_norm"] > 0 for line in numbers(straight / "pretrain"))
     assert summary(straight)["compile/pretrain"] == 1
 
 
+@pytest.mark.slow
 def test_the_whole_config_at_its_smallest(tmp_path):
     """CLIP, the flow on its text encoder, then evaluation: no weights come from anywhere else."""
     pipeline.run(load(f"{PRETRAIN}:tiny"), tmp_path)
@@ -190,6 +193,7 @@ def test_only_the_adapter_is_trained_and_the_reference_has_none(tmp_path):
     assert shapes == sorted(2 * [weight.shape for weight in trainee.params.values()])
 
 
+@pytest.mark.slow
 def test_records_are_encoded_once(adpo_run, tmp_path, monkeypatch):
     """A run that goes on reads what the stopped one encoded, and its steps ask for no encoder."""
     run = shutil.copytree(adpo_run, tmp_path / "run")

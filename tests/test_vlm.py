@@ -161,6 +161,7 @@ def test_words_alone_need_no_patches(models, logits):
 
 
 @ONE_SIZE
+@pytest.mark.slow
 def test_more_room_for_patches_changes_nothing(models):
     config, _, network, params = models
     given = batch(config, prompts(config)[:1] * 2)
@@ -241,6 +242,7 @@ def test_several_ways_to_go_on_share_what_was_read(models):
 
 
 @ONE_SIZE
+@pytest.mark.slow
 def test_drawn_tokens(models, logits):
     """As often as their probabilities say; a row's own whatever is beside it."""
     config, _, network, params = models
@@ -273,6 +275,7 @@ def loss(module, given):
         pytest.param([{}, {"kept": "nothing"}, {"scanned": False, "kept": "nothing"}], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_gradients_scanned_and_unrolled(models, ways):
     config, _, _, params = models
     given, found = batch(config), []
@@ -303,6 +306,7 @@ def test_computing_in_bfloat16(models, logits):
 
 
 @ONE_SIZE
+@pytest.mark.slow
 def test_an_adapter(models, logits):
     """It changes nothing at first, and learns in the blocks that it is for, of tower and decoder."""
     config, _, network, params = models

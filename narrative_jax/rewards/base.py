@@ -180,12 +180,14 @@ class OnHost:
     """A pure reward where a `HostReward` is asked for; its batches are spread over a mesh.
 
     Pictures are fitted on the host and each batch is filled up to `batch_size`, so that it compiles once, whatever
-    their sizes. Raises InputError for a batch size that does not divide over the mesh.
+    their sizes. A reward that writes critiques scores those that `critiques` has for each aspect of a candidate's
+    picture, by its id, or its own. Raises InputError for a batch size that does not divide over the mesh.
     """
 
     reward: PureReward
     batch_size: int
     mesh: Mesh
+    critiques: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self):
         check_batch(f"batch_size of reward {self.name!r}", self.batch_size, self.mesh)
@@ -210,9 +212,14 @@ class OnHost:
         """False: bytes have no gradient."""
         return False
 
+    @property
+    def writes(self) -> bool:
+        """Whether the reward writes critiques, and scores those."""
+        return hasattr(self.reward, "write_critiques")
+
     def load(self) -> "OnHost":
         """Itself, with the weights read and laid over the mesh, so that scoring reads no more. Raises InputError."""
-        _ = self._set_up
+        _ = self._laid
         return self
 
     def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
@@ -223,9 +230,15 @@ class OnHost:
         """
         for place, image in enumerate(images):
             self.check_size(candidate_ids[place] if candidate_ids else "", *image.shape[:2])
-        size = self.batch_size
-        starts = range(0, len(images), size)
-        return np.concatenate([self._batch(images[i : i + size], scenes[i : i + size]) for i in starts])
+        run = partial(self._batch, self._judge)
+        return np.concatenate([run(*part) for part in self._parts(images, scenes, candidate_ids)])
+
+    def write(self, images: Pictures, scenes: Sequence[Scene]) -> list[list[str]]:
+        """The critiques that the reward writes of each aspect of pictures u8[h, w, 3], in words."""
+        written = []
+        for part in self._parts(images, scenes, ()):
+            written += self.reward.prompts.words(self._batch(self._write, *part))
+        return written
 
     def check_size(self, candidate_id: str, height: int, width: int) -> None:
         """Raise InputError for a picture smaller than the reward's `least_size`."""
@@ -236,12 +249,19 @@ class OnHost:
             rule = f"{self.name} judges pictures of {least}, where its encoder finds whole patches"
             raise InputError(given, rule, "give it larger, or leave it out")
 
-    def _batch(self, images, scenes):
+    def _parts(self, images, scenes, ids):
+        for start in range(0, len(images), self.batch_size):
+            yield tuple(each[start : start + self.batch_size] for each in (images, scenes, ids))
+
+    def _batch(self, run, images, scenes, ids):
         rows = np.minimum(np.arange(self.batch_size), len(images) - 1)  # the last one fills the batch up
         context = jax.tree.map(np.asarray, self.reward.encode(scenes))
-        filled = jax.tree.map(lambda part: part[rows], (self._fitted(images, context), context))
-        run, params, spread = self._set_up
-        return np.asarray(run(params, *jax.device_put(filled, spread)))[: len(images)]
+        given = (self._fitted(images, context), context)
+        if self.critiques and run is self._judge:
+            given = (*given, self.reward.prompts.texts([self.critiques[id] for id in ids]))
+        filled = jax.tree.map(lambda part: part[rows], given)
+        found = run(self._laid, *jax.device_put(filled, batch_sharding(self.mesh)))
+        return jax.tree.map(lambda part: np.asarray(part)[: len(images)], found)
 
     def _fitted(self, images, context):
         """What the reward makes of pictures, those of one size at a time, in order."""
@@ -256,10 +276,17 @@ class OnHost:
         return jax.tree.map(lambda *found: np.concatenate(found)[order], *parts)
 
     @cached_property
-    def _set_up(self):
-        """What scores, the weights, and how a batch lies over the mesh."""
-        laid = spread_weights(self.reward.params, self.reward.axes, self.mesh)
-        return jax.jit(self.reward.judge), laid, batch_sharding(self.mesh)
+    def _judge(self):
+        return jax.jit(self.reward.judge)
+
+    @cached_property
+    def _write(self):
+        return jax.jit(self.reward.write_critiques)
+
+    @cached_property
+    def _laid(self):
+        """The weights, over the mesh."""
+        return spread_weights(self.reward.params, self.reward.axes, self.mesh)
 
 
 def check_differentiable(reward: Reward) -> None:

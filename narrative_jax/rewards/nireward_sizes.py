@@ -8,10 +8,10 @@ from narrative_jax.rewards.nireward_prompts import Room
 
 _TOWER = VisionTowerConfig(patch_size=4, merge=2, width=160, heads=5, blocks=4, mlp_width=480)
 _STORYBOOK = VlmConfig(
-    512, 192, heads=6, key_heads=2, blocks=4, mlp_width=512, tied=True, sections=(4, 6, 6), vision=_TOWER
+    704, 192, heads=6, key_heads=2, blocks=4, mlp_width=512, tied=True, sections=(4, 6, 6), vision=_TOWER
 )
 NIREWARD_SIZES: dict[str, tuple[VlmConfig, Room]] = {
-    STORYBOOK: (_STORYBOOK, Room(side=40, tokens=176, max_subjects=2, critique=96)),
+    STORYBOOK: (_STORYBOOK, Room(side=40, tokens=128, max_subjects=2, critique=64)),
     "2B": (QWEN2_VL_SIZES["2B"], Room(side=448, tokens=1024, max_subjects=2, critique=160)),
     "7B": (QWEN2_VL_SIZES["7B"], Room(side=448, tokens=1024, max_subjects=2, critique=160)),
 }

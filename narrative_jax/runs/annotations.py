@@ -14,7 +14,8 @@ from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import Pictures, open_pictures
 
-ANNOTATE = "annotate"  # the stage
+ANNOTATE, CRITICISE = CRITIQUED = ("annotate", "criticise")  # stages that leave critiques, in a folder of this name:
+ANNOTATIONS = "annotations"
 RAW = "raw"  # a folder of it: what each annotator said
 
 
@@ -49,7 +50,7 @@ def makes_annotations(context: Context, name: str) -> bool:
 def open_annotated(context: Context, name: str, aspects: Sequence[str]) -> AnnotatedPairs:
     """What an entry left. Raises InputError for damaged records."""
     folder = context.path(name)
-    said = open_records(folder / "annotations", Annotation).columns("candidate_id", "aspect", "critique")
+    said = open_records(folder / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
     keys = zip(said["candidate_id"], said["aspect"], strict=True)
     words = dict(zip(keys, said["critique"], strict=True))
     rows: dict[tuple[str, ...], np.ndarray] = {}

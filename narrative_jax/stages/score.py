@@ -1,7 +1,7 @@
 """Scores the candidates of an entry with a reward, by aspect."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from narrative_jax.core import processes
@@ -13,20 +13,29 @@ from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.chunks import leave_records
+from narrative_jax.runs.critiques import LENGTH, CritiqueOptions
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import RewardOptions, check_reward, open_reward, reward_files, same_reward, sections_of
+from narrative_jax.runs.rewards import (
+    RewardOptions,
+    check_reward,
+    describe_reward,
+    open_reward,
+    reward_files,
+    same_reward,
+    sections_of,
+)
 from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.runs.scores import CALIBRATION
 
-INPUTS = ("source", "reward_from", "ensemble", "calibration")
+INPUTS = ("source", "reward_from", "ensemble", "calibration", "critiques_from")
 sections = sections_of
 
 _CHUNK = 256  # candidates between two looks at the stop flag
 
 
 @dataclass(frozen=True)
-class Options(RewardOptions):
-    """`source` is the entry whose candidates are scored.
+class Options(CritiqueOptions, RewardOptions):
+    """`source` is the entry whose candidates are scored; see `CritiqueOptions` for controls.
 
     What is made of the scores reads them in deviations of a calibration: of the score entry `calibration`, which has
     the same reward and scored pictures of a stated set, or else of these very pictures.
@@ -43,6 +52,7 @@ def check(context: Context, options: Options) -> None:
         raise InputError(f"{context.name}.source ''", rule, "name one that draws or collects them")
     collected = context.config[pictures_entry(context, options.source)].stage == "collect"
     check_reward(context, own=collected or bool(context.config.get("scenes", "")))
+    options.check(context, options.source, getattr(describe_reward(context), "writes", False))
     if options.calibration:
         _check_calibration(context, options.calibration)
 
@@ -73,9 +83,15 @@ def run(context: Context, options: Options) -> dict[str, float]:
         candidates = open_candidates(context, options.source)
         reward = open_reward(context, candidates)
         scenes, row_of = open_scenes(candidates)
+        critiques = options.read(context, reward.aspects, candidates)
+        if critiques and options.control != LENGTH:
+            reward = replace(reward, critiques=critiques)
 
         def score(rows):
-            return _score(reward, [candidates[row] for row in rows], scenes, row_of)
+            found = [candidates[row] for row in rows]
+            if options.control == LENGTH:
+                return [Score(each.id, reward.name, _shortness(critiques[each.id])) for each in found]
+            return _score(reward, [replace(each, image=options.shown(each.image)) for each in found], scenes, row_of)
 
         rows = range(len(candidates))
         leave_records(context, context.folder, "scores", Score, rows, score, _CHUNK, context.name)
@@ -89,6 +105,10 @@ def _numbers(folder: Path) -> dict[str, float]:
     saved = read_json(folder / CALIBRATION)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
     return {"count": len(open_records(folder / "scores", Score)), **means}
+
+
+def _shortness(critiques):
+    return tuple(-float(len(each)) for each in critiques)
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:

@@ -1,5 +1,7 @@
 """Findings in words: what a rater would write about one aspect of a picture."""
 
+import re
+
 from narrative_jax.storybook.oracle import Findings
 from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, Facts
 
@@ -21,6 +23,11 @@ _THINGS = {
     "trousers": "trousers",
 }
 ALIKE = "everyone looks as in the portrait"
+_PRAISE = {
+    "prompt_following": "everyone asked for is there and does what was asked, in the right place and style",
+    "identity_consistency": ALIKE,
+    "visual_quality": "a clean picture, complete and well composed",
+}
 _BLEMISHES = (
     (0.16, "the picture is hardly recognisable"),
     (0.09, "it is badly blurred or noisy"),
@@ -29,17 +36,50 @@ _BLEMISHES = (
 _HIDDEN = 0.1  # share of a figure that a rater calls cut off or covered
 
 
+# What a fault is one of, and of whom, by its words; the first that fits.
+_KINDS = (
+    ("unclear", r"(\w+)'s .+ cannot be made out|one cannot tell whether (\w+) .+"),
+    ("unclear", r"(?:hardly anything can|the (?:place|style) cannot) be made out|nobody can be recognised"),
+    ("copied", r"(\w+) is copied from the portrait"),
+    ("cut", r"(\w+) is cut off at the edge"),
+    ("covered", r"(\w+) is covered by somebody else"),
+    ("no figure", "there is no figure in it"),
+    ("unclean", "the picture is hardly recognisable|it is badly blurred or noisy|it is not clean"),
+    ("part", r"(\w+)'s .+ is missing"),
+    ("missing", r"(\w+) is missing"),
+    ("too many", "somebody too many is in the picture"),
+    ("leak", r"(\w+)'s \w+ (?:is .+'s .+|is .+ like .+'s|has taken .+|have taken .+)"),
+    ("attribute", r"(\w+)'s \w+ (?:is|are) .+ instead of .+"),
+    ("action", r"(\w+) .+ instead of .+"),
+    ("place", "the scene is .+, not .+"),
+    ("style", "it is .+, not .+"),
+)
+
+
+def faults(critique: str) -> set[tuple[str, str]]:
+    """What a critique in these words names: each fault's kind, and of whom it is, "" of nobody.
+
+    Praise names none; words that are none of these are of kind "other".
+    """
+    found = set()
+    for clause in critique.strip().removesuffix(".").split("; "):
+        lowered = f"{clause[:1].lower()}{clause[1:]}"
+        if lowered in ("", ALIKE, *_PRAISE.values()):
+            continue
+        fits = ((kind, re.fullmatch(words, clause, re.IGNORECASE)) for kind, words in _KINDS)
+        kind, match = next(((kind, match) for kind, match in fits if match), ("other", None))
+        found.add((kind, next(filter(None, match.groups()), "") if match else ""))
+    return found
+
+
 def critique(aspect: str, seen: Findings, asked: Facts) -> str:
     """One sentence or more on an aspect, faults only; praise where there are none."""
-    faults, praise = {
-        "prompt_following": (
-            _prompt_faults,
-            "everyone asked for is there and does what was asked, in the right place and style",
-        ),
-        "identity_consistency": (_identity_faults, ALIKE),
-        "visual_quality": (_quality_faults, "a clean picture, complete and well composed"),
+    found = {
+        "prompt_following": _prompt_faults,
+        "identity_consistency": _identity_faults,
+        "visual_quality": _quality_faults,
     }[aspect]
-    text = "; ".join(faults(seen, asked)) or praise
+    text = "; ".join(found(seen, asked)) or _PRAISE[aspect]
     return f"{text[0].upper()}{text[1:]}."
 
 

@@ -2,8 +2,8 @@
 
     python -m narrative_jax.study.chat_vocabulary
 
-Prompts of train scenes, what raters say of raw and of damaged pictures of them, and the words around: 512 tokens. Same
-texts, same tokens.
+Prompts of train scenes, what raters say of raw and of damaged pictures of them, and the words around, which stand in
+every question and so weigh much: at most 704 tokens. Same texts, same tokens.
 """
 
 import sys
@@ -18,10 +18,11 @@ from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.rewards.nireward_files import FOLDER
-from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS
+from narrative_jax.rewards.nireward_prompts import DESCRIBE, INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 _PICTURES = 1500
+_AROUND = 300  # times that the words around are said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +40,7 @@ def _write():
 
 def _texts() -> Iterator[str]:
     """What is said; pictures of other scenes beside a prompt have every fault that there is."""
-    yield question("")
-    yield from INSTRUCTIONS.values()
+    yield from (question(""), *INSTRUCTIONS.values(), *DESCRIBE) * _AROUND
     examples = storybook_training_set("raw", _PICTURES).batch(range(_PICTURES))
     scenes, targets = [each.scene for each in examples], [each.target for each in examples]
     rng = np.random.default_rng(0)

@@ -1,0 +1,83 @@
+"""Critiques that a score is read behind: another entry's, and controls that tell what scores come of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.records import Annotation
+from narrative_jax.data.datasets import Records, open_records
+from narrative_jax.runs.annotations import ANNOTATIONS, CRITIQUED
+from narrative_jax.runs.candidates import pictures_entry
+from narrative_jax.runs.directory import Context
+
+UNSEEN, WITHOUT, SWAPPED, LENGTH = CONTROLS = ("unseen", "without_critiques", "swapped_critiques", "critique_length")
+_GREY = 128
+
+
+@dataclass(frozen=True)
+class CritiqueOptions:
+    """A reward that writes critiques scores those of the entry `critiques_from`, which annotates or criticises, in
+    place of its own.
+
+    `control`: "unseen" shows every reward grey in place of pictures, "without_critiques" has them scored without,
+    "swapped_critiques" with those of the scene's next picture, and "critique_length" scores how short they are.
+    """
+
+    critiques_from: str = ""
+    control: str = ""
+
+    def check(self, context: Context, source: str, writes: bool) -> None:
+        """Raise InputError for an unknown control, one that needs other critiques, and critiques of other pictures."""
+        if self.control:
+            check_name("control", self.control, CONTROLS)
+        if (self.critiques_from or self.control == WITHOUT) and not writes:
+            given = f"critiques_from {self.critiques_from!r}" if self.critiques_from else f"control {self.control!r}"
+            raise InputError(given, "this reward reads no critiques", "leave it out, or choose one that writes them")
+        if self.control in (SWAPPED, LENGTH) and not self.critiques_from:
+            raise InputError(f"control {self.control!r}", "it is of given critiques", "name an entry in critiques_from")
+        if self.control == WITHOUT and self.critiques_from:
+            given = f"critiques_from {self.critiques_from!r}"
+            raise InputError(given, "without critiques none is read", "leave one of them out")
+        if self.critiques_from:
+            check_critiques(context, self.critiques_from, source)
+
+    def read(self, context: Context, aspects: Sequence[str], candidates: Records) -> Mapping[str, Sequence[str]] | None:
+        """The critiques to be read of each candidate by aspect, None for the reward's own. Raises InputError."""
+        columns = candidates.columns("id", "scene_id")
+        if self.control == WITHOUT:
+            return dict.fromkeys(columns["id"], [""] * len(aspects))
+        if not self.critiques_from:
+            return None
+        said = read_critiques(context, self.critiques_from)
+        of = {id: [said.get((id, aspect), "") for aspect in aspects] for id in columns["id"]}
+        return _of_the_next(of, columns["scene_id"]) if self.control == SWAPPED else of
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """A picture u8[h, w, 3] as the reward sees it."""
+        return np.full_like(image, _GREY) if self.control == UNSEEN else image
+
+
+def check_critiques(context: Context, name: str, source: str) -> None:
+    """Raise InputError unless the entry leaves critiques, of the pictures of `source`."""
+    if getattr(context.config.get(name, {}), "stage", "") not in CRITIQUED:
+        raise InputError(f"critiques of {name!r}", "it leaves none", "name an entry that annotates or criticises")
+    there, here = pictures_entry(context, name), pictures_entry(context, source)
+    if there != here:
+        raise InputError(f"critiques of {name!r}, of {there}", f"the pictures are of {here}", "name an entry of these")
+
+
+def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
+    """What an entry that annotates or criticises said of each picture, by its id and the aspect."""
+    said = open_records(context.path(name) / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
+    return dict(zip(zip(said["candidate_id"], said["aspect"], strict=True), said["critique"], strict=True))
+
+
+def _of_the_next(critiques, scene_ids):
+    """Each picture with the critiques of the next one of its scene, the last with those of the first."""
+    of_scene: dict[str, list[str]] = {}
+    for id, scene_id in zip(critiques, scene_ids, strict=True):
+        of_scene.setdefault(scene_id, []).append(id)
+    following = {id: other for ids in of_scene.values() for id, other in zip(ids, [*ids[1:], ids[0]], strict=True)}
+    return {id: critiques[other] for id, other in following.items()}
