@@ -101,8 +101,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "total_steps": 1000,
         "optimizer": {**adamw, "learning_rate": 3e-4},
     }
+    config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
     training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward")
-    config.stages = (*training, *_bench(config))
+    config.stages = (*training, *_bench(config), "ni_rlhf")
     if variant == "tiny":
         _shrink(config)
     return config

@@ -1,12 +1,14 @@
 """configs/nireward.py whole, at its smallest."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import one_entry
 import pyarrow.parquet as pq
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from narrative_jax import launch
@@ -14,6 +16,8 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score
 from narrative_jax.data.datasets import open_records
+from narrative_jax.data.ni_rlhf import check_apart
+from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
@@ -67,6 +71,36 @@ def test_what_it_learned_from_is_in_one_place(run):
     said = open_records(run / "annotated" / "annotations", Annotation).columns("candidate_id", "aspect")
     assert set(said["candidate_id"]) < set(pictures["id"]) and set(said["aspect"]) == set(ASPECTS)
     assert {each.aspect for each in open_records(run / "annotated" / "preferences", Preference)} == set(ASPECTS)
+
+
+@pytest.mark.slow
+def test_published_it_is_read_without_this_library(run):
+    """Pairs of both splits as they were annotated, and no scene in both."""
+    builder = tfds.builder_from_directory(run / "ni_rlhf" / "ni_rlhf")
+    splits = {name: list(builder.as_data_source(name)) for name in ("train", "test")}
+    assert {name: len(each) for name, each in splits.items()} == {"train": 4 * 3, "test": 4 * 6}
+    pictures = {each.id: each for each in open_records(run / "drawn" / "candidates", Candidate)}
+    said = {
+        (each.candidate_id, each.aspect): each for each in open_records(run / "annotated" / "annotations", Annotation)
+    }
+    for example in splits["train"]:
+        first, second = example["id"].decode().split(" ")
+        np.testing.assert_array_equal(example["second"], pictures[second].image)
+        for aspect in ASPECTS:
+            assert example[aspect]["critique_first"].decode() == said[first, aspect].critique
+            assert example[aspect]["score_second"] == pytest.approx(said[second, aspect].score)
+            assert example[aspect]["preferred"] in (-1, 0, 1)
+    prompts = [{each["prompt"] for each in of_split} for of_split in splits.values()]
+    assert len(prompts[0] & prompts[1]) <= 1 and all(each["subjects"]["name"] for each in splits["test"])
+
+
+def test_splits_share_nothing():
+    train, other = storybook_scenes("train", 3), storybook_scenes("test", 3)
+    check_apart({"train": train, "test": other})
+    with pytest.raises(InputError, match=r"scene '.*': it is in train and in test: what is tested was trained on"):
+        check_apart({"train": train, "test": [other[0], train[2]]})
+    with pytest.raises(InputError, match=r"subject '.*' of '.*': it is in train and in test"):
+        check_apart({"train": train, "test": [replace(other[0], subjects=train[1].subjects)]})
 
 
 @pytest.mark.slow

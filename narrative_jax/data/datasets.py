@@ -7,7 +7,7 @@ kind stand in it. A directory appears whole or not at all.
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -34,21 +34,37 @@ def write_records(folder: str | Path, records: Iterable) -> int:
     first = next(records, None)
     if first is None:
         raise InputError(f"no record for {folder}", "a record directory holds at least one", "give some records")
-    kind, count = KINDS[type(first)], 0
+    kind = KINDS[type(first)]
+    examples = (kind.encode(record) for record in chain([first], records))
+    return write_dataset(folder, kind.name, kind.description, kind.features, {SPLIT: examples})[SPLIT]
+
+
+def write_dataset(
+    folder: str | Path,
+    name: str,
+    description: str,
+    features: tfds.features.FeaturesDict,
+    splits: Mapping[str, Iterable[dict]],
+) -> dict[str, int]:
+    """Write a TFDS directory of these splits' examples, in place of what was there; returns how many each has.
+
+    Raises InputError where the disk refuses.
+    """
+    counts = dict.fromkeys(splits, 0)
     with new_folder(folder) as temporary:
-        identity = tfds.core.dataset_info.DatasetIdentity(kind.name, tfds.core.Version("1.0.0"), str(temporary), "")
-        info = tfds.core.DatasetInfo(builder=identity, features=kind.features, description=kind.description)
+        identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(temporary), "")
+        info = tfds.core.DatasetInfo(builder=identity, features=features, description=description)
         writer = tfds.core.SequentialWriter(info, RECORDS_PER_SHARD, file_format="array_record")
-        writer.initialize_splits([SPLIT])
-        records = chain([first], records)
-        while block := list(islice(records, RECORDS_PER_SHARD)):
-            examples = [kind.encode(record) for record in block]
-            with _refused(folder):
-                writer.add_examples({SPLIT: examples})
-            count += len(block)
+        writer.initialize_splits(list(splits))
+        for split, examples in splits.items():
+            examples = iter(examples)
+            while block := list(islice(examples, RECORDS_PER_SHARD)):
+                with _refused(folder):
+                    writer.add_examples({split: block})
+                counts[split] += len(block)
         with _refused(folder):
             writer.close_all()
-    return count
+    return counts
 
 
 def open_records(folder: str | Path, record_type: type) -> "Records":

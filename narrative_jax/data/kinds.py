@@ -51,15 +51,15 @@ class Kind:
         return self.record(**{name: field.decode(values[name]) for name, field in read})
 
 
-def _as_it_is(value):
-    return value
-
-
-def _encode_picture(pixels) -> bytes:
+def png_of(pixels: np.ndarray) -> bytes:
     """PNG of u8[h, w, 3] or bool[h, w]."""
     png = BytesIO()
     Image.fromarray(pixels).save(png, "PNG", compress_level=PNG_COMPRESSION)
     return png.getvalue()
+
+
+def _as_it_is(value):
+    return value
 
 
 def _decode_picture(png: bytes) -> np.ndarray:
@@ -88,8 +88,8 @@ def _encode_subject(subject):
         "name": subject.name,
         "class_word": subject.class_word,
         "num_images": len(subject.images),
-        "images": _encode_picture(np.concatenate(subject.images)),
-        "masks": b"" if subject.masks is None else _encode_picture(np.concatenate(subject.masks)),
+        "images": png_of(np.concatenate(subject.images)),
+        "masks": b"" if subject.masks is None else png_of(np.concatenate(subject.masks)),
         "landmarks": _encode_points(subject.landmarks),
     }
 
@@ -139,7 +139,7 @@ INTEGER = Field(_INTEGER, _as_it_is, int)
 FLAG = Field(tfds.features.Scalar(np.bool_), _as_it_is, bool)
 OPTIONAL = Field(tfds.features.Scalar(np.float32), _encode_optional, _decode_optional)
 NUMBERS = Field(tfds.features.Tensor(shape=(None,), dtype=np.float32), _encode_numbers, _decode_numbers)
-PICTURE = Field(tfds.features.Text(), _encode_picture, _decode_picture, plain=False)
+PICTURE = Field(tfds.features.Text(), png_of, _decode_picture, plain=False)
 POINTS = Field(tfds.features.Text(), _encode_points, _decode_points, plain=False)
 FACTS = Field(tfds.features.Text(), _encode_facts, _decode_facts, plain=False)
 SUBJECTS = Field(tfds.features.Sequence(_SUBJECT), _encode_subjects, _decode_subjects, plain=False)

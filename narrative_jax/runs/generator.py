@@ -1,7 +1,10 @@
 """The generator that a run begins with, and how it draws."""
 
 import re
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -62,7 +65,13 @@ def base_generator(context: Context) -> tuple[Generator, Params]:
     return preset_of(context).load(generator_options(context), context.config.seed, mesh)
 
 
-def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> dict[str, jax.ShapeDtypeStruct]:
+def check_adapter(preset: Preset, options: AdapterOptions) -> None:
+    """Raise InputError for an adapter that the preset's denoiser cannot carry or run: once for all of one kind."""
+    adapter_shapes(preset, "checked", replace(options, seed=0))
+
+
+@lru_cache
+def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Shapes of the weights, by names on disk, that an adapter of this name has on the preset's denoiser; nothing is
     computed.
 
@@ -77,4 +86,4 @@ def adapter_shapes(preset: Preset, name: str, options: AdapterOptions) -> dict[s
 
     weights = unstacked(jax.eval_shape(run, dict(shapes))[0])
     targets = rf"{generator.denoiser}\.({options.targets})\.adapters\.{name}\..*"
-    return {key: shape for key, shape in weights.items() if re.fullmatch(targets, key)}
+    return MappingProxyType({key: shape for key, shape in weights.items() if re.fullmatch(targets, key)})

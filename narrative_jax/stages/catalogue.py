@@ -10,6 +10,7 @@ from narrative_jax.stages import (
     fidelity,
     gather,
     generate,
+    publish,
     refine,
     retrieve,
     score,
@@ -22,6 +23,7 @@ from narrative_jax.stages.base import Stage
 STAGES: dict[str, Stage] = {
     "accuracy": accuracy,
     "annotate": annotate,
+    "publish": publish,
     "choose": choose,
     "collect": collect,
     "criticise": criticise,

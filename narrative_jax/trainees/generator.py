@@ -13,7 +13,7 @@ from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.models.network import below, under
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.generator import adapter_shapes, check_generator, preset_of
+from narrative_jax.runs.generator import check_adapter, check_generator, preset_of
 from narrative_jax.runs.rewards import open_pure_reward, reward_files, sections_of
 from narrative_jax.runs.trained import Saver, beginning
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
@@ -81,7 +81,7 @@ class GeneratorTrainee:
         check_source(context, options.training_set)
         check_records(context, algorithm)
         if options.adapter:
-            adapter_shapes(preset_of(context), context.name, options.adapter)
+            check_adapter(preset_of(context), options.adapter)
         elif REFERENCE in algorithm.roles:
             rule = f"{context.entry.algorithm} keeps a reference: the stack without the adapter that is trained"
             raise InputError(f"{context.name} without an adapter", rule, "set adapter, e.g. of rank 16")
