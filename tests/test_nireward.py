@@ -97,6 +97,28 @@ def test_it_scores_the_critique_that_it_writes(reward, score, pictures, scenes):
     assert abs(own - others).max() > 1e-2
 
 
+def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, pictures, scenes):
+    """On the decoder, the tower and the head that scores; another adapter goes on top."""
+    adapter = {"rank": 1, "alpha": 2.0, "targets": ".*(query|qkv)|reward", "segments": (), "seed": 0}
+    adapted, params = reward.with_adapter(reward.params, "align", **adapter)
+    context, texts = reward.encode(scenes), critiques(reward, SAID, SAID)
+    base = score(pictures, context, texts)
+    run = jax.jit(adapted.score)
+    np.testing.assert_array_equal(run(params, pictures, context, texts), base)
+    added = {name for name in params if ".adapters.align." in name}
+    assert params.keys() - added == reward.params.keys() and adapted.axes.keys() == params.keys()
+    for part in ("reward", "vlm.blocks", "vlm.vision"):
+        grown = {
+            name: value + 0.3 * (name in added and name.startswith(part) and name.endswith(".b"))
+            for name, value in params.items()
+        }
+        assert np.abs(run(grown, pictures, context, texts) - base).max() > 1e-3, part
+    twice, _ = adapted.with_adapter(params, "again", **adapter)
+    assert len(twice.axes) > len(adapted.axes)
+    with pytest.raises(InputError, match=r"segments \('text',\)"):
+        reward.with_adapter(reward.params, "other", **{**adapter, "segments": ("text",)})
+
+
 def test_each_token_that_it_writes_is_the_likeliest_of_the_text_so_far(reward, judged, pictures, scenes):
     """Read in one pass, as in training, its own critique is what the network expects."""
     context, texts = reward.encode(scenes), written(reward, pictures, scenes)

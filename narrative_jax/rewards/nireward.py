@@ -15,13 +15,14 @@ from narrative_jax.models.network import Network
 from narrative_jax.models.preprocessing import CLIP, normalise
 from narrative_jax.models.vlm import VlmInputs
 from narrative_jax.models.vlm_inputs import as_patches
+from narrative_jax.rewards.adapted import CarriesAdapters
 from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, size_name
 from narrative_jax.rewards.nireward_prompts import Prompts, Shown
 from narrative_jax.rewards.regions import fit
 
 
 @dataclass(frozen=True)
-class NIReward(FitsAndJudges):
+class NIReward(CarriesAdapters, FitsAndJudges):
     """Writes a critique of each aspect, then gives it a number; only differences of these mean anything.
 
     Scores are those of its own critiques unless others are given. Their gradient is that with the critiques' words held

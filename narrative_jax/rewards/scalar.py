@@ -1,7 +1,7 @@
 """How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.lora import with_adapter
 from narrative_jax.models.network import Network
 from narrative_jax.models.preprocessing import normalise
 from narrative_jax.models.scalar_reward import ScalarRewardConfig
 from narrative_jax.models.tokenizer import PromptReader, Tokenizer
+from narrative_jax.rewards.adapted import CarriesAdapters
 from narrative_jax.rewards.base import SingleAspect, size_name
 from narrative_jax.rewards.regions import Box, check_regions, fit, least_size, views
 from narrative_jax.rewards.subjects import check_subjects
@@ -43,7 +43,7 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scalar(SingleAspect):
+class Scalar(CarriesAdapters, SingleAspect):
     """One number for a picture beside its prompt and subjects; only differences mean anything.
 
     Several subjects are looked for in `regions`, one alone in the whole picture; see `regions.views`. `read` gives the
@@ -107,17 +107,6 @@ class Scalar(SingleAspect):
         seen, shown, there = normalise(fitted.whole, vision.normalisation), fitted.views, fitted.there
         shown, subjects = (normalise(pictures, subject.normalisation) for pictures in (shown, context.subjects))
         return self.network.bind(params)(context.tokens, seen, shown, there, subjects, context.mask)[:, None]
-
-    def with_adapter(self, params: Params, name: str, **adapter) -> tuple["Scalar", Params]:
-        """This reward with a fresh adapter on top of its stack, and its weights; see `lora.append_adapter`.
-
-        Raises InputError as that does, and for segments: this network's tokens are not told apart.
-        """
-        if adapter["segments"]:
-            rule = "an adapter of this reward acts on all tokens of its layers"
-            raise InputError(f"segments {tuple(adapter['segments'])}", rule, "set segments to ()")
-        network, adapted = with_adapter(self.network, params, name, **adapter)
-        return replace(self, network=network, read=lambda: adapted), adapted
 
     @cached_property
     def _reader(self):
