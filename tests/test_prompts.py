@@ -65,7 +65,7 @@ def test_drafts_stay_as_there_are_more_of_them(cast):
 
 @pytest.fixture
 def answers(monkeypatch):
-    """What a model is asked; it answers with the names, and fails from the question on whose number stands in "fails"."""
+    """What a model is asked; it answers with the names, and fails from the question of number "fails" on."""
     told = {"asked": [], "fails": 10**9}
 
     def answer(self, content, about, kind, schema, read):
