@@ -19,7 +19,7 @@ FLOORS = (
     ("algorithms", "training"),
     ("trainees", "runs", "annotators", "report"),
     ("pipeline", "stages", "planning"),
-    ("launch", "sample", "plan", "export", "study"),
+    ("launch", "sample", "plan", "export", "prompts", "study"),
     ("__main__",),
 )
 # Between neighbours on one floor: what is on the left may import what is on the right.
@@ -38,6 +38,7 @@ MAY_IMPORT_STORYBOOK = (
     "rewards.oracle",
     "rewards.raters",
     "annotators.raters",
+    "stages.criticise",
     "stages.evaluate",
     "study",
 )

@@ -1,13 +1,14 @@
 """Critiques that a score is read behind: another entry's, and controls that tell what scores come of."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.records import Annotation
 from narrative_jax.data.datasets import Records, open_records
+from narrative_jax.rewards.base import HostReward
 from narrative_jax.runs.annotations import ANNOTATIONS, CRITIQUED
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
@@ -43,8 +44,17 @@ class CritiqueOptions:
         if self.critiques_from:
             check_critiques(context, self.critiques_from, source)
 
-    def read(self, context: Context, aspects: Sequence[str], candidates: Records) -> Mapping[str, Sequence[str]] | None:
-        """The critiques to be read of each candidate by aspect, None for the reward's own. Raises InputError."""
+    def controlled(self, context: Context, reward: HostReward, candidates: Records) -> HostReward:
+        """The reward as it scores these candidates. Raises InputError."""
+        critiques = self._read(context, reward.aspects, candidates)
+        if self.control == LENGTH:
+            return _Shortness(reward.name, reward.aspects, critiques)
+        if critiques:
+            reward = replace(reward, critiques=critiques)
+        return _Unseen(reward, reward.name, reward.aspects) if self.control == UNSEEN else reward
+
+    def _read(self, context, aspects, candidates) -> Mapping[str, Sequence[str]] | None:
+        """The critiques to be read of each candidate by aspect, None for the reward's own."""
         columns = candidates.columns("id", "scene_id")
         if self.control == WITHOUT:
             return dict.fromkeys(columns["id"], [""] * len(aspects))
@@ -54,9 +64,29 @@ class CritiqueOptions:
         of = {id: [said.get((id, aspect), "") for aspect in aspects] for id in columns["id"]}
         return _of_the_next(of, columns["scene_id"]) if self.control == SWAPPED else of
 
-    def shown(self, image: np.ndarray) -> np.ndarray:
-        """A picture u8[h, w, 3] as the reward sees it."""
-        return np.full_like(image, _GREY) if self.control == UNSEEN else image
+
+@dataclass(frozen=True)
+class _Shortness:
+    """How short the critiques of a picture are, in place of what a reward makes of them."""
+
+    name: str
+    aspects: Sequence[str]
+    critiques: Mapping[str, Sequence[str]]
+
+    def score_images(self, images, scenes, candidate_ids):
+        return np.float32([[-len(words) for words in self.critiques[id]] for id in candidate_ids])
+
+
+@dataclass(frozen=True)
+class _Unseen:
+    """A reward that is shown grey in place of every picture."""
+
+    reward: HostReward
+    name: str
+    aspects: Sequence[str]
+
+    def score_images(self, images, scenes, candidate_ids):
+        return self.reward.score_images([np.full_like(image, _GREY) for image in images], scenes, candidate_ids)
 
 
 def check_critiques(context: Context, name: str, source: str) -> None:

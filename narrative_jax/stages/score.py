@@ -1,7 +1,7 @@
 """Scores the candidates of an entry with a reward, by aspect."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrative_jax.core import processes
@@ -13,7 +13,7 @@ from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.chunks import leave_records
-from narrative_jax.runs.critiques import LENGTH, CritiqueOptions
+from narrative_jax.runs.critiques import CritiqueOptions
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import (
     RewardOptions,
@@ -81,17 +81,11 @@ def run(context: Context, options: Options) -> dict[str, float]:
     calibration = context.folder / CALIBRATION
     if processes.first_does(f"{context.name}: what is to do", lambda: not calibration.exists()):
         candidates = open_candidates(context, options.source)
-        reward = open_reward(context, candidates)
+        reward = options.controlled(context, open_reward(context, candidates), candidates)
         scenes, row_of = open_scenes(candidates)
-        critiques = options.read(context, reward.aspects, candidates)
-        if critiques and options.control != LENGTH:
-            reward = replace(reward, critiques=critiques)
 
         def score(rows):
-            found = [candidates[row] for row in rows]
-            if options.control == LENGTH:
-                return [Score(each.id, reward.name, _shortness(critiques[each.id])) for each in found]
-            return _score(reward, [replace(each, image=options.shown(each.image)) for each in found], scenes, row_of)
+            return _score(reward, [candidates[row] for row in rows], scenes, row_of)
 
         rows = range(len(candidates))
         leave_records(context, context.folder, "scores", Score, rows, score, _CHUNK, context.name)
@@ -105,10 +99,6 @@ def _numbers(folder: Path) -> dict[str, float]:
     saved = read_json(folder / CALIBRATION)
     means = {f"mean/{aspect}": mean for aspect, mean in zip(saved["aspects"], saved["mean"], strict=True)}
     return {"count": len(open_records(folder / "scores", Score)), **means}
-
-
-def _shortness(critiques):
-    return tuple(-float(len(each)) for each in critiques)
 
 
 def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:
