@@ -16,12 +16,16 @@ from narrative_jax.core.images import to_float
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.losses.language import token_cross_entropy
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
+from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.critic import Critic
-from narrative_jax.models.network import abstract
+from narrative_jax.models.network import abstract, below
 from narrative_jax.models.vlm import VlmConfig
+from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
 from narrative_jax.models.vlm_vision import VisionTowerConfig
+from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room
+from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 ROOM = Room(side=40, tokens=160, max_subjects=2, critique=24)
 SAID = ("Ann is missing.", "Ben's hat is red instead of blue.", "A clean picture.")
@@ -77,6 +81,30 @@ def critiques(reward, *of_pictures):
 def written(reward, pictures, scenes):
     context = reward.encode(scenes)
     return jax.jit(reward.write_critiques)(reward.params, reward.fit(pictures, context), context)
+
+
+def test_it_begins_with_a_published_backbone(reward, tmp_path, monkeypatch, score, pictures, scenes):
+    """A folder of its weights and tokenizer.json; the head that scores is new, and drawn by the seed."""
+    config = VlmConfig(reward.prompts.tokenizer.vocab_size, 32, 4, 2, 2, 48, True, (1, 1, 2), TOWER)
+    monkeypatch.setitem(NIREWARD_SIZES, "Small", (config, ROOM))
+    save_weights(tmp_path / "model.safetensors", below("vlm", reward.params), QWEN2_VL_NAMES, np.float32)
+    reward.prompts.tokenizer.save(tmp_path / "tokenizer.json")
+    options = NewNIReward(str(tmp_path), "Small")
+    fresh, read = options.untrained(0)
+    params = read()
+    assert params.keys() == reward.params.keys()
+    for name, value in below("vlm", params).items():
+        np.testing.assert_array_equal(value, reward.params[f"vlm.{name}"])
+    heads = [options.untrained(seed)[1]()["reward.kernel"] for seed in (0, 1)]
+    np.testing.assert_array_equal(heads[0], params["reward.kernel"])
+    assert np.abs(heads[0] - heads[1]).max() > 1e-3
+    context, texts = fresh.encode(scenes), critiques(fresh, SAID, SAID)
+    as_it_was = params | {"reward.kernel": reward.params["reward.kernel"]}
+    found = jax.jit(fresh.score)(as_it_was, pictures, context, texts)
+    np.testing.assert_allclose(found, score(pictures, context, texts), atol=1e-5)
+    monkeypatch.setitem(NIREWARD_SIZES, "Smaller", (replace(config, vocab_size=300), ROOM))
+    with pytest.raises(InputError, match=r"tokenizer.json of \d+ tokens: the network has 300 words"):
+        NewNIReward(str(tmp_path), "Smaller").untrained(0)
 
 
 def test_texts_come_back(reward):
