@@ -23,9 +23,9 @@ from tqdm import tqdm
 from narrative_jax.core.chat import ChatModel, UnfitError, text
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.files import write_bytes
+from narrative_jax.core.files import read_json, write_bytes, write_json
 from narrative_jax.data.casting import Draft, drafts, read_cast
-from narrative_jax.data.reading import json_lines
+from narrative_jax.data.reading import field, json_lines
 
 _LISTS = ("actions", "places", "styles")
 _LONGEST = 300  # characters of a prompt
@@ -87,7 +87,7 @@ def _write(options):
         raise InputError(f"--model={options.model}", "it is a server's", "give its --url, too")
     writer = PromptWriter(options.url, options.model, options.key_variable) if options.url else None
     out = Path(options.out)
-    lines = _Lines(out, Path(options.cast).parent, found)
+    lines = _Lines(out, Path(options.cast).parent, found, options.model)
     if writer:
         _ask(writer, lines)
     else:
@@ -117,20 +117,30 @@ def _ask(writer, lines):
 
 
 class _Lines:
-    """What stands in the file, by drafts: `prompts` of those that have one; paths are from the file's folder."""
+    """What stands in the file, by drafts: `prompts` of those that have one; paths are from the file's folder.
 
-    def __init__(self, path: Path, cast: Path, drafts: Sequence[Draft]):
+    A hidden file beside it says from which drafts and by which model they were written.
+    """
+
+    def __init__(self, path: Path, cast: Path, drafts: Sequence[Draft], model: str):
         """Raises InputError where the file holds something else: it is not overwritten."""
         self.path, self.drafts, self.prompts = path, drafts, {}
         folder = os.path.relpath(cast.resolve(), path.parent.resolve())
         self.subjects = {draft.id: [_subject(each, folder) for each in draft.characters] for draft in drafts}
+        self.made_from = {each.id: [model, each.prompt, self.subjects[each.id]] for each in drafts}
         if not path.exists():
             return
+        before = self._memory.exists() and read_json(self._memory)
         for fields, where in json_lines(path, ("id", "prompt", "subjects")):
-            if self.subjects.get(fields.get("id")) != fields.get("subjects"):
-                rule = "this line is not of these drafts: another cast, seed, most, or more scenes"
+            id, prompt = (field(fields, name, str, where) for name in ("id", "prompt"))
+            if not before or before.get(id) != self.made_from.get(id):
+                rule = "this line was written from something else: another cast, model or flag, or more scenes"
                 raise InputError(where, rule, "give the flags that it was written with, or another --out")
-            self.prompts[fields["id"]] = fields["prompt"]
+            self.prompts[id] = prompt
+
+    @property
+    def _memory(self):
+        return self.path.with_name(f".{self.path.name}.drafts")
 
     @property
     def left(self) -> list[Draft]:
@@ -144,11 +154,12 @@ class _Lines:
             for each in self.drafts
             if each.id in self.prompts
         ]
+        write_json(self._memory, self.made_from)
         write_bytes(self.path, "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in lines).encode())
 
 
 def _subject(character, folder):
-    images = [str(Path(folder) / image) if not Path(image).is_absolute() else image for image in character.images]
+    images = [str(Path(folder) / Path(image).expanduser()) for image in character.images]
     return {"name": character.name, "class_word": character.class_word, "images": images}
 
 

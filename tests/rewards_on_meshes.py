@@ -30,7 +30,7 @@ def main(out):
     alone = jax.jit(both.score)(both.params, to_float(images), both.encode(asked))
     host = OnHost(both, 8, mesh).load()
     spread = host.score_images(images, asked, None)
-    weights = host._set_up[1].values()
+    weights = host._laid.values()
 
     terms = {r.name: Term(r, Calibration(r.name, r.aspects, (0.0,), (0.2,), "x"), 0.5) for r in (text, identity)}
     whole = Ensemble(terms)

@@ -149,6 +149,12 @@ def test_given_what_pictures_show(run, tmp_path):
     assert "Given shown:" in (tmp_path / "accuracy" / "accuracy.md").read_text()
 
 
+@pytest.mark.parametrize("scores", [GOLD, GOLD[:, :1], -GOLD[:, :1]])
+def test_given_something_that_is_no_share(run, scores):
+    with pytest.raises(InputError, match="given 'shown': it gives one share of 0 to 1"):
+        run({"same": GOLD, "shown": scores}, given="shown")
+
+
 def test_gold_that_tells_nothing_apart(run):
     blind = GOLD.copy()
     blind[:, 1] = 3

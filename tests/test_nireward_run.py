@@ -22,6 +22,8 @@ from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward_files import ABOUT, NIRewardOptions
+from narrative_jax.runs.annotations import open_annotated
+from narrative_jax.runs.critiques import of_the_next
 
 READ = (
     "nireward",
@@ -83,13 +85,21 @@ def test_published_it_is_read_without_this_library(run):
     said = {
         (each.candidate_id, each.aspect): each for each in open_records(run / "annotated" / "annotations", Annotation)
     }
+    config = json.loads((run / "config.json").read_text())
+    pairs = open_annotated(one_entry.entry(config, "annotated", run), "annotated", ASPECTS)
+    annotated = dict(zip(pairs.ids, pairs.better, strict=True))
+    orders = [each["id"].decode().split(" ") for of_split in splits.values() for each in of_split]
+    assert 9 < sum(first < second for first, second in orders) < 27, "which is the first tells nothing"
     for example in splits["train"]:
         first, second = example["id"].decode().split(" ")
         np.testing.assert_array_equal(example["second"], pictures[second].image)
-        for aspect in ASPECTS:
+        turned = first > second
+        pair = tuple(sorted((first, second)))
+        for place, aspect in enumerate(ASPECTS):
+            better = annotated[pair][place]
+            assert example[aspect]["preferred"] == (-better if turned else better)
             assert example[aspect]["critique_first"].decode() == said[first, aspect].critique
             assert example[aspect]["score_second"] == pytest.approx(said[second, aspect].score)
-            assert example[aspect]["preferred"] in (-1, 0, 1)
     prompts = [{each["prompt"] for each in of_split} for of_split in splits.values()]
     assert len(prompts[0] & prompts[1]) <= 1 and all(each["subjects"]["name"] for each in splits["test"])
 
@@ -178,6 +188,32 @@ def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
     assert {aspect: table[f"critiques/{aspect}"][2] for aspect in ASPECTS} == said
 
 
+def test_each_picture_gets_the_words_of_the_next_of_its_scene():
+    words = {id: [id.upper()] for id in "abcde"}
+    found = of_the_next(words, ["s", "t", "s", "s", "t"])
+    assert list(found.items()) == [("a", ["C"]), ("b", ["E"]), ("c", ["D"]), ("d", ["A"]), ("e", ["B"])]
+    with pytest.raises(InputError, match="scene 't': its only picture has nobody to swap critiques with"):
+        of_the_next({"a": [""], "b": [""], "c": [""]}, ["s", "t", "s"])
+
+
+def test_a_reward_is_taken_from_entries_that_score_with_it_as_it_is():
+    config = load(f"{CONFIG}:tiny")
+    with config.unlocked():
+        config.proxies.ensemble = {"by_text": 1.0, "bench_by_grey": 0.5}
+    with pytest.raises(InputError, match=r"bench_by_grey\.control 'unseen': a reward is taken from entries that score"):
+        one_entry.check(config, "proxies")
+
+
+@pytest.mark.slow
+def test_pictures_without_a_critique_are_not_scored_among_others(run):
+    config = json.loads((run / "config.json").read_text())
+    config["fewer"] = {**config["annotated"], "per_scene": 2}
+    one_entry.run(config, "fewer", run)
+    config["by_fewer"] = {**config["bench_by_nireward"], "source": "drawn", "critiques_from": "fewer"}
+    with pytest.raises(InputError, match=r"critiques of 'fewer': '.*' has none on .*, and would be scored without"):
+        one_entry.run(config, "by_fewer", run)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -201,7 +237,7 @@ def test_bad_controls(changes, message):
     ("changes", "message"),
     [
         ({"source": ""}, "source ''"),
-        ({"reward": "clip_cosine", "clip_cosine": {"size": "storybook"}}, "it writes no critiques"),
+        ({"reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}}, "it writes no critiques"),
     ],
 )
 def test_what_writes_no_critiques(changes, message):

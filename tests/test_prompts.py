@@ -123,10 +123,13 @@ def test_a_file_of_something_else_is_kept(cast, capsys):
     command = [cast, "--out=scenes.jsonl", *LISTS]
     assert prompts.main([*command, "--count=9"]) == 0
     before = Path("scenes.jsonl").read_bytes()
-    for flags in (["--count=8"], ["--count=9", "--seed=1"]):
+    others = (["--count=8"], ["--seed=1"], ["--actions=sits"], ["--styles="], ["--model=m", "--url=http://localhost:1"])
+    for flags in (["--count=9", *each] for each in others):
         assert prompts.main([*command, *flags]) == 2
         assert "scenes.jsonl:" in (said := capsys.readouterr().err) and "or another --out" in said
     assert Path("scenes.jsonl").read_bytes() == before
+    Path("scenes.jsonl").write_text('{"prompt": "x"}')
+    assert prompts.main([*command, "--count=9"]) == 2 and "'id' is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

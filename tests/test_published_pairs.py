@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.hashing import Hashes
 from narrative_jax.core.records import Candidate, Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.photos import read_photo
@@ -122,15 +123,15 @@ def rows(path, labels, group=2, **changes):
 
 
 def test_rows_of_pick_a_pic(tmp_path):
-    labels = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (None, None)]
-    rows(tmp_path / "train-0.parquet", labels, has_label=[True, True, True, False, True])
+    labels = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (None, None), (float("nan"), 0.0)]
+    rows(tmp_path / "train-0.parquet", labels, has_label=[True, True, True, False, True, True])
     for path in (tmp_path, tmp_path / "train-0.parquet"):
         assert is_published(path)
         pairs = find_published(path)
         one, other, tie = shades(pairs)
         assert one == (10, 20, False) and other == (40, 30, False) and tie[2] and set(tie[:2]) == {50, 60}
         assert [each.prompt for each in pairs.scenes] == ["prompt 0", "prompt 1", "prompt 2"]
-        assert pairs.left_out == [f"{path}: 2 rows that nobody judged"]
+        assert pairs.left_out == [f"{path}: 3 rows that nobody judged"]
     assert {found.size for *_, found in pairs.pictures} == {(24, 32)}
 
 
@@ -145,9 +146,35 @@ def test_damaged_rows(tmp_path):
     assert "two of them are the same" in pairs.left_out[2]
 
 
+def test_files_of_one_name_in_several_folders(tmp_path):
+    """As hubs convert them: train/0000.parquet and test/0000.parquet."""
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        rows(tmp_path / folder / "0000.parquet", [(1.0, 0.0)])
+    assert [scene.id for scene in find_published(tmp_path).scenes] == ["test/0000/0", "train/0000/0"]
+
+
+@pytest.mark.parametrize("changes", [{"label_0": ["1"]}, {"caption": [b"x"]}, {"jpg_1": ["x"]}])
+def test_columns_of_another_type(tmp_path, changes):
+    path = rows(tmp_path / "a.parquet", [(1.0, 0.0)], **changes)
+    with pytest.raises(InputError, match=f"it has no column {next(iter(changes))} of its type"):
+        find_published(path)
+
+
+def test_a_picture_that_changed_is_another_list(listed):
+    """Also where it lies in train/: what was collected from it is stale."""
+    path = listed([HPD2])
+    before = Hashes(path.with_name("hashes")).of(path)
+    (path.parent / "train" / "2.jpg").write_bytes(picture(99))
+    assert Hashes(path.with_name("hashes")).of(path) != before
+    (path.parent / "train" / "5.jpg").write_bytes(picture(99))
+    again = Hashes(path.with_name("hashes")).of(path)
+    assert again == Hashes(path.with_name("others")).of(path) != before, "others of the folder are no part of it"
+
+
 def test_a_parquet_of_something_else(tmp_path):
     path = rows(tmp_path / "a.parquet", [(1.0, 0.0)], jpg_1=None)
-    with pytest.raises(InputError, match="it has no column jpg_1, as Pick-a-Pic has"):
+    with pytest.raises(InputError, match="it has no column jpg_1 of its type, as Pick-a-Pic has"):
         find_published(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(InputError, match="it is no readable Parquet file"):
@@ -166,6 +193,9 @@ def test_a_parquet_of_something_else(tmp_path):
         ([HPD2, {**HPD2, "prompt": " "}], "item 1: prompt '': it is empty"),
         ([HPD2, {**HPD2, "prompt": None}], "item 1: its fields prompt, file_path, human_preference are no good"),
         ([HPD3, HPD2], "item 1: its fields prompt, path1, path2 are no good"),
+        ([HPD3, {**HPD3, "choice_dist": [5]}], "item 1: its fields prompt, path1, path2 are no good"),
+        ([RANKED, {**RANKED, "rank": [1, float("nan"), 2]}], "item 1: ranks .*nan"),
+        ([HPD2, {**HPD2, "prompt": "\ud800"}], "item 1: prompt"),
     ],
 )
 def test_damaged_items(listed, items, message):

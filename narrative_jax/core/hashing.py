@@ -10,7 +10,8 @@ from typing import Any
 
 from narrative_jax.core.files import write_json
 
-BESIDE = ("tokenizer.json", "scalar.json")  # belong to the weights that they lie beside
+BESIDE = ("tokenizer.json", "scalar.json", "nireward.json")  # belong to the weights that they lie beside
+LISTED_IN = ("", "train", "test")  # folders of what a list in JSON names, from its own
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's time tells that it has not changed since
 _BLOCK = 1 << 22
 
@@ -77,13 +78,15 @@ def _belonging(path) -> Iterator[Path]:
 
 
 def _named_in(path):
-    """Files that a JSONL file's lines, or an index of weights, name; they stand where it does."""
+    """Files that a JSONL file's lines name, beside it, and those of a list or an index of weights in JSON."""
     if path.suffix not in (".jsonl", ".json"):
         return
+    folders = [path.parent / each for each in (LISTED_IN if path.suffix == ".json" else LISTED_IN[:1])]
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     for line in text.split("\n") if path.suffix == ".jsonl" else [text]:
         try:
-            yield from (path.parent / name for name in _texts(json.loads(line)) if _is_file(path.parent, name))
+            named = list(_texts(json.loads(line)))
+            yield from (folder / name for folder in folders for name in named if _is_file(folder, name))
         except ValueError:
             continue  # whoever reads the file says what is wrong with it
 

@@ -17,9 +17,10 @@ from narrative_jax.data.kinds import png_of
 NAME = "ni_rlhf"
 SIDES = ("first", "second")
 _ABOUT = (
-    "Pairs of pictures of one prompt and its subjects. Of each aspect a critique and a score from 1 to 5 (NaN where "
-    "there is none) of both pictures, and preferred: 1 the first, -1 the second, 0 a tie, NaN where nobody said. Which "
-    "picture is the first tells nothing. No two splits share a scene or a picture of a subject."
+    "Pairs of pictures of one prompt and its subjects, of each the first picture. Of each aspect a critique and a "
+    "score from 1 to 5 (NaN where there is none) of both pictures, and preferred: 1 the first, -1 the second, 0 a tie, "
+    "NaN where nobody said. Which picture is the first tells nothing. No two splits share a scene or a picture of a "
+    "subject."
 )
 _TEXT, _NUMBER = tfds.features.Text(), tfds.features.Scalar(np.float32)
 
@@ -68,9 +69,10 @@ def check_apart(scenes: Mapping[str, Iterable[Scene]]) -> None:
     seen: dict[object, str] = {}
     for split, of_split in scenes.items():
         for scene in of_split:
-            keys = {f"scene {scene.id!r}": scene.id}
-            keys |= {f"subject {each.name!r} of {scene.id!r}": png_of(each.images[0]) for each in scene.subjects}
-            for given, key in keys.items():
+            keys = [(f"scene {scene.id!r}", (scene.id, scene.prompt))]
+            for each in scene.subjects:
+                keys += [(f"subject {each.name!r} of {scene.id!r}", png_of(image)) for image in each.images]
+            for given, key in keys:
                 if seen.setdefault(key, split) != split:
                     rule = f"it is in {seen[key]} and in {split}: what is tested was trained on"
                     raise InputError(given, rule, "draw them from splits that share nothing")

@@ -3,6 +3,7 @@
 A row has caption, jpg_0 and jpg_1, label_0 and label_1 (1 for the better one, 0.5 each for a tie), and maybe has_label.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from narrative_jax.data.photos import DamagedPictureError, decode_photo, size_of
 from narrative_jax.data.ranked import FILES_KEPT, Looked, Ranked, checked
 
 _CELLS = ("jpg_0", "jpg_1")
-_ABOUT = ("caption", "label_0", "label_1")
+_LABELS = ("label_0", "label_1")
+_COLUMNS = {  # of which types each may be
+    "caption": (pa.types.is_string, pa.types.is_large_string),
+    **dict.fromkeys(_LABELS, (pa.types.is_floating, pa.types.is_integer)),
+    **dict.fromkeys(_CELLS, (pa.types.is_binary, pa.types.is_large_binary)),
+}
 
 
 @dataclass(frozen=True)
@@ -49,27 +55,29 @@ class Cell:
 
 
 @lru_cache(maxsize=FILES_KEPT)
-def look_at_rows(path: Path, changed: int) -> Looked:
+def look_at_rows(path: Path, changed: int, name: str) -> Looked:
     """What a file holds, read group by group: first what is small, then the pictures of those rows that were judged.
 
-    `changed` is the file's time. Raises InputError for another one.
+    `changed` is the file's time, scenes are called by `name`. Raises InputError for another one.
     """
-    names = opened(path, lambda file: file.schema_arrow.names)
-    if missing := [name for name in (*_ABOUT, *_CELLS) if name not in names]:
-        rule = f"it has no column {missing[0]}, as Pick-a-Pic has"
-        raise InputError(f"{path}", rule, f"its columns are {', '.join((*_ABOUT, *_CELLS))}")
+    schema = opened(path, lambda file: file.schema_arrow)
+    for column, kinds in _COLUMNS.items():
+        if column not in schema.names or not any(is_one(schema.field(column).type) for is_one in kinds):
+            rule = f"it has no column {column} of its type, as Pick-a-Pic has"
+            raise InputError(f"{path}", rule, f"its columns are {', '.join(_COLUMNS)}")
     looked, unjudged, before = Looked([], [], 0), 0, 0
-    about = [*_ABOUT, *(name for name in ("has_label",) if name in names)]
+    about = ["caption", *_LABELS, *(["has_label"] if "has_label" in schema.names else [])]
     for group in tqdm(range(opened(path, lambda file: file.num_row_groups)), f"{path}", delay=5):
         rows = opened(path, lambda file, group=group: file.read_row_group(group, about)).to_pylist()
         for row, each in enumerate(rows):
-            if each.get("has_label") is False or None in (each["label_0"], each["label_1"]):
+            labels = [math.nan if each[label] is None else float(each[label]) for label in _LABELS]
+            if each.get("has_label") is False or any(map(math.isnan, labels)):
                 unjudged += 1
                 continue
-            given, id = f"{path}, row {before + row}", f"{path.stem}/{before + row}"
+            given, id = f"{path}, row {before + row}", f"{name}/{before + row}"
             try:
                 cells = list(_cells(path, changed, group, row))
-                ranks = [-float(each[name]) for name in _ABOUT[1:]]
+                ranks = [-label for label in labels]
                 looked.ranked.append(checked(Ranked(id, (each["caption"] or "").strip(), cells, ranks), Cell.bytes))
             except InputError as error:
                 looked.damaged.append((given, f"{error.args[0]}: {error.args[1]}"))
@@ -80,8 +88,7 @@ def look_at_rows(path: Path, changed: int) -> Looked:
 def _cells(path, changed, group, row) -> Iterator[Cell]:
     """A row's pictures, whole ones. Raises DamagedPictureError."""
     for name in _CELLS:
-        cell = column_of(path, changed, group, name)[row]
-        data = cell.as_py() if pa.types.is_binary(cell.type) or pa.types.is_large_binary(cell.type) else None
+        data = column_of(path, changed, group, name)[row].as_py()
         if not data:
             raise DamagedPictureError(name, "it is missing", "give a whole one")
         yield Cell(path, group, row, name, size_of_whole(data, name))

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.text import check_text
 from narrative_jax.data.photos import Embedded
 
 FILES_KEPT = 64  # as looked through
@@ -30,8 +33,10 @@ class Looked(NamedTuple):
 
 def checked(ranked: Ranked, read: Callable[[Any], bytes]) -> Ranked:
     """Itself. Raises InputError where something is missing, and for two pictures of which `read` gives the same."""
-    if not ranked.prompt:
+    if not check_text("prompt", ranked.prompt):
         raise InputError("prompt ''", "it is empty", "write one")
+    if not np.isfinite(ranked.ranks).all():
+        raise InputError(f"ranks {list(ranked.ranks)}", "ranks are numbers", "give some")
     if len(ranked.pictures) < 2 or len(ranked.pictures) != len(ranked.ranks):
         given = f"{len(ranked.pictures)} pictures and {len(ranked.ranks)} ranks"
         raise InputError(given, "each of two or more has a rank", "give as many")

@@ -9,11 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.hashing import LISTED_IN
 from narrative_jax.core.text import read_text
 from narrative_jax.data.photos import check_picture, find_file
 from narrative_jax.data.ranked import FILES_KEPT, Looked, Ranked, checked
-
-_FOLDERS = ("", "train", "test")  # where pictures are, from their list's folder
 
 
 def _two(item):
@@ -35,8 +34,11 @@ _LISTS: Mapping[tuple[str, ...], Callable[[dict], tuple[list[str], list[float]]]
 
 
 @lru_cache(maxsize=FILES_KEPT)
-def look_at_list(path: Path, _changed: int) -> Looked:
-    """What a list holds, told by its first item's fields; `_changed` is the file's time. Raises InputError."""
+def look_at_list(path: Path, _changed: int, name: str) -> Looked:
+    """What a list holds, told by its first item's fields; `_changed` is the file's time, scenes are called by `name`.
+
+    Raises InputError.
+    """
     items = _items(path)
     fields = next((fields for fields in _LISTS if items and set(fields) <= items[0].keys()), None)
     if fields is None:
@@ -47,10 +49,10 @@ def look_at_list(path: Path, _changed: int) -> Looked:
     for number, item in enumerate(tqdm(items, f"{path}", delay=5)):
         given = f"{path}, item {number}"
         try:
-            looked.ranked.append(_item(path, f"{path.stem}/{number}", item, fields))
+            looked.ranked.append(_item(path, f"{name}/{number}", item, fields))
         except InputError as error:
             looked.damaged.append((given, f"{error.args[0]}: {error.args[1]}"))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError):
             looked.damaged.append((given, f"its fields {', '.join(fields)} are no good"))
     return looked
 
@@ -75,6 +77,6 @@ def _item(path, id, item, fields) -> Ranked:
 
 
 def _beside(folder, name):
-    """A picture's file, in the folder or in one of `_FOLDERS`."""
-    files = [find_file(folder / each, name) for each in _FOLDERS]
+    """A picture's file, in the folder or in one of `LISTED_IN`."""
+    files = [find_file(folder / each, name) for each in LISTED_IN]
     return next((file for file in files if file.exists()), files[0])

@@ -231,12 +231,12 @@ class OnHost:
         for place, image in enumerate(images):
             self.check_size(candidate_ids[place] if candidate_ids else "", *image.shape[:2])
         run = partial(self._batch, self._judge)
-        return np.concatenate([run(*part) for part in self._parts(images, scenes, candidate_ids)])
+        return np.concatenate([run(*part) for part in self._parts(images, scenes, candidate_ids or [""] * len(images))])
 
     def write(self, images: Pictures, scenes: Sequence[Scene]) -> list[list[str]]:
         """The critiques that the reward writes of each aspect of pictures u8[h, w, 3], in words."""
         written = []
-        for part in self._parts(images, scenes, ()):
+        for part in self._parts(images, scenes, [""] * len(images)):
             written += self.reward.prompts.words(self._batch(self._write, *part))
         return written
 

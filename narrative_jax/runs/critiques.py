@@ -61,8 +61,13 @@ class CritiqueOptions:
         if not self.critiques_from:
             return None
         said = read_critiques(context, self.critiques_from)
-        of = {id: [said.get((id, aspect), "") for aspect in aspects] for id in columns["id"]}
-        return _of_the_next(of, columns["scene_id"]) if self.control == SWAPPED else of
+        wanted = [(id, aspect) for id in columns["id"] for aspect in aspects]
+        if missing := [key for key in wanted if key not in said]:
+            given = f"critiques of {self.critiques_from!r}"
+            rule = f"{missing[0][0]!r} has none on {missing[0][1]}, and would be scored without"
+            raise InputError(given, rule, "score pictures that all have some")
+        of = {id: [said[id, aspect] for aspect in aspects] for id in columns["id"]}
+        return of_the_next(of, columns["scene_id"]) if self.control == SWAPPED else of
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,18 @@ def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
     return dict(zip(zip(said["candidate_id"], said["aspect"], strict=True), said["critique"], strict=True))
 
 
-def _of_the_next(critiques, scene_ids):
-    """Each picture with the critiques of the next one of its scene, the last with those of the first."""
+def of_the_next(critiques: Mapping[str, Sequence[str]], scene_ids: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Each picture with the critiques of the next one of its scene, the last with those of the first.
+
+    `scene_ids` are in the order of the critiques' pictures. Raises InputError for a scene with one picture.
+    """
     of_scene: dict[str, list[str]] = {}
     for id, scene_id in zip(critiques, scene_ids, strict=True):
         of_scene.setdefault(scene_id, []).append(id)
-    following = {id: other for ids in of_scene.values() for id, other in zip(ids, [*ids[1:], ids[0]], strict=True)}
-    return {id: critiques[other] for id, other in following.items()}
+    swapped = {}
+    for scene_id, ids in of_scene.items():
+        if len(ids) == 1:
+            rule = "its only picture has nobody to swap critiques with"
+            raise InputError(f"scene {scene_id!r}", rule, "leave the control out, or give two pictures of each")
+        swapped |= {id: critiques[other] for id, other in zip(ids, [*ids[1:], ids[0]], strict=True)}
+    return {id: swapped[id] for id in critiques}

@@ -30,6 +30,7 @@ PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
 ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up; see `TermOptions`
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
 BUILD, ABSTRACT = "build", "abstract"  # methods of a reward's options: it as it is, or without files to be planned with
+_CONTROLS = "critiques_from", "control"  # see `critiques.CritiqueOptions`
 BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
 
 
@@ -74,8 +75,23 @@ def check_reward(context: Context, own: bool) -> None:
 
 def same_reward(context: Context, other: Context) -> bool:
     """Whether two entries have one reward, options and all."""
-    keys = ("reward", "reward_from", *_chosen(context))
+    keys = ("reward", "reward_from", *_CONTROLS, *_chosen(context))
     return all(context.entry.get(key, "") == other.entry.get(key, "") for key in keys)
+
+
+def check_reward_of(context: Context, name: str, own: bool) -> None:
+    """`check_reward` of a score entry whose reward another entry takes. Raises InputError also where that would be
+    another one than its scores are of.
+    """
+    _check_uncontrolled(context, name)
+    check_reward(context.of(name), own)
+
+
+def _check_uncontrolled(context, name):
+    for key in _CONTROLS:
+        if value := context.config[name].get(key, ""):
+            rule = "a reward is taken from entries that score with it as it is"
+            raise InputError(f"{name}.{key} {value!r}", rule, "name another score entry")
 
 
 def describe_reward(context: Context) -> HostReward:
@@ -234,6 +250,7 @@ def _ensemble(context, from_disk, build):
     scores = [name for name, section in context.config.items() if getattr(section, "stage", None) == "score"]
     for name, weight in weights.items():
         check_name("score entry of an ensemble", name, scores)
+        _check_uncontrolled(context, name)
         reward = None if context.config[name].reward == ENSEMBLE else _named(context.of(name), from_disk, build)
         if not hasattr(reward, "score"):
             given = f"ensemble of {name!r}, which is {context.config[name].reward!r}"

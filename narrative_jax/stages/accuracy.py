@@ -75,7 +75,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     right = {name: _right(context, name, ids, verdicts) for name in options.sources}
     parts = {"": {aspect: np.ones(pairs.shape[1], bool) for aspect, pairs in verdicts.items()}}
     if options.given:
-        shown = read_scores(context, options.given, ids).mean(1) == 1
+        shown = _shown(context, options.given, ids)
         parts[f"{GIVEN}/"] = {aspect: shown[pairs].all(0) for aspect, pairs in verdicts.items()}
     scenes = {aspect: scene_ids[better] for aspect, (better, _) in verdicts.items()}
     numbers, tables = {}, []
@@ -87,6 +87,15 @@ def run(context: Context, options: Options) -> dict[str, float]:
     write_bytes(context.folder / "accuracy.md", f"{shown}\n".encode())
     print(shown, flush=True)
     return numbers
+
+
+def _shown(context, given, ids):
+    """Which pictures have the best score of an entry whose scores are shares, bool[pictures]."""
+    scores = read_scores(context, given, ids)
+    if scores.shape[1] > 1 or not 0 <= scores.min() <= scores.max() <= 1:
+        rule = "it gives one share of 0 to 1, and pictures with 1 are taken"
+        raise InputError(f"given {given!r}", rule, "name an entry of the reward 'presence'")
+    return scores[:, 0] == 1
 
 
 def _right(context, name, ids, verdicts):

@@ -15,11 +15,20 @@ from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.chunks import leave_records
 from narrative_jax.runs.critiques import read_critiques
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import RewardOptions, check_reward, describe_reward, open_reward, reward_files
+from narrative_jax.runs.rewards import (
+    RewardOptions,
+    check_reward,
+    describe_reward,
+    open_reward,
+    reward_files,
+    sections_of,
+)
 from narrative_jax.runs.scenes import open_scenes
 from narrative_jax.storybook.critiques import critique, faults
 
 INPUTS = ("source", "reward_from")
+sections = sections_of
+
 _CHUNK = 256  # pictures between two looks at the stop flag
 
 
@@ -55,9 +64,10 @@ def files(context: Context) -> Iterable[str]:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Leave the critiques as annotations without scores.
 
-    Returns their number and mean length in characters; with `gold`, of faults by kind how many of those named are
-    there, precision/<aspect>/<kind>, and how many of those there are named, recall/<aspect>/<kind>, with how many of
-    each there are, named/... and there/.... Raises InputError, Stopped between two chunks.
+    Returns their number and mean length in characters; with `gold`, of faults by kind, of whom and of what of theirs
+    (which colour it is instead is not compared), how many of those named are there, precision/<aspect>/<kind>, and how
+    many of those there are named, recall/<aspect>/<kind>, with how many there are of each, named/... and there/....
+    Raises InputError, Stopped between two chunks.
     """
     candidates = open_candidates(context, pictures_entry(context, options.source))
     scenes, row_of = open_scenes(candidates)

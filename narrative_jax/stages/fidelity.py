@@ -19,7 +19,7 @@ from narrative_jax.data.datasets import open_records
 from narrative_jax.rewards.features import Features
 from narrative_jax.runs.backgrounds import background_of
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import check_reward, open_reward
+from narrative_jax.runs.rewards import check_reward_of, open_reward
 from narrative_jax.statistics import win_rate
 from narrative_jax.statistics.comparison import Judged, compare
 from narrative_jax.statistics.distances import Moments, frechet_distance, kernel_distance
@@ -66,7 +66,7 @@ def check(context: Context, options: Options) -> None:
     for name in (*options.measures, *options.cut_out):
         scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
         check_name("score entry that measures", name, scores)
-        check_reward(context.of(name), own)
+        check_reward_of(context, name, own)
     if options.cut_out:
         _background(context, options)
     elif options.background:

@@ -1,8 +1,8 @@
 """Puts annotated pairs of two entries together as one data set for others, NI-RLHF in TFDS."""
 
 from dataclasses import dataclass
+from zlib import crc32
 
-from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation
 from narrative_jax.data.datasets import open_records
@@ -36,10 +36,6 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
     Raises InputError where the splits share a scene or a subject.
     """
-    return processes.first_does(f"{context.name}: written", lambda: _write(context, options))
-
-
-def _write(context, options):
     annotated = {split: open_annotated(context, getattr(options, split), ASPECTS) for split in INPUTS}
     check_apart({split: _scenes(pairs) for split, pairs in annotated.items()})
     splits = {split: _examples(context, getattr(options, split), pairs) for split, pairs in annotated.items()}
@@ -57,6 +53,7 @@ def _examples(context, name, pairs):
     records = open_records(context.path(name) / ANNOTATIONS, Annotation)
     said = {(each.candidate_id, each.aspect): each for each in records}
     for ids, better in zip(pairs.ids, pairs.better, strict=True):
-        pictures = tuple(pairs.pictures.candidate(id) for id in ids)
+        turned = crc32(" ".join(ids).encode()) % 2  # ids are sorted, and may end in who drew the picture
+        pictures = tuple(pairs.pictures.candidate(id) for id in (reversed(ids) if turned else ids))
         scene = pairs.pictures.scene(pictures[0].scene_id)
-        yield pair(scene, pictures, dict(zip(ASPECTS, better, strict=True)), said)
+        yield pair(scene, pictures, dict(zip(ASPECTS, -better if turned else better, strict=True)), said)

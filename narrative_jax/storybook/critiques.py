@@ -36,20 +36,20 @@ _BLEMISHES = (
 _HIDDEN = 0.1  # share of a figure that a rater calls cut off or covered
 
 
-# What a fault is one of, and of whom, by its words; the first that fits.
+# What a fault is one of, and whose or of whom, by its words; the first that fits.
 _KINDS = (
-    ("unclear", r"(\w+)'s .+ cannot be made out|one cannot tell whether (\w+) .+"),
+    ("unclear", r"(\w+'s .+) cannot be made out|one cannot tell whether (\w+) .+"),
     ("unclear", r"(?:hardly anything can|the (?:place|style) cannot) be made out|nobody can be recognised"),
     ("copied", r"(\w+) is copied from the portrait"),
     ("cut", r"(\w+) is cut off at the edge"),
     ("covered", r"(\w+) is covered by somebody else"),
     ("no figure", "there is no figure in it"),
     ("unclean", "the picture is hardly recognisable|it is badly blurred or noisy|it is not clean"),
-    ("part", r"(\w+)'s .+ is missing"),
+    ("part", r"(\w+'s .+) is missing"),
     ("missing", r"(\w+) is missing"),
     ("too many", "somebody too many is in the picture"),
-    ("leak", r"(\w+)'s \w+ (?:is .+'s .+|is .+ like .+'s|has taken .+|have taken .+)"),
-    ("attribute", r"(\w+)'s \w+ (?:is|are) .+ instead of .+"),
+    ("leak", r"(\w+'s \w+) (?:is .+'s .+|is .+ like .+'s|has taken .+|have taken .+)"),
+    ("attribute", r"(\w+'s \w+) (?:is|are) .+ instead of .+"),
     ("action", r"(\w+) .+ instead of .+"),
     ("place", "the scene is .+, not .+"),
     ("style", "it is .+, not .+"),
@@ -57,9 +57,9 @@ _KINDS = (
 
 
 def faults(critique: str) -> set[tuple[str, str]]:
-    """What a critique in these words names: each fault's kind, and of whom it is, "" of nobody.
+    """What a critique in these words names: each fault's kind, and of whom or of what of theirs it is, "" of nobody's.
 
-    Praise names none; words that are none of these are of kind "other".
+    What is there instead does not count. Praise names none; words that are none of these are of kind "other".
     """
     found = set()
     for clause in critique.strip().removesuffix(".").split("; "):
