@@ -148,7 +148,7 @@ def _add_controls(config):
     for seed in range(3):
         adpo = {**config.align.to_dict(), "seed": seed, "sample_every": 0}
         adpo["adapter"]["seed"] = seed
-        one_beta = {**adpo["hyper"], "beta": 550.0, "eta": 0.0}  # about the mean of ADPO's β(a)
+        one_beta = {**adpo["hyper"], "beta": 559.0, "eta": 0.0}  # the mean of ADPO's β(a)
         kinds = {
             "adpo": {},
             # A pair costs 8/3 of a picture: two with their gradients, and two through the reference without.
