@@ -28,6 +28,7 @@ from narrative_jax.rewards.aesthetic import AestheticOptions, NewAesthetic
 from narrative_jax.rewards.base import OnHost
 
 
+@pytest.mark.slow
 def test_the_score_is_the_heads(random_weights):
     reward, images = small_aesthetic(random_weights), pictures(3)
     network, params = clip_network()[0], clip_params(random_weights)

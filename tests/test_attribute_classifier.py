@@ -53,6 +53,7 @@ def test_practises_with_people_of_the_train_split_only():
     assert np.isin(people, split_identities("train")).all()
 
 
+@pytest.mark.slow
 def test_the_reading_depends_on_places_but_on_nothing_else_that_is_true():
     pictures, truth = practice(np.random.default_rng(1), 16)
     network, _ = train(1, draw=lambda rng: (pictures, truth))

@@ -73,6 +73,7 @@ def test_decoding(published, rows, columns, patch):
     assert relative_error(found, expected.permute(0, 2, 3, 1)) <= 1e-4
 
 
+@pytest.mark.slow
 def test_in_bfloat16_latents_and_pictures_stay_float32(published):
     _, params = published
     fast = replace(SMALL, compute="bfloat16")

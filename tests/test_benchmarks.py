@@ -82,6 +82,7 @@ def test_steps_that_differ_are_not_timed(dpo_step, monkeypatch):
         dpo_step.report(rounds=1)
 
 
+@pytest.mark.slow
 def test_arithmetic_of_a_step(dpo_step):
     """Of 2 blocks of width 32, 2 pairs, 41 tokens beside 2 × 9 of subjects, as XLA counts it but for the ends."""
     generator, *_ = dpo_step.example(TINY_FLOW, 2)

@@ -86,6 +86,7 @@ def test_scenes_of_ones_own_are_calibrated_by_themselves():
     assert completed.score.calibration == "" and own.score.calibration == "calibrate"
 
 
+@pytest.mark.slow
 def test_a_threshold_means_the_same_whatever_is_screened(tmp_path, tiny_weights):
     """Other candidates, other pairs: the gap of a pair that is in both is the same."""
     changed = load(f"{CONFIG}:tiny")

@@ -237,6 +237,7 @@ def test_unwritable_place(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_opens_in_transformers(tmp_path, dtype):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     load_torch = pytest.importorskip("safetensors.torch").load_file

@@ -27,6 +27,7 @@ def test_the_contact_sheet_is_a_picture(tmp_path):
     assert width == 1400 and height == 275
 
 
+@pytest.mark.slow
 def test_rater_agreement_prints_a_table(tmp_path):
     done = run("rater_agreement", "--scenes", "8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -72,7 +73,7 @@ def test_without_a_name_the_commands_are_listed(tmp_path):
     [
         (
             ("luanch", "--config=adpo"),
-            "unknown command 'luanch': known are export, launch, plan, sample, study adversaries, ",
+            "unknown command 'luanch': known are export, launch, plan, prompts, sample, study adversaries, ",
         ),
         (("study", "coverge"), "did you mean 'study coverage'?"),
         (
@@ -114,6 +115,7 @@ def test_an_installed_package_brings_its_recipes(tmp_path):
     assert done.stdout.split() == [str(package / "core" / "config.py"), str(package / "configs" / "adpo.py"), "0"]
 
 
+@pytest.mark.slow
 def test_the_code_of_the_storybook_page_runs():
     page = (ROOT / "docs" / "storybook.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)

@@ -81,6 +81,7 @@ def test_the_raw_set_has_the_papers_flaws_at_their_rates():
     assert 0.02 < np.mean(leaks) < 0.1
 
 
+@pytest.mark.slow
 def test_the_refined_set_has_none():
     examples = TrainingSet("refined", 200).batch(range(200))
     judgement = judge(np.stack([e.target for e in examples]) / 127.5 - 1, [e.scene.facts for e in examples])
@@ -160,6 +161,7 @@ def test_an_example_does_not_depend_on_its_set_and_batch(kind):
         np.testing.assert_array_equal(one.images, other.images)
 
 
+@pytest.mark.slow
 def test_training_sets_of_two_splits_share_nobody():
     people, first = {}, {}
     for split in SPLITS:

@@ -128,6 +128,7 @@ def test_back_in_sample(run, exported):
     assert (pictures[2] != pictures[0]).any()
 
 
+@pytest.mark.slow
 def test_a_folder_and_its_file_are_one_entry(run, exported, monkeypatch):
     folder, _ = exported
     by_file, by_folder = (sample.load(run, str(path)) for path in (folder / "pytorch_lora_weights.safetensors", folder))

@@ -85,6 +85,7 @@ def scored(reward, images, asked):
 CASES = [(1, 1), (1, 3), (2, 2), (2, 1), (2, 4)]  # subjects asked for, faces found
 
 
+@pytest.mark.slow
 def test_the_whole_path(encoder, backbone):
     """Pictures of two sizes; also of a subject with several photos, and with more or fewer faces than asked for."""
     reward = Identity(encoder, SIDE, 2, landmarks=True)
@@ -122,6 +123,7 @@ def test_no_face_is_nobody(encoder):
     np.testing.assert_array_equal(slope, 0)
 
 
+@pytest.mark.slow
 def test_measures_of_faces(encoder):
     """A true picture has faces of its own places."""
     reward = Identity(encoder, SIDE, 2, landmarks=True)

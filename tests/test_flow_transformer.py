@@ -325,6 +325,7 @@ def test_an_absent_subject_changes_nothing(form):
     assert relative_error(forward(form, rubbish), forward(form)) > 1e-3
 
 
+@pytest.mark.slow
 def test_fewer_slots_equal_masked_slots(form):
     config, params, asked, tokens = form
     masked = forward(form, mask=[[1, 0], [1, 0]])
@@ -335,6 +336,7 @@ def test_fewer_slots_equal_masked_slots(form):
     assert relative_error(masked, nobody) > 1e-3
 
 
+@pytest.mark.slow
 def test_each_subjects_place_matters(form):
     straight = forward(form)
     assert relative_error(forward(form, offsets=EXCHANGED), straight) > 1e-3

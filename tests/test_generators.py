@@ -198,6 +198,7 @@ def test_a_picture_depends_on_scene_and_seed_only(drawer, tiny_generator):
     assert list(drawer.draw(params, [])) == []
 
 
+@pytest.mark.slow
 def test_drawing_is_euler_on_the_denoiser(drawer, tiny_generator):
     generator, params = tiny_generator
     conditioning = generator.encode(params, [each for each, _ in JOBS[:3]])
@@ -211,6 +212,7 @@ def test_drawing_is_euler_on_the_denoiser(drawer, tiny_generator):
     assert np.abs(draw(drawer, params, JOBS[:3]) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_guidance(drawer, tiny_generator, mesh):
     generator, params = tiny_generator
 
@@ -421,6 +423,7 @@ def test_an_autoencoder_with_weights(mesh):
 
 
 @pytest.mark.parametrize("preset", [preset for preset in PRESETS.values() if not preset.files])
+@pytest.mark.slow
 def test_what_a_preset_will_be_is_known_before_it_is_loaded(preset):
     generator, shapes = preset.abstract()
     loaded, weights = preset.load(preset.Options(weights="random"), 0)

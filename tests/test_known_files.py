@@ -134,6 +134,7 @@ def test_flux_in_its_authors_names():
     assert str(recognise(arrays)) == "FLUX in its authors' own names FLUX.1"
 
 
+@pytest.mark.slow
 def test_sizes_of_ones_own_are_told_by_a_shape():
     small = shapes(Dinov2Encoder, replace(DINOV2_SIZES["ViT-S/14"], width=24, heads=3, blocks=1), DINOV2_NAMES)
     said = (

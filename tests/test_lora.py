@@ -138,6 +138,7 @@ def test_a_fresh_adapter_changes_nothing(base):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_an_adapter_on_picture_and_text(base):
     network, params = adapted(base, {"segments": ("noisy", "text")})
     prepared = prepare(NETWORK, base)
@@ -156,6 +157,7 @@ def test_an_adapter_on_subjects(base):
     assert far(draw(network, params), draw(NETWORK, base))
 
 
+@pytest.mark.slow
 def test_all_tokens_equal_a_merged_kernel(base):
     stack = {}, {"targets": ".*(to_[qkv]|out)", "rank": 1, "alpha": 0.5, "seed": 4}
     network, params = adapted(base, *stack)

@@ -83,6 +83,7 @@ def written(reward, pictures, scenes):
     return jax.jit(reward.write_critiques)(reward.params, reward.fit(pictures, context), context)
 
 
+@pytest.mark.slow
 def test_it_begins_with_a_published_backbone(reward, tmp_path, monkeypatch, score, pictures, scenes):
     """A folder of its weights and tokenizer.json; the head that scores is new, and drawn by the seed."""
     config = VlmConfig(reward.prompts.tokenizer.vocab_size, 32, 4, 2, 2, 48, True, (1, 1, 2), TOWER)
@@ -116,6 +117,7 @@ def test_texts_come_back(reward):
     assert long.startswith(cut) and 10 < len(cut) < len(long), "as its own critiques end where there is no more room"
 
 
+@pytest.mark.slow
 def test_it_scores_the_critique_that_it_writes(reward, score, pictures, scenes):
     context, texts = reward.encode(scenes), written(reward, pictures, scenes)
     own = score(pictures, context)

@@ -190,6 +190,7 @@ def test_flops_of_products_loops_branches_and_convolutions():
     assert found.spread == 2 * 4 * 16 * 16 * (5 + 2) + 2 * (2 * 8 * 8 * 7) * (3 * 3 * 3) and found.local == 0
 
 
+@pytest.mark.slow
 def test_flops_of_a_step_are_those_of_a_hand_count():
     """Diffusion-DPO with an adapter on FLUX, one block of each kind: the policy there and back, the reference there,
     the subjects once for both; a frozen layer's way back is one product, attention's are four for two.

@@ -67,7 +67,7 @@ def test_what_several_tell_each_other():
     assert not any(lines(err) for _, _, err in found)
 
 
-@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("who", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize(
     ("kind", "own", "others", "code"),
     [
@@ -102,6 +102,7 @@ def test_who_works_without_a_word_is_not_lost():
     assert "different ways" in found[0][2] + found[1][2] and "no sign of life" not in found[0][2] + found[1][2]
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_ever_for_the_others():
     code, _, err = finish([start([SCRIPT, "alone"], places_of(2)[1])])[0]
     first, last = lines(err, but="[Gloo]")

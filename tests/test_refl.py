@@ -109,7 +109,8 @@ def noise_of(models, algorithm):
     return noise[:, 0], int(algorithm._stop(KEY))
 
 
-@pytest.mark.parametrize("through", ["all", pytest.param("first", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("through", ["all", "first"])
+@pytest.mark.slow
 def test_the_gradient_of_one_step(models, through):
     """As of the rollout written down, and differentiated as it stands."""
     algorithm = ReFL(num_steps=4, window=(2, 4), through=through, reward_weight=3.0, **GUIDED)
@@ -214,6 +215,7 @@ def test_the_penalty_is_the_distance_to_the_reference(models):
     assert all(np.isfinite(value).all() for value in found.values())
 
 
+@pytest.mark.slow
 def test_a_reward_alone_is_followed_as_it_is(models, random_weights):
     alone = small_aesthetic(random_weights)
     context = alone.encode(storybook_scenes("train", ROWS, 0))

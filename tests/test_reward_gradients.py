@@ -79,11 +79,14 @@ def test_every_weight_has_its_axes(every, name):
     assert {"embed", "mlp"} & {axis for axes in reward.axes.values() for axis in axes} or name == "faces"
 
 
-# What is put together of the others takes as long as all of them.
-TOGETHER = [pytest.param(name, marks=pytest.mark.slow) for name in ("ensemble", "per_aspect")]
+# What compiles quickly always runs, the others with the slow tests.
+QUICK = ("clip_cosine", "aesthetic", "grid", "identity")
+EVERY = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*NAMES, "ensemble", "per_aspect")
+]
 
 
-@pytest.mark.parametrize("name", [*NAMES, *TOGETHER])
+@pytest.mark.parametrize("name", EVERY)
 def test_gradient(every, name):
     """Along a random direction of pictures and aspects, relative to the pictures' own slopes; all of them count."""
     assert list(every) == [*NAMES, "ensemble", "per_aspect"]
@@ -113,7 +116,7 @@ def test_gradient(every, name):
     np.testing.assert_allclose((slope * step).sum(), difference, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *TOGETHER])
+@pytest.mark.parametrize("name", EVERY)
 def test_pictures_of_all_sizes_are_fitted_on_the_host(every, name):
     """In any company as alone, and as on the device, where gradients are."""
     reward, asked = every[name], [with_faces(scene) for scene in scenes(1, 2, 2, 1, 2)]

@@ -50,6 +50,7 @@ def test_the_layers_are_torchs(folder, embeddings):
 
 
 @pytest.mark.parametrize("version", ("v1", "v2"))
+@pytest.mark.slow
 def test_every_weight_counts(version):
     network, params = split(LinearHead(AESTHETIC_HEADS[version], rngs=nnx.Rngs(0)))
     x = jax.random.normal(jax.random.key(0), (2, 768))

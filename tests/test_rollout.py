@@ -82,6 +82,7 @@ def test_subjects_are_prepared_unless_they_see_the_picture(asked, denoise):
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
+@pytest.mark.slow
 def test_copies_equal_separate_calls(asked, denoise, is_prepared):
     """Rows are the conditioning's, each three times over, each time with noise and time of its own."""
     generator, params, conditioning = asked
@@ -220,7 +221,7 @@ def adapted(tiny_generator):
     return policy, trained, params, encoded(generator, params)
 
 
-@pytest.fixture(scope="module", params=["euler", pytest.param("heun", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["euler", "heun"])
 def gradients(request, adapted):
     """gradients(followed) of a number of the rolled-out latents: as the package has it, and unrolled by hand."""
     generator, trained, frozen, conditioning = adapted
@@ -246,6 +247,7 @@ def gradients(request, adapted):
     return lambda followed: [run(trained, NOISE, np.array(followed, bool)) for run in runs]
 
 
+@pytest.mark.slow
 def test_gradients_pass_the_followed_steps_alone(gradients):
     found = {}
     for name, followed in FOLLOWED.items():

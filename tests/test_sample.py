@@ -61,6 +61,7 @@ def test_what_pictures_depend_on(painter, folder):
         assert (other != drawn).any()
 
 
+@pytest.mark.slow
 def test_the_run_s_own_pictures_come_again(adpo_run):
     """Baseline and trained entry, each as the evaluation drew it."""
     scenes = storybook_scenes("test", 2)

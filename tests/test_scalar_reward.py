@@ -203,6 +203,7 @@ def test_a_new_one_has_the_towers_of_the_files(untrained, random_weights):
     assert not params["out.kernel"].any(), "it begins with the towers' cosines alone"
 
 
+@pytest.mark.slow
 def test_the_rest_is_drawn_by_the_seed(new, untrained):
     other = new.untrained(1)[1]()
     differ = {name for name in other if (other[name] != untrained[1][name]).any()}
@@ -226,6 +227,7 @@ def test_pictures_keep_their_places_where_regions_are_looked_at(files):
         halves.fitted(np.zeros((9, 5, 3), np.uint8))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_scores_the_same(new, untrained, score, reward, asked, tmp_path):
     """Weights are kept in bfloat16: exactly what these give, and next to what the trained ones gave."""
     new.save(tmp_path, untrained[0], reward.params)

@@ -99,11 +99,12 @@ SCANNED = [{"scanned": True, "kept": kept} for kept in KEPT]
 @pytest.mark.parametrize(
     "independent, others",
     [
-        pytest.param(True, SCANNED[1:2], marks=pytest.mark.slow),
+        (True, SCANNED[1:2]),
         (False, SCANNED[2:]),
-        pytest.param(True, [*SCANNED, {"kept": "nothing"}], marks=pytest.mark.slow),
+        (True, [*SCANNED, {"kept": "nothing"}]),
     ],
 )
+@pytest.mark.slow
 def test_the_flow_transformer_scanned_and_unrolled(random_weights, independent, others):
     config = replace(FLOW, independent_subjects=independent)
     places = Positions(*(np.random.default_rng(0).integers(0, 5, (*shape, 3)) for shape in ((4,), (2, 3))))

@@ -85,6 +85,7 @@ def test_crops_by_hand(dino):
 
 
 @pytest.mark.parametrize("form", [{"form": "grid", "patches": {"size": 24, "stride": 8}}, {"form": "crops"}])
+@pytest.mark.slow
 def test_clip_sees_patches_at_its_one_side(form):
     """Storybook's, whose squares are of 40: the picture's patches of 24 are enlarged."""
     form = {"patches": {"size": 24, "count": 3, "whole": 40}} | form
@@ -215,6 +216,7 @@ def test_identity_does_not_mind_who_stands_where(duo):
     assert twins < 0.995, "one of them is somebody else"
 
 
+@pytest.mark.slow
 def test_blending_is_the_similarity_to_the_other(duo, dino):
     reward, picture, who = duo
     measured = reward.measures(reward.params, picture, reward.encode([Scene("0", "", who, "user")]))
