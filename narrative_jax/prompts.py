@@ -98,22 +98,21 @@ def _write(options):
 
 def _ask(writer, lines):
     """Where one question fails, what was answered is saved, and those that wait are not asked."""
-    left = lines.left
-    with ThreadPoolExecutor(writer.at_once) as threads:
-        asked = [threads.submit(writer.write, draft) for draft in left]
-        try:
-            for draft, answer in tqdm(zip(left, asked, strict=True), "prompts", total=len(left), delay=5):
-                lines.prompts[draft.id] = answer.result()
-                lines.save()
-        finally:
-            for each in asked:
-                each.cancel()
-            lines.prompts |= {
-                draft.id: each.result()
-                for draft, each in zip(left, asked, strict=True)
-                if each.done() and not each.cancelled() and not each.exception()
-            }
-            lines.save()
+    left, asked = lines.left, []
+    try:
+        with ThreadPoolExecutor(writer.at_once) as threads:
+            asked += [threads.submit(writer.write, draft) for draft in left]
+            try:
+                for draft, answer in tqdm(zip(left, asked, strict=True), "prompts", total=len(left), delay=5):
+                    lines.prompts[draft.id] = answer.result()
+                    lines.save()
+            finally:
+                for each in asked:
+                    each.cancel()
+    finally:  # those that were under way have been waited for
+        answered = [(draft, each) for draft, each in zip(left, asked, strict=False) if not each.cancelled()]
+        lines.prompts |= {draft.id: each.result() for draft, each in answered if not each.exception()}
+        lines.save()
 
 
 class _Lines:
