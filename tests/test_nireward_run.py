@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_published_it_is_read_without_this_library(run):
     assert 9 < sum(first < second for first, second in orders) < 27, "which is the first tells nothing"
     for example in splits["train"]:
         first, second = example["id"].decode().split(" ")
-        np.testing.assert_array_equal(example["second"], pictures[second].image)
+        np.testing.assert_array_equal(np.array(Image.open(BytesIO(example["second"]))), pictures[second].image)
         turned = first > second
         pair = tuple(sorted((first, second)))
         for place, aspect in enumerate(ASPECTS):

@@ -17,7 +17,7 @@ from narrative_jax.data.kinds import png_of
 NAME = "ni_rlhf"
 SIDES = ("first", "second")
 _ABOUT = (
-    "Pairs of pictures of one prompt and its subjects, of each the first picture. Of each aspect a critique and a "
+    "Pairs of pictures (PNG) of one prompt and its subjects, of each the first picture. Of each aspect a critique and a "
     "score from 1 to 5 (NaN where there is none) of both pictures, and preferred: 1 the first, -1 the second, 0 a tie, "
     "NaN where nobody said. Which picture is the first tells nothing. No two splits share a scene or a picture of a "
     "subject."
@@ -28,12 +28,11 @@ _TEXT, _NUMBER = tfds.features.Text(), tfds.features.Scalar(np.float32)
 def write_ni_rlhf(folder: Path, aspects: Iterable[str], splits: Mapping[str, Iterable[dict]]) -> dict[str, int]:
     """Write splits of `pair`s; returns how many each has. Raises InputError where the disk refuses."""
     criticised = {f"{kind}_{side}": of for kind, of in (("critique", _TEXT), ("score", _NUMBER)) for side in SIDES}
-    picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
     features = {
         "id": _TEXT,
         "prompt": _TEXT,
-        "subjects": tfds.features.Sequence({"name": _TEXT, "class_word": _TEXT, "image": picture}),
-        **dict.fromkeys(SIDES, picture),
+        "subjects": tfds.features.Sequence({"name": _TEXT, "class_word": _TEXT, "image": _TEXT}),
+        **dict.fromkeys(SIDES, _TEXT),  # PNG: TFDS's own feature of pictures encodes with TensorFlow
         **{aspect: {"preferred": _NUMBER, **criticised} for aspect in aspects},
     }
     return write_dataset(folder, NAME, _ABOUT, tfds.features.FeaturesDict(features), splits)
@@ -50,9 +49,10 @@ def pair(
         "id": " ".join(each.id for each in pictures),
         "prompt": scene.prompt,
         "subjects": [
-            {"name": each.name, "class_word": each.class_word, "image": each.images[0]} for each in scene.subjects
+            {"name": each.name, "class_word": each.class_word, "image": png_of(each.images[0])}
+            for each in scene.subjects
         ],
-        **{side: each.image for side, each in zip(SIDES, pictures, strict=True)},
+        **{side: png_of(each.image) for side, each in zip(SIDES, pictures, strict=True)},
     }
     for aspect, side in better.items():
         example[aspect] = {"preferred": np.float32(side)}
