@@ -156,8 +156,11 @@ def test_controls_tell_what_scores_come_of(run):
     one_entry.run(config, "bench_by_itself", run)
     for id, found in scores_of(run, "itself").items():
         np.testing.assert_allclose(found, scores["nireward"][id], atol=1e-5)
-    for name in READ[1:]:
+    for name in ("annotated_critiques", "grey", "critique_length"):
         assert any(np.abs(found - scores[name][id]).max() > 1e-6 for id, found in scores["nireward"].items()), name
+    for id, found in scores["no_critiques"].items():
+        empty = [not said[id, aspect] for aspect in ASPECTS]  # it may have nothing to say after two steps
+        np.testing.assert_array_equal(np.abs(found - scores["nireward"][id]) < 1e-5, empty)
     pictures, grey = open_records(run / "bench" / "candidates", Candidate).columns("id", "scene_id"), {}
     for id, scene_id in zip(pictures["id"], pictures["scene_id"], strict=True):
         np.testing.assert_allclose(scores["grey"][id], grey.setdefault(scene_id, scores["grey"][id]), atol=1e-6)

@@ -17,7 +17,7 @@ from narrative_jax.data.kinds import png_of
 NAME = "ni_rlhf"
 SIDES = ("first", "second")
 _ABOUT = (
-    "Pairs of pictures (PNG) of one prompt and its subjects, of each the first picture. Of each aspect a critique and a "
+    "Pairs of pictures (PNG) of one prompt and its subjects, of each the first one. Of each aspect a critique and a "
     "score from 1 to 5 (NaN where there is none) of both pictures, and preferred: 1 the first, -1 the second, 0 a tie, "
     "NaN where nobody said. Which picture is the first tells nothing. No two splits share a scene or a picture of a "
     "subject."

@@ -57,8 +57,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
     Gold is a score entry, for pairs of pictures of one scene, or an entry with preferences, people's or annotators'. A
     reward's verdict is by the aspect that is asked, or where it has none of that name by the mean of its standardised
-    aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is an error, one of gold is
-    left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with their Wilson intervals;
+    aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is half right, as a guess is;
+    one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with score intervals;
     <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
     pairs in given/.
     """
@@ -99,12 +99,12 @@ def _shown(context, given, ids):
 
 
 def _right(context, name, ids, verdicts):
-    """Whether a reward prefers the better one of each pair, bool[pairs] by aspect."""
+    """Whether a reward prefers the better one of each pair, 1, the other, -1, or neither, 0: [pairs] by aspect."""
     scores, aspects = standard_scores(context, name, ids), aspects_of(context, name)
     right = {}
     for aspect, (better, worse) in verdicts.items():
         values = scores[:, aspects.index(aspect)] if aspect in aspects else scores.mean(1)
-        right[aspect] = values[better] > values[worse]
+        right[aspect] = np.sign(values[better] - values[worse]).astype(int)
     return right
 
 
@@ -116,10 +116,10 @@ def _shares(right, taken, scenes, leader):
             mine = of_name[aspect][rows]
             if not mine.size:
                 continue
-            found = {"": statistics.wilson(int(mine.sum()), mine.size)}
+            found = {"": statistics.win_rate(mine)}
             which = scenes[aspect][rows]
             if leader and leader != name and len(set(which)) > 1:
-                found["_lead"] = statistics.paired_share(right[leader][aspect][rows], mine, which)
+                found["_lead"] = statistics.paired_share(right[leader][aspect][rows] / 2, mine / 2, which)
             for key, interval in found.items():
                 ends = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
                 numbers |= {f"{name}/{aspect}{key}{end}": value for end, value in ends.items()}

@@ -37,7 +37,7 @@ def paired_bootstrap(treated, baseline, confidence=0.95, num_resamples=2000, see
 
 
 def paired_share(one, other, groups, confidence=0.95, num_resamples=2000, seed=0) -> Interval:
-    """Share of trials where `one` is right less that where `other` is, bool[trials] each, resampling whole groups.
+    """Share of trials where `one` is right less that where `other` is, resampling whole groups; 0 to 1 each, [trials].
 
     `groups` [trials] says which trials hang together, e.g. pairs of pictures of one scene. Raises InputError for
     unequal lengths, fewer than two groups and bad options.
