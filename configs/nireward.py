@@ -134,7 +134,7 @@ def _bench(config):
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
         config[own] = {"stage": "criticise", "source": pictures, "gold": True, **trained}
         read = {
-            "nireward": {"critiques_from": own},
+            "nireward": {},  # what it writes itself, by its own tokens
             "annotated_critiques": {"critiques_from": labels},
             "no_critiques": {"control": "without_critiques"},
             "grey": {"control": "unseen"},  # in writing and in scoring

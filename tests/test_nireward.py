@@ -12,7 +12,8 @@ from flax import nnx
 from narrative_jax.algorithms.base import Models, Role
 from narrative_jax.algorithms.critique import CritiqueModelling
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.images import to_float
+from narrative_jax.core.images import to_float, to_uint8
+from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.losses.language import token_cross_entropy
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
@@ -22,6 +23,7 @@ from narrative_jax.models.network import abstract, below
 from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
 from narrative_jax.models.vlm_vision import VisionTowerConfig
+from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room
@@ -147,6 +149,18 @@ def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, pictures,
     assert len(twice.axes) > len(adapted.axes)
     with pytest.raises(InputError, match=r"segments \('text',\)"):
         reward.with_adapter(reward.params, "other", **{**adapter, "segments": ("text",)})
+
+
+@pytest.mark.slow
+def test_on_the_host_critiques_are_found_by_the_picture_s_id(reward, score, pictures, scenes):
+    """Batches are filled up, and words come as they are written."""
+    images, ids = to_uint8(pictures), ["b", "a"]
+    host, words = OnHost(reward, 3, make_mesh({"data": 1})), {"a": SAID, "b": SAID[::-1]}
+    found = replace(host, critiques=words).score_images(list(images), scenes, ids)
+    asked = to_float(images), reward.encode(scenes), critiques(reward, *(words[id] for id in ids))
+    np.testing.assert_allclose(found, score(*asked), atol=1e-5)
+    own = reward.prompts.words(written(reward, to_float(images), scenes))
+    assert host.writes and host.write(list(images), scenes) == own and any(map(any, own))
 
 
 def test_each_token_that_it_writes_is_the_likeliest_of_the_text_so_far(reward, judged, pictures, scenes):
