@@ -46,7 +46,9 @@ def find_published(path: str | Path, damaged_policy: str = "stop") -> OwnPairs:
         look = look_at_rows if file.suffix == ".parquet" else look_at_list
         name = f"{file.relative_to(path if path.is_dir() else path.parent).with_suffix('')}"
         found = look(file, file.stat().st_mtime_ns, name)
-        ranked, damaged, unjudged = ranked + found.ranked, damaged + found.damaged, unjudged + found.unjudged
+        ranked.extend(found.ranked)
+        damaged.extend(found.damaged)
+        unjudged += found.unjudged
     if damaged and damaged_policy == "stop":
         raise InputError(*damaged[0], "give a whole one, or leave it out by damaged_policy 'drop'")
     left_out = [f"{given}: {rule}" for given, rule in damaged]

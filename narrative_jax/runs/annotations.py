@@ -47,16 +47,18 @@ def makes_annotations(context: Context, name: str) -> bool:
     return getattr(context.config.get(name, None), "stage", "") == ANNOTATE
 
 
+def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
+    """What an entry that annotates or criticises said of each picture, by its id and the aspect. Raises InputError."""
+    said = open_records(context.path(name) / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
+    return dict(zip(zip(said["candidate_id"], said["aspect"], strict=True), said["critique"], strict=True))
+
+
 def open_annotated(context: Context, name: str, aspects: Sequence[str]) -> AnnotatedPairs:
     """What an entry left. Raises InputError for damaged records."""
-    folder = context.path(name)
-    said = open_records(folder / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
-    keys = zip(said["candidate_id"], said["aspect"], strict=True)
-    words = dict(zip(keys, said["critique"], strict=True))
     rows: dict[tuple[str, ...], np.ndarray] = {}
-    for each in open_records(folder / "preferences", Preference):
+    for each in open_records(context.path(name) / "preferences", Preference):
         key = tuple(sorted((each.chosen_id, each.rejected_id)))  # what is better does not show in the order
         side = 0.0 if each.tie else 1.0 if each.chosen_id == key[0] else -1.0
         rows.setdefault(key, np.full(len(aspects), np.nan, np.float32))[list(aspects).index(each.aspect)] = side
     pictures = open_pictures(context, pictures_entry(context, name))
-    return AnnotatedPairs(list(rows), np.stack(list(rows.values())), words, pictures)
+    return AnnotatedPairs(list(rows), np.stack(list(rows.values())), read_critiques(context, name), pictures)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.records import Annotation
-from narrative_jax.data.datasets import Records, open_records
+from narrative_jax.data.datasets import Records
 from narrative_jax.rewards.base import HostReward
-from narrative_jax.runs.annotations import ANNOTATIONS, CRITIQUED
+from narrative_jax.runs.annotations import CRITIQUED, read_critiques
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
 
@@ -55,11 +54,11 @@ class CritiqueOptions:
 
     def _read(self, context, aspects, candidates) -> Mapping[str, Sequence[str]] | None:
         """The critiques to be read of each candidate by aspect, None for the reward's own."""
+        if not self.critiques_from and self.control != WITHOUT:
+            return None
         columns = candidates.columns("id", "scene_id")
         if self.control == WITHOUT:
             return dict.fromkeys(columns["id"], [""] * len(aspects))
-        if not self.critiques_from:
-            return None
         said = read_critiques(context, self.critiques_from)
         wanted = [(id, aspect) for id in columns["id"] for aspect in aspects]
         if missing := [key for key in wanted if key not in said]:
@@ -101,12 +100,6 @@ def check_critiques(context: Context, name: str, source: str) -> None:
     there, here = pictures_entry(context, name), pictures_entry(context, source)
     if there != here:
         raise InputError(f"critiques of {name!r}, of {there}", f"the pictures are of {here}", "name an entry of these")
-
-
-def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
-    """What an entry that annotates or criticises said of each picture, by its id and the aspect."""
-    said = open_records(context.path(name) / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
-    return dict(zip(zip(said["candidate_id"], said["aspect"], strict=True), said["critique"], strict=True))
 
 
 def of_the_next(critiques: Mapping[str, Sequence[str]], scene_ids: Sequence[str]) -> dict[str, Sequence[str]]:

@@ -65,12 +65,15 @@ def sections_of(context: Context) -> list[str]:
     return [*_chosen(context), *(name for name in known if name in context.entry)]
 
 
-def check_reward(context: Context, own: bool) -> None:
-    """Raise InputError for an unknown reward or option, and for one that cannot judge scenes of people's `own`."""
+def check_reward(context: Context, own: bool) -> HostReward:
+    """`describe_reward`. Raises InputError for an unknown one or option, and for one that cannot judge people's `own`
+    scenes.
+    """
     reward = describe_reward(context)
     if own and reward.needs_facts:
         rule = f"it judges Storybook's own scenes only, not {context.config.get('scenes', '') or 'what was collected'}"
         raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
+    return reward
 
 
 def same_reward(context: Context, other: Context) -> bool:

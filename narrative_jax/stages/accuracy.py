@@ -119,7 +119,8 @@ def _shares(right, taken, scenes, leader):
             found = {"": statistics.win_rate(mine)}
             which = scenes[aspect][rows]
             if leader and leader != name and len(set(which)) > 1:
-                found["_lead"] = statistics.paired_share(right[leader][aspect][rows] / 2, mine / 2, which)
+                shares = [(1 + each) / 2 for each in (right[leader][aspect][rows], mine)]
+                found["_lead"] = statistics.paired_share(*shares, which)
             for key, interval in found.items():
                 ends = {"": interval.estimate, "_low": interval.low, "_high": interval.high}
                 numbers |= {f"{name}/{aspect}{key}{end}": value for end, value in ends.items()}

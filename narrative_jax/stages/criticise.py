@@ -10,15 +10,13 @@ from narrative_jax.core.records import Annotation
 from narrative_jax.data.datasets import open_records
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.oracle import facts_of, judge_images
-from narrative_jax.runs.annotations import ANNOTATIONS
+from narrative_jax.runs.annotations import ANNOTATIONS, read_critiques
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.chunks import leave_records
-from narrative_jax.runs.critiques import read_critiques
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import (
     RewardOptions,
     check_reward,
-    describe_reward,
     open_reward,
     reward_files,
     sections_of,
@@ -48,8 +46,7 @@ def check(context: Context, options: Options) -> None:
         raise InputError(f"{context.name}.source ''", "pictures of an earlier entry are criticised", "name one")
     collected = context.config[pictures_entry(context, options.source)].stage == "collect"
     own = collected or bool(context.config.get("scenes", ""))
-    check_reward(context, own)
-    reward = describe_reward(context)
+    reward = check_reward(context, own)
     if not getattr(reward, "writes", False):
         raise InputError(f"reward {reward.name!r}", "it writes no critiques", "choose one that does, e.g. 'nireward'")
     if options.gold and own:

@@ -18,7 +18,6 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import (
     RewardOptions,
     check_reward,
-    describe_reward,
     open_reward,
     reward_files,
     same_reward,
@@ -51,8 +50,8 @@ def check(context: Context, options: Options) -> None:
         rule = "it scores the pictures of an earlier entry"
         raise InputError(f"{context.name}.source ''", rule, "name one that draws or collects them")
     collected = context.config[pictures_entry(context, options.source)].stage == "collect"
-    check_reward(context, own=collected or bool(context.config.get("scenes", "")))
-    options.check(context, options.source, getattr(describe_reward(context), "writes", False))
+    reward = check_reward(context, own=collected or bool(context.config.get("scenes", "")))
+    options.check(context, options.source, getattr(reward, "writes", False))
     if options.calibration:
         _check_calibration(context, options.calibration)
 

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from narrative_jax.core.files import write_bytes
 from narrative_jax.core.records import Scene
 from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.annotations import read_critiques
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
-from narrative_jax.runs.critiques import check_critiques, read_critiques
+from narrative_jax.runs.critiques import check_critiques
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import aspects_of, check_score_entries, read_scores
 

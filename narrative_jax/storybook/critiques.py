@@ -64,7 +64,7 @@ def faults(critique: str) -> set[tuple[str, str]]:
     found = set()
     for clause in critique.strip().removesuffix(".").split("; "):
         lowered = f"{clause[:1].lower()}{clause[1:]}"
-        if lowered in ("", ALIKE, *_PRAISE.values()):
+        if lowered in ("", *_PRAISE.values()):
             continue
         fits = ((kind, re.fullmatch(words, clause, re.IGNORECASE)) for kind, words in _KINDS)
         kind, match = next(((kind, match) for kind, match in fits if match), ("other", None))
