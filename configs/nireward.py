@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "subject_guidance_scale": 1.0,
         "batch_size": 64,
     }
-    draw = {"stage": "generate", "split": "train", "scenes": 1200, "scene_seed": 7, "per_scene": 1}
+    draw = {"stage": "generate", "split": "train", "scenes": 2400, "scene_seed": 7, "per_scene": 1}
     for name, sampling in VARIANTS.items():
         config[name] = {**draw, "sampling": sampling}
     config.drawn = {"stage": "gather", "sources": tuple(VARIANTS)}
@@ -86,10 +86,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeing = {
         **train,
         "algorithm": "describing",
-        "training_set": {"kind": "worn", "size": 40_000, "seed": 8},
+        "training_set": {"kind": "worn", "size": 200_000, "seed": 8},
         "batch_size": 64,
         "total_steps": 2000,
-        "optimizer": {**adamw, "learning_rate": 1e-3},
+        "optimizer": {**adamw, "warmup_steps": 200, "learning_rate": 1e-3},
     }
     config.nireward = {
         **train,
@@ -101,8 +101,10 @@ def get_config(variant: str = "") -> ConfigDict:
         "total_steps": 1000,
         "optimizer": {**adamw, "learning_rate": 3e-4},
     }
+    # The same network, its seeing and its compute, that never writes.
+    config.plain = {**config.nireward.to_dict(), "hyper": {"critique": 0.0, "gamma": 1.0, "without_critique": 1.0}}
     config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
-    training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward")
+    training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward", "plain")
     config.stages = (*training, *_bench(config), "ni_rlhf")
     if variant == "tiny":
         _shrink(config)
@@ -142,7 +144,9 @@ def _bench(config):
             "swapped_critiques": {"control": "swapped_critiques", "critiques_from": own},
             "critique_length": {"control": "critique_length", "critiques_from": own},
         }
-        judged = {name: {**trained, **how} for name, how in read.items()} | judges
+        judged = {name: {**trained, **how} for name, how in read.items()}
+        judged["plain"] = {**judged["no_critiques"], "reward_from": "plain"}
+        judged |= judges
         scores = {f"{pictures}_by_{name}": judge for name, judge in judged.items()}
         for name, judge in scores.items():
             config[name] = {"stage": "score", "source": pictures, **judge}
@@ -167,6 +171,6 @@ def _shrink(config):
     for name in VARIANTS:
         config[name].scenes = config[f"bench_{name}"].scenes = 4
     config.kept.scenes = 4
-    for name in ("seeing", "nireward"):
+    for name in ("seeing", "nireward", "plain"):
         config[name].update(total_steps=2, batch_size=4, save_every=2)
         config[name].optimizer.warmup_steps = 1

@@ -15,21 +15,24 @@ from narrative_jax.models.critic import Texts
 
 @dataclass(frozen=True)
 class CritiqueModelling(Algorithm):
-    """L_critique + γ L_reward: annotators' critiques are learned word by word, and of two pictures the better one's
-    scores higher, read behind its critique (NIReward).
+    """λ L_critique + γ L_reward: annotators' critiques are learned word by word, and of two pictures the better one's
+    scores higher, read behind its critique (NIReward, with λ = 1).
 
     Nothing sees what comes after it, so the score without a critique comes of the same pass: `without_critique` is the
-    share of L_reward that is of that, without which such a score means nothing.
+    share of L_reward that is of that, without which such a score means nothing. With λ, `critique`, 0 and all of
+    L_reward without one, it is a scalar reward at equal compute.
     """
 
     batch: ClassVar[str] = "annotations"
 
+    critique: float = 1.0
     gamma: float = 1.0
     without_critique: float = 0.3
 
     def __post_init__(self):
-        if self.gamma < 0:
-            raise InputError(f"gamma {self.gamma!r}", "it weighs a loss", "give 0 or more")
+        for name in ("critique", "gamma"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)!r}", "it weighs a loss", "give 0 or more")
         if not 0 <= self.without_critique <= 1:
             raise InputError(f"without_critique {self.without_critique!r}", "it is a share", "give one from 0 to 1")
 
@@ -54,7 +57,7 @@ class CritiqueModelling(Algorithm):
         critique = sum(jnp.split(words.mean(1), 2)) / 2
         right = {"with": found.after, "without": found.before}
         accuracies = {f"accuracy_{name}_critique": _accuracy(scores, better) for name, scores in right.items()}
-        loss = critique + self.gamma * ranked
+        loss = self.critique * critique + self.gamma * ranked
         metrics = {"critique": critique.sum(), "ranking": ranked.sum(), **accuracies}
         return Loss(loss.sum(), jnp.float32(len(loss)), metrics)
 

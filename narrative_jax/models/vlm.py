@@ -62,7 +62,8 @@ class VlmInputs(NamedTuple):
 
     `positions` i32[b, n, 3] are each token's time, row and column. `shown` i32[b, n] says which of the row's merged
     patches stands in a token's place, NOTHING for words. `patches` f32[b, p, 3 · patch_size²], `cells` i32[b, p, 2] and
-    `pictures` i32[b, p] are what `VisionTower` sees of all pictures of a row, one after the other, then padding.
+    `pictures` i32[b, p] are what `VisionTower` sees of all pictures of a row, one after the other, then padding. Those
+    of k pictures of one size may be [b, k, p, ...]: then no patch looks for its own among all.
     """
 
     tokens: jax.Array
@@ -172,11 +173,14 @@ class Vlm(nnx.Module):
 
     def _embedded(self, inputs):
         words, config = self._words(inputs.tokens), self.config
-        if not inputs.patches.shape[1]:
+        if not inputs.patches.size:
             return words
-        patches = inputs.patches.astype(config.compute)
-        seen = self.vision(patches, inputs.cells, inputs.pictures, config.attention, **config.ways)
-        shown = inputs.shown[..., None]
+        several = inputs.patches.ndim - 3
+        patches, cells, pictures = (
+            x.reshape(-1, *x.shape[1 + several :]) for x in (inputs.patches, inputs.cells, inputs.pictures)
+        )
+        seen = self.vision(patches.astype(config.compute), cells, pictures, config.attention, **config.ways)
+        seen, shown = seen.reshape(len(words), -1, config.width), inputs.shown[..., None]
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))
 

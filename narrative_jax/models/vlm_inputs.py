@@ -109,17 +109,17 @@ def _row(asked, picture_token, config):
     if count != known:
         given = f"a prompt with {count} places for pictures"
         raise InputError(given, f"it has {known} pictures", "write the token of a picture once for each")
-    pictures, tokens, positions, now = iter(asked.pictures), [], [], 0
-    for token in asked.tokens:
-        shape = (1, 1)
-        if token == picture_token:
-            picture = next(pictures)
-            shape = picture.rows // config.merge, picture.columns // config.merge
-        tokens += [token] * math.prod(shape)
-        across = np.stack(np.mgrid[:1, : shape[0], : shape[1]], -1).reshape(-1, 3)
-        positions.append(now + across)
-        now += max(shape)
-    tokens = np.array(tokens, np.int32)
+    shapes = np.ones((len(asked.tokens), 2), np.int32)  # of words and pictures, in tokens down and across
+    shapes[asked.tokens == picture_token] = [
+        (picture.rows // config.merge, picture.columns // config.merge) for picture in asked.pictures
+    ] or np.zeros((0, 2), np.int32)
+    counts, steps = shapes.prod(1), shapes.max(1)  # how many tokens each is, and how far the next one's time is on
+    first, begin, columns = (
+        np.repeat(x, counts) for x in (np.cumsum(counts) - counts, np.cumsum(steps) - steps, shapes[:, 1])
+    )
+    tokens = np.repeat(asked.tokens, counts).astype(np.int32)
+    down, across = np.divmod(np.arange(len(tokens)) - first, columns)
+    positions = begin[:, None] + np.stack([np.zeros_like(down), down, across], -1)
     there = tokens == picture_token
     shown = np.where(there, np.cumsum(there) - 1, NOTHING).astype(np.int32)
     empty = Picture(np.zeros((0, 3 * config.patch_size**2), np.float32), 0, 0)
@@ -127,7 +127,7 @@ def _row(asked, picture_token, config):
         (picture.patches, cells_of(*picture[1:], config.merge), np.full(len(picture.patches), place, np.int32))
         for place, picture in enumerate([*asked.pictures, empty])
     ]
-    words = tokens, np.concatenate([np.zeros((0, 3)), *positions]).astype(np.int32), shown
+    words = tokens, positions.astype(np.int32), shown
     return words, tuple(map(np.concatenate, zip(*seen, strict=True)))
 
 

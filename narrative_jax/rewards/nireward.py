@@ -92,8 +92,7 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         """What the network has read of pictures when it begins to answer, the aspects' questions or others."""
         seen = as_patches(normalise(fitted, CLIP), self.prompts.tower)
 
-        def put(patches, seen, place):
-            return jax.lax.dynamic_update_slice(patches, seen, (place, 0))
-
-        patches = jax.vmap(put)(jnp.asarray(context.inputs.patches), seen, context.place)
+        patches = jnp.asarray(context.inputs.patches)
+        here = jnp.arange(patches.shape[1]) == context.place[:, None]
+        patches = jnp.where(here[..., None, None], seen[:, None], patches)
         return critic.ask(VlmInputs(*context.inputs)._replace(patches=patches), questions or self.prompts.questions)

@@ -41,7 +41,7 @@ class Room:
 
 
 class Shown(NamedTuple):
-    """Subjects, prompt and room for a picture as the network reads them, and the place i32[b] of its first patch."""
+    """Subjects, prompt and room for a picture as the network reads them, and its place i32[b] among their pictures."""
 
     inputs: VlmInputs
     place: np.ndarray
@@ -66,7 +66,12 @@ class Prompts:
                 raise InputError(f"scene {scene.id!r} of {taken} tokens", rule, "shorten its prompt")
         most = (self.room.max_subjects + 1) * self._patches
         inputs = collate(asked, self.room.tokens, most, self.tokenizer.picture, self.tower)
-        return Shown(inputs, np.array([(len(each.pictures) - 1) * self._patches for each in asked], np.int32))
+        apart = {
+            name: part.reshape(len(asked), -1, self._patches, *part.shape[2:])
+            for name, part in inputs._asdict().items()
+            if name in ("patches", "cells", "pictures")
+        }
+        return Shown(inputs._replace(**apart), np.array([len(each.pictures) - 1 for each in asked], np.int32))
 
     @cached_property
     def questions(self) -> Texts:
