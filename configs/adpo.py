@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sampling = {
         "num_steps": 6,
         "sampler": "euler",
-        "guidance_scale": 3.0,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
+        "guidance_scale": 2.5,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
         "subject_guidance_scale": 1.0,
         "batch_size": 64,
     }
@@ -164,7 +164,7 @@ def _add_controls(config):
     config.update(arms)
     del config.align
     config.stages = (*config.stages[:4], "present", "screen", *screens, *arms, "evaluate")
-    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(2.0, 4.0, 5.0), compare=pairs)
+    config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(2.0, 3.0, 4.0), compare=pairs)
     config.evaluate.controls = ("copying", "presence")
 
 

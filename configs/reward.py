@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sampling = {
         "num_steps": 8,
         "sampler": "euler",
-        "guidance_scale": 3.0,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
+        "guidance_scale": 2.5,  # of the text; of the subjects 1.0 is off: guided further, portraits' poses are copied
         "subject_guidance_scale": 1.0,
         "batch_size": 64,
     }

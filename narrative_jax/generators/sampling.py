@@ -40,7 +40,7 @@ class Sampling:
 
     num_steps: int = 8
     sampler: str = "euler"
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.5
     subject_guidance_scale: float | None = 1.0
     batch_size: int = 64
 

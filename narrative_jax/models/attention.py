@@ -65,6 +65,8 @@ def _xla(q, k, v, mask):
 
 
 def _cudnn(q, k, v, mask):
+    if mask is not None:  # cuDNN's is as long as queries and keys, or none
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
 

@@ -49,8 +49,9 @@ class Stack(nnx.Module):
     ) -> tuple[Any, Any]:
         """Through the first `count` blocks, or all, by `body(block, carry, given) -> (carry, found)`.
 
-        Returns the last carry and all that was found, with a leading axis of blocks, as `given` has one. Where
-        `scanned`, the body is compiled once, as a loop; `kept` is a name of `KEPT`.
+        Returns the last carry and all that was found, with a leading axis of blocks, as `given` has one; of a list,
+        one for each block, a list. Where `scanned`, the body is compiled once, as a loop, and takes no list; `kept` is
+        a name of `KEPT`.
         """
         count = self.count if count is None else count
         graphdef, weights = nnx.split(getattr(self, EACH))
@@ -64,11 +65,11 @@ class Stack(nnx.Module):
             step = jax.checkpoint(step, policy=KEPT[kept], prevent_cse=not scanned)
         if scanned or not count:
             return jax.lax.scan(step, carry, (weights, given), count)
-        found = []
-        for block in _apart((weights, given), count):
+        found, listed = [], isinstance(given, list)
+        for block in zip(_apart(weights, count), given if listed else _apart(given, count), strict=True):
             carry, new = step(carry, block)
             found.append(new)
-        return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *found)
+        return carry, found if listed else jax.tree.map(lambda *parts: jnp.stack(parts), *found)
 
     def block(self, place: int) -> nnx.Module:
         """One block by itself."""
@@ -116,4 +117,4 @@ def _apart(tree, count):
     leaves, structure = jax.tree.flatten(tree)
     # Split and not indexed: the gradient of a split puts its parts together, that of an index adds up whole arrays.
     parts = [[part.squeeze(0) for part in jax.lax.split(leaf, [1] * count)] for leaf in map(jnp.asarray, leaves)]
-    return [jax.tree.unflatten(structure, block) for block in zip(*parts, strict=True)]
+    return [jax.tree.unflatten(structure, [part[place] for part in parts]) for place in range(count)]

@@ -6,6 +6,7 @@ them, in one way or several, needs no second look.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -76,9 +77,10 @@ class VlmInputs(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What was read: keys and values [blocks, b, m, key_heads, d] of m tokens, and which are there, bool[b, m].
+    """What was read: keys and values [blocks, b, key_heads, m, d] of m tokens, and which are there, bool[b, m].
 
-    `position` i32[b] is that of the token that comes next.
+    `position` i32[b] is that of the token that comes next. Heads come first, so that one query more meets them as they
+    lie.
     """
 
     keys: jax.Array
@@ -92,8 +94,8 @@ class Cache(NamedTuple):
         return Cache(keys, values, jnp.repeat(self.there, times, axis=0), jnp.repeat(self.position, times))
 
     def longer(self, keys: jax.Array, values: jax.Array, mask: jax.Array, position: jax.Array) -> "Cache":
-        """With the keys and values [blocks, b, n, key_heads, d] of tokens that came after."""
-        keys, values = (jnp.concatenate(x, axis=2) for x in ((self.keys, keys), (self.values, values)))
+        """With the keys and values [blocks, b, key_heads, n, d] of tokens that came after."""
+        keys, values = (jnp.concatenate(x, axis=3) for x in ((self.keys, keys), (self.values, values)))
         return Cache(keys, values, jnp.concatenate([self.there, mask], axis=1), position)
 
 
@@ -114,16 +116,25 @@ class DecoderBlock(nnx.Module):
         )
         self.mlp_out = Linear(mlp_width, width, axes=("mlp", "embed"), **out, rngs=rngs)
 
-    def __call__(self, x, rotation, mask, before, attention):
-        """Hidden states after the block, and keys and values of these tokens; `before` are those of earlier ones."""
+    def __call__(self, x, rotation, mask, before, attention, place=None):
+        """Hidden states after the block, and keys and values of these tokens; `before` are those of earlier ones.
+
+        With a `place` for them among those, all keys and values.
+        """
         normed = self.norm_attention(x)
         q, k, v = (layer(normed).reshape(*x.shape[:2], -1, self.size) for layer in (self.query, self.key, self.value))
-        q, k = rotate_halves(q, rotation), rotate_halves(k, rotation)
-        keys, values = (k, v) if before is None else (jnp.concatenate(x, 1) for x in zip(before, (k, v), strict=True))
-        x = x + self.attention_out(attend(q, keys, values, mask, attention).reshape(x.shape))
+        found = rotate_halves(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
+        seen = found
+        if before is not None and place is None:
+            seen = [jnp.concatenate(x, 2) for x in zip(before, found, strict=True)]
+        elif before is not None:
+            put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=2)
+            seen = found = tuple(put(whole, new) for whole, new in zip(before, found, strict=True))
+        keys, values = (x.swapaxes(1, 2) for x in seen)
+        x = x + self.attention_out(attend(rotate_halves(q, rotation), keys, values, mask, attention).reshape(x.shape))
         normed = self.norm_mlp(x)
         x = x + self.mlp_out(jax.nn.silu(self.mlp_gate(normed)) * self.mlp_in(normed))
-        return spread_tokens(x), (k, v)
+        return spread_tokens(x), found
 
 
 class Vlm(nnx.Module):
@@ -163,6 +174,23 @@ class Vlm(nnx.Module):
         hidden, found = self._through(self._words(tokens), positions, mask, cache)
         return hidden, found, cache.position + mask.sum(1)
 
+    def write_on(self, tokens: jax.Array, cache: Cache, place: jax.Array) -> tuple[jax.Array, Cache]:
+        """As `read_on`, of one word i32[b] each, whose keys and values have a free place in what `room_in` made."""
+        there = cache.there.at[:, place].set(True)
+        positions = jnp.broadcast_to(cache.position[:, None, None], (len(tokens), 1, 3))
+        hidden, found = self._through(self._words(tokens[:, None]), positions, there, cache, place)
+        keys, values = map(list, zip(*found, strict=True)) if isinstance(found, list) else found
+        return hidden[:, 0], Cache(keys, values, there, cache.position + 1)
+
+    def room_in(self, cache: Cache, more: int) -> Cache:
+        """With free places for so many tokens; blocks that do not run as one loop have each its own arrays, which are
+        written into where they are.
+        """
+        keys, values = (jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, more), (0, 0)]) for x in (cache.keys, cache.values))
+        if not self.config.scanned:
+            keys, values = list(keys), list(values)
+        return Cache(keys, values, jnp.pad(cache.there, [(0, 0), (0, more)]), cache.position)
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits f32[..., vocab_size] of the next token, from hidden states f32[..., width]."""
         table = self.token_embedding if self.out is None else self.out
@@ -184,13 +212,18 @@ class Vlm(nnx.Module):
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))
 
-    def _through(self, x, positions, mask, cache=None):
-        """Hidden states, normalised, and keys and values [blocks, b, n, key_heads, d]."""
+    def _through(self, x, positions, mask, cache=None, place=None):
+        """Hidden states, normalised, and keys and values [blocks, b, key_heads, n, d].
+
+        With a `place` for one token both these and the `mask` are of all that is there.
+        """
         config, n = self.config, x.shape[1]
         pairs = config.width // config.heads // 2
         rotation = half_rotation(positions, np.repeat(range(3), config.sections), THETA ** -(np.arange(pairs) / pairs))
-        seen = jnp.tril(jnp.ones((n, n), bool)) & mask[:, None]
-        if cache is not None:
+        seen = mask[:, None]
+        if place is None:
+            seen = jnp.tril(jnp.ones((n, n), bool)) & seen
+        if cache is not None and place is None:
             earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
             seen = jnp.concatenate([earlier, seen], axis=2)
 
@@ -198,9 +231,11 @@ class Vlm(nnx.Module):
         attention = XLA if n == 1 else config.attention
 
         def body(block, x, before):
-            return block(x, rotation, seen[:, None], before, attention)
+            return block(x, rotation, seen[:, None], before, attention, place)
 
         before = None if cache is None else (cache.keys, cache.values)
+        if cache is not None and isinstance(cache.keys, list):
+            before = list(zip(*before, strict=True))
         x, found = self.blocks.run(body, x, before, **config.ways)
         return self.norm(x), found
 

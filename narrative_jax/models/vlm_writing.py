@@ -54,26 +54,13 @@ def write(
         return state.tokens.at[:, state.step].set(tokens), done
 
     def go_on(state):
-        token = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-        hidden, found, position = model.step(token, jnp.ones((rows, 1), bool), state.cache)
-        tokens, done = put(state, chosen(hidden[:, 0], state.step))
-        cache = _stored(state.cache, found, position, read + state.step - 1)
+        hidden, cache = model.write_on(state.tokens[:, state.step - 1], state.cache, read + state.step - 1)
+        tokens, done = put(state, chosen(hidden, state.step))
         return _State(state.step + 1, tokens, done, cache)
 
-    room = [(0, 0), (0, 0), (0, length - 1), (0, 0), (0, 0)]
-    longer = (jnp.pad(x, room) for x in (cache.keys, cache.values))
-    cache = Cache(*longer, jnp.pad(cache.there, room[1:3]), cache.position)
+    cache = model.room_in(cache, length - 1)
     nothing = _State(0, jnp.full((rows, length), pad, jnp.int32), jnp.zeros(rows, bool), cache)
     start = _State(jnp.int32(1), *put(nothing, chosen(last, 0)), cache)
     end = jax.lax.while_loop(lambda state: (state.step < length) & ~state.done.all(), go_on, start)
     ended = jnp.isin(end.tokens, jnp.array(ends))
     return Written(end.tokens, jnp.where(ended.any(1), ended.argmax(1) + 1, length))
-
-
-def _stored(cache, found, position, place):
-    """The cache with one more token at a place on its axis of tokens that was free."""
-    keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(whole, new, place, axis=2)
-        for whole, new in zip((cache.keys, cache.values), found, strict=True)
-    )
-    return Cache(keys, values, cache.there.at[:, place].set(True), position)
