@@ -4,9 +4,9 @@
 
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
-better, the majority says. A small Qwen2-VL learns to see first: it describes pictures of the training set, and compares
-them with portraits. Then, as NIReward, it learns critiques and preferences. Raters see the oracle's findings, so what
-it learned from is privileged. `:tiny` is a smoke run.
+better, the majority says. A small Qwen2-VL learns to see first: it describes pictures of the training set and, every
+other one, drawn ones as the oracle reads them, and compares them with portraits. Then, as NIReward, it learns critiques
+and preferences. Raters see the oracle's findings, so what it learned from is privileged. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -86,6 +86,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seeing = {
         **train,
         "algorithm": "describing",
+        "drawn": "drawn",
         "training_set": {"kind": "worn", "size": 200_000, "seed": 8},
         "batch_size": 64,
         "total_steps": 2000,

@@ -7,6 +7,7 @@ import pytest
 
 from narrative_jax.core.images import to_float
 from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.storybook.oracle import judge
 from narrative_jax.storybook.world import LOCATIONS, STYLES
 
@@ -55,3 +56,15 @@ def test_a_comparison_says_what_the_oracle_finds(raw):
     assert np.mean(agree) > 0.95
     assert 20 < sum("copied from the portrait" in comparison for _, comparison in words) < 80
     assert sum(" instead of " in comparison for _, comparison in words) > 8
+
+
+def test_what_was_drawn_is_described_as_the_oracle_reads_it(raw):
+    """Nearly in the words that a picture was drawn from; differences are found in the same pictures."""
+    examples, words = raw
+    read, differences = zip(
+        *describe_images(np.stack([each.target for each in examples]), [each.scene for each in examples]), strict=True
+    )
+    drawn, true = zip(*words, strict=True)
+    assert np.mean([one == other for one, other in zip(read, drawn, strict=True)]) > 0.8
+    alike = "Everyone looks as in the portrait."
+    assert np.mean([(one == alike) == (other == alike) for one, other in zip(differences, true, strict=True)]) > 0.95

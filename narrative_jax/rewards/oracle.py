@@ -14,6 +14,7 @@ from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
+from narrative_jax.storybook.descriptions import seen_descriptions
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
 from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, World, is_unseen
@@ -91,6 +92,13 @@ def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     facts = [facts_of(scene) for scene in scenes]
     counts, unseen = np.array([len(each.characters) for each in facts]), np.array([is_unseen(each) for each in facts])
     return {"one_character": counts == 1, "two_characters": counts == 2, "seen": ~unseen, "unseen": unseen}
+
+
+def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[tuple[str, str]]:
+    """What each picture u8[b, h, w, 3] shows and how it differs from its scene's portraits, in words. Raises InputError
+    as `judge_images`.
+    """
+    return seen_descriptions(to_float(images), [facts_of(scene) for scene in scenes])
 
 
 def facts_of(scene: Scene) -> Facts:

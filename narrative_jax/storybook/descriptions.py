@@ -1,8 +1,12 @@
-"""What a picture shows, in words: known from what it was drawn from, nobody has to look."""
+"""What a picture shows, in words: known from what it was drawn from, or as the oracle sees it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from narrative_jax.storybook.critiques import ALIKE, DOING, unlike
+from narrative_jax.storybook.critiques import ALIKE, DOING, critique, unlike
+from narrative_jax.storybook.oracle import compare
+from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import Drawing
 from narrative_jax.storybook.world import (
     ATTRIBUTE_NAMES,
@@ -11,6 +15,7 @@ from narrative_jax.storybook.world import (
     PORTRAIT_POSE,
     POSES,
     STYLES,
+    WORLD,
     Facts,
     identity_codes,
 )
@@ -42,6 +47,19 @@ def comparison(facts: Facts, true: Drawing, shown: Drawing, row: int) -> str:
         if POSES[shown.poses[row, slot]] == PORTRAIT_POSE:
             faults.append(f"{character.name} is copied from the portrait")
     return _sentence(faults or [ALIKE])
+
+
+def seen_descriptions(pictures: np.ndarray, all_facts: Sequence[Facts]) -> list[tuple[str, str]]:
+    """The same of pictures f32[b, 40, 40, 3] in [-1, 1] of scenes with these facts, as the oracle reads them.
+
+    The differences are its findings on identity. Raises InputError.
+    """
+    seen = parse(pictures, WORLD.max_characters + 1)
+    findings = compare(seen, all_facts).findings
+    return [
+        (description(seen.drawing, row), critique("identity_consistency", found, facts))
+        for row, (found, facts) in enumerate(zip(findings, all_facts, strict=True))
+    ]
 
 
 def _person(codes, pose):

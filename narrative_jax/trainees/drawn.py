@@ -3,25 +3,35 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Example, Scene
 from narrative_jax.data.datasets import open_records
+from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 
-_EVERY = 4  # every fourth example is a drawn one
+_DRAW = ("generate", "gather")  # stages that leave pictures of Storybook's scenes
+
+
+def check_drawn(context: Context, entry: str) -> None:
+    """Raise InputError for an entry that draws nothing."""
+    if context.config[entry].stage not in _DRAW:
+        raise InputError(f"drawn {entry!r}", "it draws no pictures", "name an entry that generates or gathers")
 
 
 class DrawnExamples:
-    """The pictures that an entry drew of scenes with one subject: of others nobody knows who stands where.
+    """The pictures that an entry drew; `alone` are those of scenes with one subject: of others nobody knows who stands
+    where.
 
     As `storybook.datasets.TrainingSet`, with random access. Raises InputError where there is no such picture.
     """
 
-    def __init__(self, context: Context, entry: str):
+    def __init__(self, context: Context, entry: str, alone: bool = True):
         self.scenes = open_records(context.path(entry) / "scenes", Scene)
         self.candidates = open_candidates(context, entry)
-        self.row_of = {scene.id: row for row, scene in enumerate(self.scenes) if len(scene.subjects) == 1}
+        self.row_of = {scene.id: row for row, scene in enumerate(self.scenes) if len(scene.subjects) == 1 or not alone}
         scene_ids = self.candidates.columns("scene_id")["scene_id"]
         self.rows = [(row, self.row_of[id]) for row, id in enumerate(scene_ids) if id in self.row_of]
         if not self.rows:
@@ -40,12 +50,17 @@ class DrawnExamples:
         """See `TrainingSet`: the only one is looked for in the whole picture."""
         return [(0.5,) for _ in indices]
 
+    def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
+        """See `TrainingSet`; as the oracle reads what was drawn."""
+        examples = self.batch(indices)
+        return describe_images(np.stack([each.target for each in examples]), [each.scene for each in examples])
+
 
 class WithDrawn:
-    """The examples of a training set, but for every fourth, which is a drawn one."""
+    """The examples of a training set, but for each `every`th, which is a drawn one."""
 
-    def __init__(self, examples: Any, drawn: DrawnExamples):
-        self.examples, self.drawn = examples, drawn
+    def __init__(self, examples: Any, drawn: DrawnExamples, every: int):
+        self.examples, self.drawn, self.every = examples, drawn, every
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -58,11 +73,15 @@ class WithDrawn:
         """See `TrainingSet`."""
         return self._of_both(indices, lambda examples, part: examples.whereabouts(part))
 
+    def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
+        """See `TrainingSet`."""
+        return self._of_both(indices, lambda examples, part: examples.descriptions(part))
+
     def _of_both(self, indices, read):
         """What `read` gives for each index, each of both sets asked once."""
-        own, drawn = ([i for i in indices if bool(i % _EVERY) == which] for which in (True, False))
+        own, drawn = ([i for i in indices if bool(i % self.every) == which] for which in (True, False))
         found = dict(zip(own, read(self.examples, own), strict=True)) if own else {}
         if drawn:
-            places = [index // _EVERY % len(self.drawn) for index in drawn]
+            places = [index // self.every % len(self.drawn) for index in drawn]
             found |= zip(drawn, read(self.drawn, places), strict=True)
         return [found[index] for index in indices]

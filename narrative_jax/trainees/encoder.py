@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import check_name
 from narrative_jax.core.types import Params
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.runs.directory import WEIGHTS, Context
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind, check_source
-from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
+from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn, check_drawn
 from narrative_jax.trainees.new_encoders import NEW_ENCODERS, NewEncoder, new_encoder
 
+_EVERY = 4  # every fourth example is a drawn one
 _CAPTIONS = 5000  # captions that a new tokeniser learns its words from
 
 
@@ -53,8 +54,8 @@ class EncoderTrainee:
         check_kind(cls, context, algorithm)
         check_name("encoder", options.encoder, NEW_ENCODERS)
         check_source(context, options.training_set)
-        if options.drawn and context.config[options.drawn].stage != "generate":
-            raise InputError(f"drawn {options.drawn!r}", "it draws no pictures", "name an entry that generates")
+        if options.drawn:
+            check_drawn(context, options.drawn)
         if options.after:
             names = context.config.stages[: context.config.stages.index(context.name)]
             known = [name for name in names if context.config[name].get("encoder", "") == options.encoder]
@@ -101,7 +102,7 @@ class EncoderTrainee:
         """See `base.Trainee`."""
         examples, matches = self.options.training_set.open(), self.encoder.matches
         if self.options.drawn:
-            examples = WithDrawn(examples, DrawnExamples(self.context, self.options.drawn))
+            examples = WithDrawn(examples, DrawnExamples(self.context, self.options.drawn), _EVERY)
 
         def make_batch(indices):
             ids, (first, second) = matches.of(examples, indices)

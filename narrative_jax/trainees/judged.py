@@ -1,6 +1,7 @@
 """What a reward learns from: preferences and annotations of two pictures, or descriptions of one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +13,10 @@ from narrative_jax.runs.annotations import makes_annotations, open_annotated
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_source
+from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 
 Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
+_EVERY = 2  # every other example is a drawn one, where some were drawn
 _REMEDIES = {
     "annotations": "name an entry that annotates",
     "preferences": "name an entry that screens, or collects them",
@@ -34,11 +37,16 @@ def check_batches(context: Context, algorithm: Algorithm, training_set: Training
 
 
 def open_batches(
-    context: Context, training_set: TrainingSetOptions | None, reward: PureReward, fitted: Fitted
+    context: Context, training_set: TrainingSetOptions | None, drawn: str, reward: PureReward, fitted: Fitted
 ) -> Batches:
-    """What the entry learns from: its training set, or what its source annotated or prefers. Raises InputError."""
+    """What the entry learns from: its training set, every other example of what the entry `drawn` drew unless that is
+    "", or what its source annotated or prefers. Raises InputError.
+    """
     if training_set:
-        return _described(training_set, reward, fitted)
+        examples = training_set.open()
+        if drawn:
+            examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False), _EVERY)
+        return _described(examples, reward, fitted)
     make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
     return make(context, reward, fitted)
 
@@ -92,9 +100,8 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
     return Batches(len(pairs.ids), make_batch)
 
 
-def _described(training_set: TrainingSetOptions, reward: PureReward, fitted: Fitted) -> Batches:
+def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
     """Pictures of a training set with their scenes, and answers to `nireward_prompts.DESCRIBE`."""
-    examples = training_set.open()
 
     def make_batch(indices):
         found = examples.batch(indices)

@@ -19,6 +19,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind
+from narrative_jax.trainees.drawn import check_drawn
 from narrative_jax.trainees.judged import check_batches, open_batches
 
 _SCORED = 64  # pairs scored at once for the calibration
@@ -28,13 +29,15 @@ _SCORED = 64  # pairs scored at once for the calibration
 class RewardTraining:
     """`reward` names what is trained, whose options stand in its section; with an `adapter` that alone is.
 
-    It begins as the train entry `after` left that reward, "" as the options say. A `training_set` is described.
+    It begins as the train entry `after` left that reward, "" as the options say. A `training_set` is described; with
+    `drawn`, an entry, every other example is one of the pictures that it drew instead.
     """
 
     reward: str
     adapter: AdapterOptions | None = None
     after: str = ""
     training_set: TrainingSetOptions | None = None
+    drawn: str = ""
 
     def __post_init__(self):
         if self.after and self.adapter:
@@ -75,6 +78,8 @@ class RewardTrainee:
         if options.after:
             _check_after(context, options)
         check_batches(context, algorithm, options.training_set)
+        if options.drawn:
+            _check_drawn(context, options)
 
     @classmethod
     def files(cls, context: Context) -> list:
@@ -111,7 +116,9 @@ class RewardTrainee:
 
     @cached_property
     def _batches(self):
-        return open_batches(self.context, self.options.training_set, self.policy, self.trainable.fitted)
+        return open_batches(
+            self.context, self.options.training_set, self.options.drawn, self.policy, self.trainable.fitted
+        )
 
     def sample(self, step: int, params: Params) -> None:
         """See `base.Trainee`: there is nothing to look at."""
@@ -124,6 +131,14 @@ class RewardTrainee:
         reward = trained_reward(self.context)
         scores = _scores(reward, self._batches)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)
+
+
+def _check_drawn(context, options):
+    """That pictures which somebody drew are described beside a training set."""
+    if not options.training_set:
+        rule = "drawn pictures are described beside those of a training set"
+        raise InputError(f"{context.name}.drawn {options.drawn!r}", rule, "set training_set, or leave it out")
+    check_drawn(context, options.drawn)
 
 
 def _check_after(context, options):
