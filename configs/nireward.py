@@ -4,9 +4,10 @@
 
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
-better, the majority says. A small Qwen2-VL learns to see first: it describes pictures of the training set and, every
-other one, drawn ones as the oracle reads them, and compares them with portraits. Then, as NIReward, it learns critiques
-and preferences. Raters see the oracle's findings, so what it learned from is privileged. `:tiny` is a smoke run.
+better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
+described and compared with portraits (`:backbone` makes it anew, from random weights). It goes on with as many drawn
+ones, as the oracle reads them, and then, as NIReward, learns critiques and preferences. Raters see the oracle's
+findings, so what it learned from is privileged. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -24,8 +25,8 @@ KEPT = {"num_steps": 4, "guidance_scale": 4.0, "subject_guidance_scale": 1.5}  #
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`tiny` is a smoke run of the same stages."""
-    check_name("variant", variant, ("", "tiny"))
+    """`backbone` is what learns to see alone, `tiny` a smoke run of the same stages."""
+    check_name("variant", variant, ("", "backbone", "tiny"))
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -88,9 +89,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "algorithm": "describing",
         "drawn": "drawn",
         "training_set": {"kind": "worn", "size": 200_000, "seed": 8},
-        "batch_size": 64,
-        "total_steps": 2000,
-        "optimizer": {**adamw, "warmup_steps": 200, "learning_rate": 1e-3},
+        "batch_size": 32,
+        "total_steps": 800,
+        "optimizer": {**adamw, "learning_rate": 5e-4},
     }
     config.nireward = {
         **train,
@@ -98,8 +99,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "source": "annotated",
         "algorithm": "critique",
         "hyper": {"gamma": 1.0, "without_critique": 0.3},
-        "batch_size": 32,
-        "total_steps": 1000,
+        "batch_size": 16,
+        "total_steps": 800,
         "optimizer": {**adamw, "learning_rate": 3e-4},
     }
     # The same network, its seeing and its compute, that never writes.
@@ -107,6 +108,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
     training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward", "plain")
     config.stages = (*training, *_bench(config), "ni_rlhf")
+    if variant == "backbone":
+        config.stages = ("seeing",)
+        config.seeing.update(drawn="", batch_size=64, total_steps=3000)
+        config.seeing.nireward.backbone = "random"
+        config.seeing.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     if variant == "tiny":
         _shrink(config)
     return config

@@ -246,7 +246,7 @@ def test_what_writes_no_critiques(changes, message):
 @pytest.mark.slow
 def test_it_begins_as_what_came_before_left_it(run):
     before, after = (NIRewardOptions(run / name / WEIGHTS).build().params for name in ("seeing", "nireward"))
-    fresh = NewNIReward().untrained(0)[1]()
+    fresh = NewNIReward("random").untrained(0)[1]()
     name = "vlm.blocks.query.kernel" if "vlm.blocks.query.kernel" in fresh else "vlm.blocks.*.query.kernel"
     assert abs(before[name] - after[name]).mean() < 0.1 * abs(np.asarray(fresh[name])).mean()
 
@@ -266,6 +266,8 @@ def test_it_begins_as_what_came_before_left_it(run):
         ({"seeing.source": "annotated"}, "source 'annotated' and a training_set: an entry trains on one of both"),
         ({"seeing.reward": "scalar", "seeing.scalar": {"size": "storybook"}}, "describing trains rewards that write"),
         ({"nireward.nireward": {"size": "2B", "backbone": "there"}}, "tokenizer.json"),
+        ({"seeing.drawn": "proxies"}, "drawn 'proxies': it draws no pictures; name an entry that generates or gathers"),
+        ({"nireward.drawn": "drawn"}, "nireward.drawn 'drawn': drawn pictures are described beside those of a"),
     ],
 )
 def test_bad_options(changes, message):

@@ -6,6 +6,7 @@ import narrative_jax
 from narrative_jax.core.errors import InputError
 
 STORYBOOK = "storybook"  # the size of the small networks that ship with their weights
+RANDOM = "random"  # in place of a file of weights: those of an untrained network, from the config's seed
 EMBEDDED = Path(narrative_jax.__file__).parent / "storybook" / "weights"  # data only: nothing of the world is imported
 
 

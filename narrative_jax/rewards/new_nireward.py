@@ -13,20 +13,20 @@ from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.models.critic import Critic
 from narrative_jax.models.network import abstract, below, split, under
-from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.shipped import RANDOM, STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_files import load_vlm_weights
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import FOLDER, load_nireward, prompts_by, save_nireward
+from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 
 @dataclass(frozen=True)
 class NewNIReward:
-    """A `size` with a `backbone`, a folder of a published Qwen2-VL with its tokenizer.json; the head is new.
+    """A `size` with a `backbone`, a folder of a Qwen2-VL with its tokenizer.json; the head is new.
 
-    "" begins at random, with the tokeniser that ships. See `TrainableReward`.
+    "" is the one that ships, "random" begins at random with its tokeniser. See `TrainableReward`.
     """
 
     backbone: File = field(default_factory=lambda: File(""))
@@ -34,22 +34,22 @@ class NewNIReward:
 
     def __post_init__(self):
         check_name("size", self.size, NIREWARD_SIZES)
-        if not self.backbone and self.size != STORYBOOK:
+        if self.backbone in ("", RANDOM) and self.size != STORYBOOK:
             rule = f"a published Qwen2-VL-{self.size} is where it begins"
-            raise InputError("backbone ''", rule, "give its folder, weights and tokenizer.json")
+            raise InputError(f"backbone {str(self.backbone)!r}", rule, "give its folder, weights and tokenizer.json")
 
     def untrained(self, seed: int) -> tuple[NIReward, Callable[[], Params]]:
         """Also raises InputError for an unreadable tokeniser, and one with more tokens than the network has words."""
         config, room = NIREWARD_SIZES[self.size]
-        folder = Path(self.backbone) if self.backbone else FOLDER
+        folder = BACKBONE if self.backbone in ("", RANDOM) else Path(self.backbone)
         network, shapes = abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
         prompts = prompts_by(folder / TOKENIZER, config, room)
 
         def read():
             fresh = split(Critic(config, rngs=nnx.Rngs(seed)))[1]
-            if not self.backbone:
+            if self.backbone == RANDOM:
                 return fresh
-            return fresh | under("vlm", load_vlm_weights(self.backbone, below("vlm", shapes)))
+            return fresh | under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
 
         reward = NIReward(self.size, prompts, network, read)
         return reward, lambda: reward.params

@@ -26,6 +26,7 @@ from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 ABOUT = "nireward.json"  # lies beside the weights and says what they are of
 FOLDER = EMBEDDED / "nireward"  # what ships
+BACKBONE = FOLDER / "backbone"  # what sees, and has not learned to judge
 NIREWARD_NAMES: Mapping[str, str | Published] = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
 
 

@@ -17,7 +17,7 @@ from narrative_jax.core.records import Candidate
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
 from narrative_jax.models.tokenizer import TOKENIZER
-from narrative_jax.rewards.nireward_files import FOLDER
+from narrative_jax.rewards.nireward_files import BACKBONE
 from narrative_jax.rewards.nireward_prompts import DESCRIBE, INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
@@ -33,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _write():
     config, _ = NIREWARD_SIZES["storybook"]
     tokenizer = train_chat_tokenizer(_texts(), config.vocab_size)
-    FOLDER.mkdir(exist_ok=True)
-    tokenizer.save(FOLDER / TOKENIZER)
-    print(f"{FOLDER / TOKENIZER}: {tokenizer.vocab_size} tokens")
+    tokenizer.save(BACKBONE / TOKENIZER)
+    print(f"{BACKBONE / TOKENIZER}: {tokenizer.vocab_size} tokens")
 
 
 def _texts() -> Iterator[str]:

@@ -10,8 +10,9 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.generators.base import Generator
-from narrative_jax.generators.flow_presets import RANDOM, FlowOptions, FlowPreset
+from narrative_jax.generators.flow_presets import FlowOptions, FlowPreset
 from narrative_jax.generators.sampling import Drawer, Sampling, candidate_seed
+from narrative_jax.models.shipped import RANDOM
 from narrative_jax.runs.tables import Tables
 
 _USUAL = Sampling()
