@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.mesh import weight_shardings
@@ -16,11 +15,11 @@ from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal
 from narrative_jax.generators.flow import TEXT_ENCODER, TRANSFORMER, VAE, FlowConfig, FlowGenerator
 from narrative_jax.generators.text import load_text
-from narrative_jax.models import shipped
 from narrative_jax.models.autoencoder import KLAutoencoder, PixelAutoencoder
 from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.flow_transformer import FLUX_NAMES, FlowTransformer, FlowTransformerConfig
 from narrative_jax.models.network import abstract, below, split, under
+from narrative_jax.models.shipped import EMBEDDED, RANDOM
 
 
 @dataclass(frozen=True)
@@ -72,29 +71,31 @@ class FlowPreset(FlowConfig):
         """See `base.Preset`."""
         return replace(self, transformer=replace(self.transformer, kept=kept))
 
-    def load(self, options: FlowOptions, seed: int, mesh: Mesh | None = None) -> tuple["FlowGenerator", Params]:
+    def load(
+        self, options: FlowOptions, seed: int, mesh: jax.sharding.Mesh | None = None
+    ) -> tuple["FlowGenerator", Params]:
         """See `base.Preset`."""
         if not (options.weights or self.embedded):
             raise InputError("generator.weights ''", "this preset has no embedded ones", "set a file, or 'random'")
-        text, reading = load_text(Path(options.text) if options.text else shipped.EMBEDDED, self.text_length)
+        text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
         generator, shapes = self.abstract()
         if mesh:
             laid = weight_shardings(generator.axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
             shapes = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=laid[name]) for name, s in shapes.items()}
         reading = under(TEXT_ENCODER, reading)
-        if options.weights == shipped.RANDOM:
+        if options.weights == RANDOM:
             drawing = self._random(seed, shapes)
             encoding = under(VAE, self.autoencoder.random(seed))
             reading |= {name: value for name, value in encoding.items() if generator.encodes(name)}
         else:
-            file = options.weights or shipped.EMBEDDED / f"{TRANSFORMER}.safetensors"
+            file = options.weights or EMBEDDED / f"{TRANSFORMER}.safetensors"
             read = load_weights(file, below(TRANSFORMER, shapes), FLUX_NAMES, self.weight_type)
             drawing = under(TRANSFORMER, read)
         return replace(generator, text=text), drawing | reading
 
     def described(self, options: FlowOptions, seed: int) -> tuple[str, str]:
         """See `base.Preset`."""
-        if options.weights == shipped.RANDOM:
+        if options.weights == RANDOM:
             return f"random weights of seed {seed}", "none, the weights are random"
         if options.weights:
             return options.weights, "not recorded in the run: see where its weights come from"
