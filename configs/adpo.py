@@ -63,9 +63,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "stage": "train",
         "source": "screen",
         "algorithm": "dpo",
-        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 0.5},
+        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 1.0},
         "adapter": {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0},
-        "total_steps": 200,
+        "total_steps": 150,
         "batch_size": 16,
         "accumulate": 1,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 20, "decay": "constant"},
@@ -148,11 +148,11 @@ def _add_controls(config):
     for seed in range(3):
         adpo = {**config.align.to_dict(), "seed": seed, "sample_every": 0}
         adpo["adapter"]["seed"] = seed
-        one_beta = {**adpo["hyper"], "beta": 559.0, "eta": 0.0}  # the mean of ADPO's β(a)
+        one_beta = {**adpo["hyper"], "beta": 584.0, "eta": 0.0}  # the mean of ADPO's β(a)
         kinds = {
             "adpo": {},
             # A pair costs 8/3 of a picture: two with their gradients, and two through the reference without.
-            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 533},
+            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 400},
             "shuffled": {"source": f"shuffled_labels_{seed}"},
             "presence": {"source": "by_presence"},
             "dominance": {"hyper": one_beta},

@@ -12,13 +12,13 @@ from narrative_jax.core.images import fit_image
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.models.critic import Critic
-from narrative_jax.models.network import abstract, below, split, under
+from narrative_jax.models.network import below, split, under
 from narrative_jax.models.shipped import RANDOM, STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_files import load_vlm_weights
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward
+from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward, structure
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 
@@ -42,7 +42,7 @@ class NewNIReward:
         """Also raises InputError for an unreadable tokeniser, and one with more tokens than the network has words."""
         config, room = NIREWARD_SIZES[self.size]
         folder = BACKBONE if self.backbone in ("", RANDOM) else Path(self.backbone)
-        network, shapes = abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
+        network, shapes = structure(config)
         prompts = prompts_by(folder / TOKENIZER, config, room)
 
         def read():

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes
+from narrative_jax.core.imports import without
+
+with without("torch"):  # which it would import where it is installed, for seconds, and which nothing here needs
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
 
 
 class Metrics:
