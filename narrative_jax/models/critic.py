@@ -1,5 +1,7 @@
 """A vision-language model that criticises: its head of words writes, a second head gives what was written a number."""
 
+from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from narrative_jax.models.layers import Linear
+from narrative_jax.models.network import Network, abstract
 from narrative_jax.models.vlm import Cache, Vlm, VlmConfig, VlmInputs, last_of
 from narrative_jax.models.vlm_writing import Written, write
 
@@ -33,6 +36,12 @@ class Judged(NamedTuple):
     before: jax.Array
     after: jax.Array
     logits: jax.Array
+
+
+@cache
+def structure(config: VlmConfig) -> tuple[Network, Mapping[str, jax.ShapeDtypeStruct]]:
+    """The network and the shapes of its weights: many entries of a run ask, and tracing takes a moment."""
+    return abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
 
 
 class Critic(nnx.Module):

@@ -11,14 +11,14 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
-from narrative_jax.models.critic import Critic
+from narrative_jax.models.critic import Critic, structure
 from narrative_jax.models.network import below, split, under
 from narrative_jax.models.shipped import RANDOM, STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_files import load_vlm_weights
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward, structure
+from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 

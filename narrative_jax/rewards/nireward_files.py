@@ -2,12 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import jax
-from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json, write_json
@@ -15,8 +11,8 @@ from narrative_jax.core.options import File, parse
 from narrative_jax.core.types import Params
 from narrative_jax.models.chat_tokenizer import ChatTokenizer
 from narrative_jax.models.checkpoints import Published, load_weights, save_weights
-from narrative_jax.models.critic import Critic
-from narrative_jax.models.network import Network, abstract, under
+from narrative_jax.models.critic import structure
+from narrative_jax.models.network import under
 from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm import VlmConfig
@@ -68,12 +64,6 @@ def load_nireward(weights: str | Path) -> NIReward:
     network, shapes = structure(config)
     prompts = prompts_by(path.with_name(TOKENIZER), config, room)
     return NIReward(size, prompts, network, lambda: load_weights(path, shapes, NIREWARD_NAMES))
-
-
-@cache
-def structure(config: VlmConfig) -> tuple[Network, Mapping[str, jax.ShapeDtypeStruct]]:
-    """The network of a size and the shapes of its weights: many entries of a run ask, and tracing takes a moment."""
-    return abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
 
 
 def prompts_by(path: Path, config: VlmConfig, room: Room) -> Prompts:
