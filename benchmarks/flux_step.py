@@ -365,9 +365,11 @@ def report(arguments):
     for child in [arguments.only] if arguments.only else CHILDREN:
         found, error = lines_of(child, arguments)
         told, errors = told + found, errors + [error] * bool(error)
+        if error and child == "parity":
+            raise SystemExit(error)  # steps that differ are not timed
     jax.config.update("jax_platforms", "cpu")  # the count takes no device
     preset = preset_of(arguments.side, tiny=arguments.tiny, attention=arguments.attention)
-    useful = useful_flops(preset)
+    useful = useful_flops(preset_of(arguments.side, tiny=arguments.tiny))
     rates = {line["library"]: line["rate"] for line in told if "rate" in line}
     variants = {line["variant"]: line for line in told if "variant" in line}
     middles = {name: statistics.median(line["seconds"]) for name, line in variants.items()}

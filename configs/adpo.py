@@ -70,8 +70,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "accumulate": 1,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 20, "decay": "constant"},
         "ema_decay": 0.95,
-        "save_every": 100,
-        "sample_every": 100,
+        "save_every": 75,
+        "sample_every": 75,
         "seed": 0,
     }
     config.evaluate = {

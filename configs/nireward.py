@@ -5,9 +5,9 @@
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
 better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
-described and compared with portraits (`:backbone` makes it anew, from random weights). It goes on with as many drawn
-ones, as the oracle reads them, and then, as NIReward, learns critiques and preferences. Raters see the oracle's
-findings, so what it learned from is privileged. `:tiny` is a smoke run.
+described and compared with portraits (`:backbone` makes it anew, from random weights). It goes on with these and as
+many that were drawn, as the oracle reads them, and then, as NIReward, learns critiques and preferences. Raters see the
+oracle's findings, so what it learned from is privileged. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -172,7 +172,7 @@ def _bench(config):
 
 
 def _shrink(config):
-    """Seconds instead of hours, on untrained networks: for tests."""
+    """Seconds instead of hours, on an untrained generator: for tests."""
     config.generator.update(preset="tiny", weights="random")
     config.sampling.update(num_steps=2, batch_size=4)
     for name in VARIANTS:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from narrative_jax.core.errors import InputError
+from narrative_jax.models import attention
 from narrative_jax.models.attention import attend
 
 
@@ -49,3 +51,27 @@ def test_large_logits():
     nearest = jnp.einsum("bnhd,bmhd->bnhm", q, k).argmax(-1)
     expected = jnp.take_along_axis(v.swapaxes(1, 2)[:, None], nearest[..., None, None], axis=3)[..., 0, :]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["of keys", "of pairs"])
+def test_cudnns_masks_are_as_long_as_queries_and_keys(kind, monkeypatch):
+    """It takes no others, and of odd lengths none: the kernel itself runs on a GPU."""
+    mask, seen = MASKS[kind], []
+    usual = jax.nn.dot_product_attention
+
+    def instead(q, k, v, *, mask, implementation):
+        seen.append((mask.shape, implementation))
+        return usual(q, k, v, mask=mask, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    q, k, v = draw("bfloat16")
+    with pytest.raises(InputError, match="with a mask it takes even numbers of tokens, and here are 5, 7"):
+        attend(q, k, v, mask, "cudnn")
+    expected = attend(q, k, v, mask, "auto")
+    q, k, v = (jnp.concatenate([x, x[:, :1]], 1) for x in (q, k, v))  # a query and a key more, which no query sees
+    ends = [(0, 0)] * (mask.ndim - 2) + [(0, mask.shape[-2] > 1), (0, 1)]
+    found = attend(q, k, v, np.pad(mask, ends), "auto")[:, :5]
+    np.testing.assert_allclose(np.float32(found), np.float32(expected), atol=0.05)
+    ((shape, implementation),) = seen
+    assert implementation == "cudnn" and shape[-2:] == (6, 8)

@@ -23,9 +23,10 @@ from narrative_jax.models.network import abstract, below
 from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
 from narrative_jax.models.vlm_vision import VisionTowerConfig
-from narrative_jax.rewards.base import OnHost
+from narrative_jax.rewards.base import WEIGHTS, OnHost
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward import NIReward
+from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward
 from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
@@ -108,6 +109,20 @@ def test_it_begins_with_a_published_backbone(reward, tmp_path, monkeypatch, scor
     monkeypatch.setitem(NIREWARD_SIZES, "Smaller", (replace(config, vocab_size=300), ROOM))
     with pytest.raises(InputError, match=r"tokenizer.json of \d+ tokens: the network has 300 words"):
         NewNIReward(str(tmp_path), "Smaller").untrained(0)
+
+
+def test_the_backbone_that_ships_is_begun_with():
+    """Its weights but for the head, which is drawn by the seed, as what a training of one's own left would be."""
+    shipped = load_nireward(BACKBONE / WEIGHTS).params
+    one, other = (NewNIReward().untrained(seed)[1]() for seed in (0, 1))
+    random = NewNIReward("random").untrained(0)[1]()
+    for name in below("vlm", shipped):
+        np.testing.assert_array_equal(one[f"vlm.{name}"], shipped[f"vlm.{name}"])
+    assert np.abs(one["reward.kernel"] - other["reward.kernel"]).max() > 1e-3
+    assert np.abs(random["vlm.token_embedding"] - shipped["vlm.token_embedding"]).max() > 1e-3
+    again = NewNIReward(str(BACKBONE)).untrained(0)[1]()
+    for name, value in one.items():
+        np.testing.assert_array_equal(again[name], value)
 
 
 def test_texts_come_back(reward):
@@ -307,6 +322,9 @@ def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, p
     known = gradients({**given, "better": np.ones((2, 3), np.float32)})
     assert all(abs(value).max() > 0 for value in known.values())
     assert abs(gradients(given, gamma=0.0)["reward.kernel"]).max() == 0
+    decided = {**given, "better": np.ones((2, 3), np.float32)}
+    silent, once, twice = (gradients(decided, critique=weight)["vlm.token_embedding"] for weight in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(twice - once, once - silent, atol=1e-4 * abs(once).max())
 
 
 @pytest.mark.parametrize(
@@ -318,6 +336,8 @@ def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, p
         ),
         (lambda reward, scene: reward.encode([replace(scene, subjects=())]), "with 0 subjects"),
         (lambda reward, scene: CritiqueModelling(gamma=-1.0), "gamma -1.0"),
+        (lambda reward, scene: CritiqueModelling(critique=-1.0), "critique -1.0"),
+        (lambda reward, scene: CritiqueModelling(critique=0.0, gamma=0.0), "nothing is left to learn"),
         (lambda reward, scene: CritiqueModelling(without_critique=1.5), "without_critique 1.5"),
     ],
 )

@@ -718,3 +718,11 @@ def test_the_command_that_is_running(monkeypatch, module, argv, said):
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=module and SimpleNamespace(name=module)))
     monkeypatch.setattr(sys, "argv", argv)
     assert page._command() == said
+
+
+def test_a_reward_that_learned_to_see_by_the_oracle_is_told():
+    config = aligned_by("trained", "http")
+    assert privileged(config, "align") == ""
+    config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": "describing", "drawn": "generate"}
+    config["taught"]["after"] = "seeing"
+    assert privileged(config, "align") == "a reward that learned from the oracle's descriptions"

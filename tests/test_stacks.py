@@ -52,6 +52,9 @@ def test_a_stack_is_its_blocks():
         assert places.tolist() == [0, 1, 2, 3]
         np.testing.assert_allclose(run(2)[0], seen[2], atol=1e-6)
         np.testing.assert_array_equal(run(0)[0], x)
+        listed, found = stack.run(multiply, x, list(jnp.arange(4)), scanned=scanned)
+        np.testing.assert_allclose(listed, expected, atol=1e-6)
+        assert [int(place) for _, place in found] == [0, 1, 2, 3]
     np.testing.assert_array_equal(stack.block(-1).kernel[...], kernels[3])
 
 

@@ -161,6 +161,20 @@ def test_words_alone_need_no_patches(models, logits):
 
 
 @ONE_SIZE
+def test_pictures_of_one_size_need_not_be_told_apart(models, logits):
+    """Two and one of them, and room for a third, as rows of their own."""
+    config, _, network, params = models
+    sizes = ([SHAPES[0]] * 2, [SHAPES[0]])
+    told = [prompt(config, shapes, 4, seed) for seed, shapes in enumerate(sizes)]
+    count = len(told[1].pictures[0].patches)
+    given = collate(told, BUCKET["length"], 3 * count, PICTURE, config.vision)
+    apart = given._replace(**{name: getattr(given, name).reshape(2, 3, count, -1) for name in ("patches", "cells")})
+    there = given.mask[..., None]
+    expected = logits(network, params, given) * there
+    np.testing.assert_allclose(logits(network, params, apart) * there, expected, atol=1e-5)
+
+
+@ONE_SIZE
 @pytest.mark.slow
 def test_more_room_for_patches_changes_nothing(models):
     config, _, network, params = models

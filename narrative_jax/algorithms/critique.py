@@ -33,6 +33,8 @@ class CritiqueModelling(Algorithm):
         for name in ("critique", "gamma"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} {getattr(self, name)!r}", "it weighs a loss", "give 0 or more")
+        if not self.critique + self.gamma:
+            raise InputError("critique 0 and gamma 0", "nothing is left to learn", "weigh one of both")
         if not 0 <= self.without_critique <= 1:
             raise InputError(f"without_critique {self.without_critique!r}", "it is a share", "give one from 0 to 1")
 

@@ -34,8 +34,11 @@ def _obstacle(attention, q, k, mask):
     """Why this implementation cannot do it; "" where it can."""
     if platform() != _RUNS_ON[attention]:
         return f"it runs on a {_RUNS_ON[attention]}, and this is a {platform()}"
+    if attention == CUDNN and q.dtype != jnp.bfloat16:
+        return f"it computes in bfloat16, and this is {q.dtype}"
     if attention == CUDNN:
-        return "" if q.dtype == jnp.bfloat16 else f"it computes in bfloat16, and this is {q.dtype}"
+        even = mask is None or not (q.shape[1] % 2 or k.shape[1] % 2)
+        return "" if even else f"with a mask it takes even numbers of tokens, and here are {q.shape[1]}, {k.shape[1]}"
     if q.shape[2] != k.shape[2]:
         return f"it takes as many heads of keys as of queries, and here are {k.shape[2]} and {q.shape[2]}"
     parts = current_mesh().shape["context"]  # of the queries; all see all keys
@@ -65,7 +68,8 @@ def _xla(q, k, v, mask):
 
 
 def _cudnn(q, k, v, mask):
-    if mask is not None:  # cuDNN's is as long as queries and keys, or none
+    if mask is not None:  # cuDNN's is as long as queries and keys
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1], k.shape[1]))
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 

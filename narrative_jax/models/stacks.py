@@ -50,8 +50,8 @@ class Stack(nnx.Module):
         """Through the first `count` blocks, or all, by `body(block, carry, given) -> (carry, found)`.
 
         Returns the last carry and all that was found, with a leading axis of blocks, as `given` has one; of a list,
-        one for each block, a list. Where `scanned`, the body is compiled once, as a loop, and takes no list; `kept` is
-        a name of `KEPT`.
+        one for each block, a list. Where `scanned`, and with no list, the body is compiled once, as a loop; `kept` is a
+        name of `KEPT`.
         """
         count = self.count if count is None else count
         graphdef, weights = nnx.split(getattr(self, EACH))
@@ -63,9 +63,9 @@ class Stack(nnx.Module):
 
         if KEPT[kept]:
             step = jax.checkpoint(step, policy=KEPT[kept], prevent_cse=not scanned)
-        if scanned or not count:
-            return jax.lax.scan(step, carry, (weights, given), count)
         found, listed = [], isinstance(given, list)
+        if not listed and (scanned or not count):
+            return jax.lax.scan(step, carry, (weights, given), count)
         for block in zip(_apart(weights, count), given if listed else _apart(given, count), strict=True):
             carry, new = step(carry, block)
             found.append(new)

@@ -63,8 +63,8 @@ class VlmInputs(NamedTuple):
 
     `positions` i32[b, n, 3] are each token's time, row and column. `shown` i32[b, n] says which of the row's merged
     patches stands in a token's place, NOTHING for words. `patches` f32[b, p, 3 · patch_size²], `cells` i32[b, p, 2] and
-    `pictures` i32[b, p] are what `VisionTower` sees of all pictures of a row, one after the other, then padding. Those
-    of k pictures of one size may be [b, k, p, ...]: then no patch looks for its own among all.
+    `pictures` i32[b, p] are what `VisionTower` sees of all pictures of a row, one after the other, then padding. Of k
+    pictures of one size patches and cells may be [b, k, p, ...]: then no patch looks for its own among all.
     """
 
     tokens: jax.Array
@@ -80,7 +80,7 @@ class Cache(NamedTuple):
     """What was read: keys and values [blocks, b, key_heads, m, d] of m tokens, and which are there, bool[b, m].
 
     `position` i32[b] is that of the token that comes next. Heads come first, so that one query more meets them as they
-    lie.
+    lie. While words are written keys and values are lists, each block's its own, see `Vlm.room_in`.
     """
 
     keys: jax.Array
@@ -179,16 +179,15 @@ class Vlm(nnx.Module):
         there = cache.there.at[:, place].set(True)
         positions = jnp.broadcast_to(cache.position[:, None, None], (len(tokens), 1, 3))
         hidden, found = self._through(self._words(tokens[:, None]), positions, there, cache, place)
-        keys, values = map(list, zip(*found, strict=True)) if isinstance(found, list) else found
+        keys, values = map(list, zip(*found, strict=True))
         return hidden[:, 0], Cache(keys, values, there, cache.position + 1)
 
     def room_in(self, cache: Cache, more: int) -> Cache:
-        """With free places for so many tokens; blocks that do not run as one loop have each its own arrays, which are
-        written into where they are.
+        """With free places for so many tokens, and for each block arrays of its own: they are written into where they
+        lie, while a loop over blocks would put all of them together for each word.
         """
-        keys, values = (jnp.pad(x, [(0, 0), (0, 0), (0, 0), (0, more), (0, 0)]) for x in (cache.keys, cache.values))
-        if not self.config.scanned:
-            keys, values = list(keys), list(values)
+        room = [(0, 0), (0, 0), (0, more), (0, 0)]
+        keys, values = ([jnp.pad(of_block, room) for of_block in x] for x in (cache.keys, cache.values))
         return Cache(keys, values, jnp.pad(cache.there, [(0, 0), (0, more)]), cache.position)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -203,10 +202,8 @@ class Vlm(nnx.Module):
         words, config = self._words(inputs.tokens), self.config
         if not inputs.patches.size:
             return words
-        several = inputs.patches.ndim - 3
-        patches, cells, pictures = (
-            x.reshape(-1, *x.shape[1 + several :]) for x in (inputs.patches, inputs.cells, inputs.pictures)
-        )
+        pictures = inputs.pictures if inputs.patches.ndim == 3 else None
+        patches, cells = (x.reshape(-1, *x.shape[-2:]) for x in (inputs.patches, inputs.cells))
         seen = self.vision(patches.astype(config.compute), cells, pictures, config.attention, **config.ways)
         seen, shown = seen.reshape(len(words), -1, config.width), inputs.shown[..., None]
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
@@ -234,7 +231,7 @@ class Vlm(nnx.Module):
             return block(x, rotation, seen[:, None], before, attention, place)
 
         before = None if cache is None else (cache.keys, cache.values)
-        if cache is not None and isinstance(cache.keys, list):
+        if place is not None:
             before = list(zip(*before, strict=True))
         x, found = self.blocks.run(body, x, before, **config.ways)
         return self.norm(x), found

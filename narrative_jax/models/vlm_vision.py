@@ -50,7 +50,7 @@ class VisionBlock(nnx.Module):
         self.mlp_in = Linear(width, config.mlp_width, axes=("embed", "mlp"), kernel_init=START, rngs=rngs)
         self.mlp_out = Linear(config.mlp_width, width, axes=("mlp", "embed"), kernel_init=START, rngs=rngs)
 
-    def __call__(self, x: jax.Array, rotation: jax.Array, mask: jax.Array, attention: str) -> jax.Array:
+    def __call__(self, x: jax.Array, rotation: jax.Array, mask: jax.Array | None, attention: str) -> jax.Array:
         qkv = self.qkv(self.norm_attention(x)).reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         attended = attend(rotate_halves(q, rotation), rotate_halves(k, rotation), v, mask, attention)
@@ -72,15 +72,18 @@ class VisionTower(nnx.Module):
         self.merge_in = Linear(merged, merged, axes=("embed", "mlp"), kernel_init=START, rngs=rngs)
         self.merge_out = Linear(merged, width, axes=("mlp", "embed"), kernel_init=START, rngs=rngs)
 
-    def __call__(self, patches: jax.Array, cells: jax.Array, pictures: jax.Array, attention: str, **ways) -> jax.Array:
+    def __call__(
+        self, patches: jax.Array, cells: jax.Array, pictures: jax.Array | None, attention: str, **ways
+    ) -> jax.Array:
         """f32[b, p / merge², width] of patches f32[b, p, 3 · patch_size²], those merged into one side by side.
 
-        `cells` i32[b, p, 2] are their rows and columns, `pictures` i32[b, p] says which of them belong together;
-        `ways` to run the blocks are those of `Stack.run`.
+        `cells` i32[b, p, 2] are their rows and columns, `pictures` i32[b, p] says which of them belong together, None
+        that all of a row do; `ways` to run the blocks are those of `Stack.run`.
         """
         kernel = self.patch_embedding[...].sum(1)  # of equal frames one is enough
         x = spread_tokens(patches @ kernel.reshape(-1, kernel.shape[-1]).astype(patches.dtype))
-        rotation, mask = self._rotation(cells), pictures[:, None, :, None] == pictures[:, None, None, :]
+        rotation = self._rotation(cells)
+        mask = None if pictures is None else pictures[:, None, :, None] == pictures[:, None, None, :]
         x, _ = self.blocks.run(lambda block, x, _: (block(x, rotation, mask, attention), None), x, **ways)
         x = self.norm(x).reshape(len(x), -1, self.merge_in.kernel.shape[0])
         return self.merge_out(jax.nn.gelu(self.merge_in(x), approximate=False))

@@ -141,6 +141,8 @@ def privileged(config: dict[str, Any], entry: str) -> str:
         found.append(_of_rewards(config, config[source["source"]], source.get("aspects")))
     if source.get("annotator") == Raters.name:
         found.append(RATERS if source["stage"] == "annotate" else f"pairs kept by {RATERS}")
+    if train.get("trains") == "reward" and train.get("drawn"):
+        found.append("the oracle's descriptions")
     return _joined([*found, privileged(config, before) if before else ""])
 
 

@@ -11,6 +11,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
+from narrative_jax.models.checkpoints import load_weights
 from narrative_jax.models.critic import Critic, structure
 from narrative_jax.models.network import below, split, under
 from narrative_jax.models.shipped import RANDOM, STORYBOOK
@@ -18,13 +19,21 @@ from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_files import load_vlm_weights
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward, prompts_by, save_nireward
+from narrative_jax.rewards.nireward_files import (
+    ABOUT,
+    BACKBONE,
+    NIREWARD_NAMES,
+    load_nireward,
+    prompts_by,
+    save_nireward,
+)
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 
 @dataclass(frozen=True)
 class NewNIReward:
-    """A `size` with a `backbone`, a folder of a Qwen2-VL with its tokenizer.json; the head is new.
+    """A `size` with a `backbone`, a folder of a Qwen2-VL with its tokenizer.json, or what a training of NIReward left;
+    the head is new.
 
     "" is the one that ships, "random" begins at random with its tokeniser. See `TrainableReward`.
     """
@@ -49,6 +58,9 @@ class NewNIReward:
             fresh = split(Critic(config, rngs=nnx.Rngs(seed)))[1]
             if self.backbone == RANDOM:
                 return fresh
+            if (folder / ABOUT).is_file():
+                known = load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES)
+                return known | under("reward", below("reward", fresh))
             return fresh | under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
 
         reward = NIReward(self.size, prompts, network, read)

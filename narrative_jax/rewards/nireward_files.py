@@ -23,8 +23,7 @@ from narrative_jax.rewards.nireward_prompts import Prompts, Room
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 ABOUT = "nireward.json"  # lies beside the weights and says what they are of
-FOLDER = EMBEDDED / "nireward"  # what ships
-BACKBONE = FOLDER / "backbone"  # what sees, and has not learned to judge
+BACKBONE = EMBEDDED / "nireward" / "backbone"  # what ships: it sees, and has not learned to judge
 NIREWARD_NAMES: Mapping[str, str | Published] = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
 
 
@@ -47,11 +46,11 @@ def save_nireward(path: Path, reward: NIReward, params: Params) -> None:
 
 
 def load_nireward(weights: str | Path) -> NIReward:
-    """One that `save_nireward` left, "" the one that ships: its weights, the other files beside them.
+    """One that `save_nireward` left: its weights, the other files beside them.
 
     Raises InputError for other files and an unreadable tokeniser, and on first use for arrays that do not fit.
     """
-    path = Path(weights) if weights else FOLDER / WEIGHTS
+    path = Path(weights)
     for file, missing in ((path, "there is no such file"), (path.with_name(ABOUT), f"there is no {ABOUT} beside them")):
         if not file.is_file():
             rule = f"{missing}; NIReward is {WEIGHTS}, {ABOUT} and {TOKENIZER}, as its training leaves them"

@@ -68,8 +68,7 @@ class Prompts:
         inputs = collate(asked, self.room.tokens, most, self.tokenizer.picture, self.tower)
         apart = {
             name: part.reshape(len(asked), -1, self._patches, *part.shape[2:])
-            for name, part in inputs._asdict().items()
-            if name in ("patches", "cells", "pictures")
+            for name, part in (("patches", inputs.patches), ("cells", inputs.cells))
         }
         return Shown(inputs._replace(**apart), np.array([len(each.pictures) - 1 for each in asked], np.int32))
 

@@ -95,8 +95,9 @@ def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 
 def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[tuple[str, str]]:
-    """What each picture u8[b, h, w, 3] shows and how it differs from its scene's portraits, in words. Raises InputError
-    as `judge_images`.
+    """What each picture u8[b, 40, 40, 3] shows and how it differs from its scene's portraits, in words.
+
+    Raises InputError for a scene without facts.
     """
     return seen_descriptions(to_float(images), [facts_of(scene) for scene in scenes])
 

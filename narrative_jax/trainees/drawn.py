@@ -12,7 +12,7 @@ from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 
-_DRAW = ("generate", "gather")  # stages that leave pictures of Storybook's scenes
+_DRAW = ("generate", "gather")  # stages that leave pictures of scenes
 
 
 def check_drawn(context: Context, entry: str) -> None:
@@ -35,7 +35,7 @@ class DrawnExamples:
         scene_ids = self.candidates.columns("scene_id")["scene_id"]
         self.rows = [(row, self.row_of[id]) for row, id in enumerate(scene_ids) if id in self.row_of]
         if not self.rows:
-            rule = "pictures of scenes with one subject are learned from"
+            rule = f"pictures of scenes{' with one subject' if alone else ''} are learned from"
             raise InputError(f"drawn {entry!r}", f"{rule}, and it drew none", "draw more scenes")
 
     def __len__(self) -> int:

@@ -138,6 +138,9 @@ def _check_drawn(context, options):
     if not options.training_set:
         rule = "drawn pictures are described beside those of a training set"
         raise InputError(f"{context.name}.drawn {options.drawn!r}", rule, "set training_set, or leave it out")
+    if context.config.get("scenes", ""):
+        rule = "the oracle describes pictures of Storybook's scenes"
+        raise InputError(f"{context.name}.drawn {options.drawn!r}", rule, "leave drawn, or scenes of one's own, out")
     check_drawn(context, options.drawn)
 
 
