@@ -296,6 +296,8 @@ def test_the_loss_is_that_of_the_paper(reward, score, pictures, scenes):
     assert float(found.metrics["ranking"]) == pytest.approx(ranking, rel=1e-4)
     assert float(found.sum) == pytest.approx(float(found.metrics["critique"]) + 2 * ranking, rel=1e-4)
     assert float(found.weight) == 2
+    silent = loss_of(reward, given, critique=0.0, gamma=2.0, without_critique=0.0)
+    assert float(silent.sum) == pytest.approx(2 * ranking, rel=1e-4)
 
 
 def test_nothing_hangs_on_the_order_of_two_pictures(reward, pictures, scenes):
@@ -322,9 +324,6 @@ def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, p
     known = gradients({**given, "better": np.ones((2, 3), np.float32)})
     assert all(abs(value).max() > 0 for value in known.values())
     assert abs(gradients(given, gamma=0.0)["reward.kernel"]).max() == 0
-    decided = {**given, "better": np.ones((2, 3), np.float32)}
-    silent, once, twice = (gradients(decided, critique=weight)["vlm.token_embedding"] for weight in (0.0, 1.0, 2.0))
-    np.testing.assert_allclose(twice - once, once - silent, atol=1e-4 * abs(once).max())
 
 
 @pytest.mark.parametrize(
