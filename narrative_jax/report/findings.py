@@ -254,8 +254,8 @@ def _signed(value):
 
 
 def _change(numbers, key):
-    """Mark, difference and its interval."""
-    diff, low, high = (numbers[f"{key}/{name}"] for name in ("diff", "diff_low", "diff_high"))
+    """Mark, difference and its interval, to the digits that are shown: what is shown as 0 is none."""
+    diff, low, high = (round(numbers[f"{key}/{name}"], 3) for name in ("diff", "diff_low", "diff_high"))
     return UP if low > 0 else DOWN if high < 0 else UNCLEAR, diff, low, high
 
 
