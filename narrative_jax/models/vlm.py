@@ -217,12 +217,14 @@ class Vlm(nnx.Module):
         config, n = self.config, x.shape[1]
         pairs = config.width // config.heads // 2
         rotation = half_rotation(positions, np.repeat(range(3), config.sections), THETA ** -(np.arange(pairs) / pairs))
-        seen = mask[:, None]
-        if place is None:
+        seen, before = mask[:, None], None if cache is None else (cache.keys, cache.values)
+        if place is not None:
+            before = list(zip(*before, strict=True))
+        else:
             seen = jnp.tril(jnp.ones((n, n), bool)) & seen
-        if cache is not None and place is None:
-            earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
-            seen = jnp.concatenate([earlier, seen], axis=2)
+            if cache is not None:
+                earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
+                seen = jnp.concatenate([earlier, seen], axis=2)
 
         # Of one query there is no square of logits, which is what the others spare.
         attention = XLA if n == 1 else config.attention
@@ -230,9 +232,6 @@ class Vlm(nnx.Module):
         def body(block, x, before):
             return block(x, rotation, seen[:, None], before, attention, place)
 
-        before = None if cache is None else (cache.keys, cache.values)
-        if place is not None:
-            before = list(zip(*before, strict=True))
         x, found = self.blocks.run(body, x, before, **config.ways)
         return self.norm(x), found
 
