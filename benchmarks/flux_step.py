@@ -6,7 +6,7 @@ One pair of pictures with one subject of half their side: the preset with fewer 
 so that what is measured is the package's own step. FLUX.1-dev's sizes, the adapter of the recipe `adpo:flux`. Weights
 are random, made on the device in bfloat16, the adapter's in float32. Both sides compute in bfloat16 and work each block
 out again for the gradient; the reference is the base without gradient; the subject's keys and values are computed once
-a step. torch runs the blocks of `dpo_step.py` over diffusers' modules, under autocast as diffusers' training scripts
+a step. torch runs the blocks of `torch_flux.py` over diffusers' modules, under autocast as diffusers' training scripts
 do: eager, and with each kind of block through torch.compile. Each side is a process of its own, so that no allocator
 keeps the other's memory. First, loss and gradients of both are compared at tiny sizes, float32, with the same weights.
 `--tiny` is a rehearsal on CPU, where compiled blocks are only traced.
@@ -29,6 +29,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from page import write_page
 
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.core.config import load
@@ -49,7 +50,6 @@ from narrative_jax.training.step import gradients, make_step, new_state
 SEED = 0
 PAIRS = 1
 WARM_UP, TIMED = 2, 5  # steps
-LEARNING_RATE = 1e-3
 TINY = {"heads": 2, "axes_dim": (4, 6, 6), "double_blocks": 2, "single_blocks": 2, "text_dim": 32, "pooled_dim": 16}
 RECIPE = "adpo:flux"
 LIBRARIES = ("jax", "flax", "optax", "torch", "diffusers", "peft")
@@ -145,7 +145,7 @@ def measure_ours(preset, size):
     matrix, product = jax.random.normal(jax.random.key(SEED), (size, size), jnp.bfloat16), jax.jit(jnp.matmul)
     tell_matmul("XLA", lambda count: jax.block_until_ready([product(matrix, matrix) for _ in range(count)]), size)
     trainee, mesh = abstract_trainee(preset), make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
-    optimizer = Optimizer(LEARNING_RATE).build(total_steps=1)
+    optimizer = Optimizer(load(RECIPE).align.optimizer.learning_rate).build(total_steps=1)
     made = make_step(DPO(), trainee, optimizer, mesh, seed=SEED, ema_decay=0.95)
     spread, keys = spread_of(preset), iter(jax.random.split(jax.random.key(SEED, impl="rbg"), 1000))
 
@@ -180,72 +180,55 @@ def flux_model(preset, trainee, device):
     """diffusers' model with random weights and peft's adapter. Beside it, by our names, its base weights with their
     layouts, and the adapter's.
     """
-    import diffusers
     import torch
-    from dpo_step import ADAPTER, torch_names
-    from peft import LoraConfig, inject_adapter_in_model
+    import torch_flux
 
-    config, rank = preset.transformer, load(RECIPE).align.adapter.rank
     torch.set_default_dtype(getattr(torch, preset.weight_type))
     with torch.device(device):
-        model = diffusers.FluxTransformer2DModel(
-            in_channels=config.channels,
-            num_layers=config.double_blocks,
-            num_single_layers=config.single_blocks,
-            attention_head_dim=config.width // config.heads,
-            num_attention_heads=config.heads,
-            joint_attention_dim=config.text_dim,
-            pooled_projection_dim=config.pooled_dim,
-            guidance_embeds=config.distilled_guidance,
-            axes_dims_rope=config.axes_dim,
-        )
+        model = torch_flux.flux(preset.transformer)
     torch.set_default_dtype(torch.float32)
     frozen, params = (unstacked(below(TRANSFORMER, shapes)) for shapes in (trainee.frozen, trainee.params))
     weights = dict(model.named_parameters())
     base = {name: (weights[key], layout) for name, (key, layout) in published_names(frozen, FLUX_NAMES).items()}
-    keys = dict(torch_names({**frozen, **params}))
-    targets = sorted({key.split(".lora_")[0] for key in keys.values()})
-    model.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model, ADAPTER)
-    weights = dict(model.named_parameters())
+    adapter = torch_flux.add_adapter(model, {**frozen, **params}, load(RECIPE).align.adapter.rank)
     with torch.no_grad():
-        for name, weight in weights.items():
+        for name, weight in model.named_parameters():
             weight.normal_(float(".norm_" in name), spread_of(preset))
-        for key in keys.values():
-            weights[key].data = weights[key].float()
-    return model, base, {name: weights[key] for name, key in keys.items()}
+        for weight in adapter.values():
+            weight.data = weight.float()
+    return model, base, adapter
 
 
 def torch_trainer(preset, trainee, device):
-    """`dpo_step.TorchTrainer` for FLUX; `network.compile` compiles its blocks."""
-    import dpo_step
+    """`torch_flux.TorchTrainer` for FLUX; `network.compile` compiles its blocks."""
     import torch
+    import torch_flux
     from torch.utils.checkpoint import checkpoint
 
     def double(block, image, text, vector, rotation, subject_k, subject_v, adapted):
         image_hidden, *image_rest = block.norm1(image, emb=vector)
         text_hidden, *text_rest = block.norm1_context(text, emb=vector)
-        from_text = dpo_step._project(block.attn, text_hidden, dpo_step._TEXT, adapted)
-        from_image = dpo_step._project(block.attn, image_hidden, dpo_step._IMAGE, adapted)
+        from_text = torch_flux.project(block.attn, text_hidden, torch_flux.TEXT, adapted)
+        from_image = torch_flux.project(block.attn, image_hidden, torch_flux.IMAGE, adapted)
         qkv = (torch.cat(both, 1) for both in zip(from_text, from_image, strict=True))
         text_out, image_out = attend(*qkv, rotation, subject_k, subject_v).split([text.shape[1], image.shape[1]], 1)
-        image_out = dpo_step._apply(block.attn.to_out[0], image_out, adapted)
-        text_out = dpo_step._apply(block.attn.to_add_out, text_out, adapted)
-        image = dpo_step._finish(image, image_out, image_rest, block.norm2, block.ff, adapted)
-        return image, dpo_step._finish(text, text_out, text_rest, block.norm2_context, block.ff_context, adapted)
+        image_out = torch_flux.apply(block.attn.to_out[0], image_out, adapted)
+        text_out = torch_flux.apply(block.attn.to_add_out, text_out, adapted)
+        image = torch_flux.finish(image, image_out, image_rest, block.norm2, block.ff, adapted)
+        return image, torch_flux.finish(text, text_out, text_rest, block.norm2_context, block.ff_context, adapted)
 
     def single(block, main, vector, rotation, subject_k, subject_v, adapted):
         hidden, gate = block.norm(main, emb=vector)
-        mlp = block.act_mlp(dpo_step._apply(block.proj_mlp, hidden, adapted))
-        qkv = dpo_step._project(block.attn, hidden, dpo_step._IMAGE, adapted)
+        mlp = block.act_mlp(torch_flux.apply(block.proj_mlp, hidden, adapted))
+        qkv = torch_flux.project(block.attn, hidden, torch_flux.IMAGE, adapted)
         both = torch.cat([attend(*qkv, rotation, subject_k, subject_v), mlp], -1)
-        return main + gate[:, None] * dpo_step._apply(block.proj_out, both, adapted)
+        return main + gate[:, None] * torch_flux.apply(block.proj_out, both, adapted)
 
     def attend(q, k, v, rotation, subject_k, subject_v):
-        q, k = dpo_step._turn(q, rotation), dpo_step._turn(k, rotation)
-        return dpo_step._attend(q, torch.cat([k, subject_k], 1), torch.cat([v, subject_v], 1))
+        q, k = torch_flux.turn(q, rotation), torch_flux.turn(k, rotation)
+        return torch_flux.attend(q, torch.cat([k, subject_k], 1), torch.cat([v, subject_v], 1))
 
-    class Network(dpo_step.BranchedFlux):
+    class Network(torch_flux.BranchedFlux):
         """Block by block, as checkpoints and the compiler want it, with FLUX's guidance. Gives clean latents."""
 
         def __init__(self, model):
@@ -279,12 +262,11 @@ def torch_trainer(preset, trainee, device):
     def _run(block, *given):
         return checkpoint(block, *given, use_reentrant=False) if torch.is_grad_enabled() else block(*given)
 
-    class Trainer(dpo_step.TorchTrainer):
+    class Trainer(torch_flux.TorchTrainer):
         def __init__(self):
             model, self.base, adapter = flux_model(preset, trainee, device)
-            self.parameters = under(TRANSFORMER, adapter)
-            self.network, self.cached, self.times = Network(model), True, preset.timestep_distribution
-            self.optimizer = torch.optim.AdamW(adapter.values(), LEARNING_RATE, (0.9, dpo_step.B2), weight_decay=0.0)
+            times = preset.timestep_distribution
+            super().__init__(Network(model), under(TRANSFORMER, adapter), times, cached=True)
 
         def loss(self, batch, t, noise):
             with torch.autocast(device, torch.bfloat16, enabled=preset.weight_type == "bfloat16"):
@@ -294,7 +276,7 @@ def torch_trainer(preset, trainee, device):
 
 
 def torch_batch(batch, device):
-    """The batch as `dpo_step.TorchTrainer` has it."""
+    """The batch as `torch_flux.TorchTrainer` has it."""
     import torch
 
     arrays = {**batch, **batch["conditioning"]._asdict()}
@@ -443,8 +425,7 @@ def main() -> None:
     table = report(arguments)
     print(table)
     if arguments.out:
-        about, command, *rest = __doc__.strip().split("\n\n")
-        arguments.out.write_text("\n\n".join([f"# {about}", command, *rest, table]) + "\n")
+        write_page(arguments.out, __doc__, table)
 
 
 if __name__ == "__main__":

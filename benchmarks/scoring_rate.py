@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import transformers
 from measuring import matmul_rates, processor, timed
+from page import write_page
 from torch.nn.functional import interpolate, normalize
 
 from narrative_jax.core.mesh import make_mesh
@@ -250,8 +251,7 @@ def main() -> None:
     table = report(sizes, arguments.rounds)
     print(table)
     if arguments.out:
-        about, command, *rest = __doc__.strip().split("\n\n")
-        arguments.out.write_text("\n\n".join([f"# {about}", command, *rest, table]) + "\n")
+        write_page(arguments.out, __doc__, table)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
-    config.report = False
+    config.report = variant == "critique"  # words are read under their pictures
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.collect = {"stage": "collect", "pictures": "", "damaged_policy": "stop"}
     score = {"stage": "score", "source": "collect", "batch_size": 32}

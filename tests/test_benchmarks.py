@@ -1,7 +1,9 @@
 """The benchmarks beside torch run, at sizes that say nothing of speed."""
 
+import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +20,7 @@ def benchmark(monkeypatch):
             pytest.importorskip(library)
         monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
         module = import_module(name)
-        monkeypatch.setattr(module, "matmul_rates", lambda: {"XLA": 100.0, "torch": 50.0})
+        monkeypatch.setattr(module, "matmul_rates", lambda: {"XLA": 100.0, "torch": 50.0}, raising=False)
         return module
 
     return find
@@ -77,7 +79,7 @@ def test_dpo_step(dpo_step):
 
 @pytest.mark.slow
 def test_steps_that_differ_are_not_timed(dpo_step, monkeypatch):
-    monkeypatch.setattr(dpo_step, "_turn", lambda x, rotation: x)  # torch without positions
+    monkeypatch.setattr("torch_flux.turn", lambda x, rotation: x)  # torch without positions
     with pytest.raises(AssertionError, match="losses differ by"):
         dpo_step.report(rounds=1)
 
@@ -92,3 +94,36 @@ def test_arithmetic_of_a_step(dpo_step):
     assert flops == 2 * 2 * (2 * rows + 24 * width**2 * subject + 4 * width * subject * 9)
     more = dpo_step.step_flops(TINY_FLOW, generator._positions, 2, subject_forwards=4) - flops
     assert more == 2 * 2 * 3 * (24 * width**2 * subject + 4 * width * subject * 9)
+
+
+@pytest.fixture
+def flux_step(benchmark):
+    return benchmark("flux_step", "diffusers", "peft")
+
+
+@pytest.mark.slow
+def test_flux_step_is_that_of_torch(flux_step, capsys):
+    flux_step.compare()
+    assert "of torch's" in json.loads(capsys.readouterr().out)["parity"]
+
+
+@pytest.mark.slow
+def test_a_side_that_fails_costs_no_other(flux_step, monkeypatch):
+    """What the processes of the sides tell becomes one table; none of it is measured again."""
+    steps = {"first": 9.0, "seconds": [1.0, 2.0, 3.0], "peak": 2**31}
+    told = {
+        "parity": ([{"parity": "close"}], ""),
+        "ours": ([{"library": "XLA", "rate": 4e12}, {"variant": "ours", **steps, "seconds": [1.0, 1.0, 1.0]}], ""),
+        "torch": ([{"variant": "torch, eager", **steps}], "torch failed: out of memory"),
+    }
+    monkeypatch.setattr(flux_step, "lines_of", lambda child, arguments: told[child])
+    table = flux_step.report(SimpleNamespace(only=None, side=0, tiny=True, attention="auto")).splitlines()
+    assert table[2].startswith("| ours | 1.000 [1.000, 1.000] | 2.00 | 2.00 | ") and table[2].endswith(" | 2.0 | 9.0 |")
+    assert table[3].startswith("| torch, eager | 2.000 [1.000, 3.000] | 1.00 | 1.00 | ")
+    assert "- Tiny, float32, before: close." in table and table[-1] == "- torch failed: out of memory"
+
+
+def test_sides_that_differ_are_not_timed(flux_step, monkeypatch):
+    monkeypatch.setattr(flux_step, "lines_of", lambda child, arguments: ([], "parity failed: losses differ"))
+    with pytest.raises(SystemExit, match="losses differ"):
+        flux_step.report(SimpleNamespace(only=None, side=0, tiny=True, attention="auto"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from narrative_jax.core.files import write_bytes
-from narrative_jax.report import curves, findings, pictures
+from narrative_jax.report import critiques, curves, findings, pictures
 from narrative_jax.report.run import Run
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -55,10 +55,11 @@ def write(workdir: str | Path) -> None:
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),
-        tables=[*printed, *findings.tables(run)[:-1]],
+        tables=[*printed, *findings.tables(run)[:-1], *findings.agreement(run)],
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
         refined=list(pictures.refined(run)),
+        criticised=list(critiques.criticised(run)),
         steps=list(pictures.by_step(run)),
         step_panels=list(curves.by_step(run)),
         panels=list(curves.panels(run)),

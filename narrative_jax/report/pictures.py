@@ -101,8 +101,8 @@ def by_step(run: Run) -> Iterator[tuple[str, list[Row]]]:
                 image = records[row * len(records) // len(scenes)].image
                 name = f"step {step}"
                 chosen = "chosen" if step == found["chosen"] else ""
-                arms.append((name, chosen, [_picture(image, PICTURE_SIDE, SHOWN_PICTURE, f"{name}: {scene.prompt}")]))
-            rows.append(Row(scene.id, scene.prompt, _portraits(scene), arms))
+                arms.append((name, chosen, [shown_picture(image, f"{name}: {scene.prompt}")]))
+            rows.append(Row(scene.id, scene.prompt, portraits_of(scene), arms))
         yield f"{entry}: how far {run.config[entry]['source']} should have gone", rows
 
 
@@ -130,6 +130,24 @@ def samples(run: Run) -> list[tuple[str, Picture]]:
     return found
 
 
+def portraits_of(scene: Scene) -> list[tuple[str, Picture]]:
+    """The first image of each subject, by name."""
+    return [
+        (each.name, shown_picture(each.images[0], f"portrait of {each.name}", PORTRAIT_SIDE, SHOWN_PORTRAIT))
+        for each in scene.subjects
+    ]
+
+
+def shown_picture(image: np.ndarray, alt: str, most: int = PICTURE_SIDE, shown: int = SHOWN_PICTURE) -> Picture:
+    """A picture u8[h, w, 3] with up to `most` pixels a side, `shown` about: small ones grow by a whole factor."""
+    small = Image.fromarray(image)
+    small.thumbnail((most, most), Image.Resampling.LANCZOS)
+    side = max(small.size)
+    scale = max(1, shown // side) if side <= PIXEL_ART else shown / side
+    width, height = (max(1, round(length * scale)) for length in small.size)
+    return Picture(_uri(png(np.asarray(small))), width, height, side <= PIXEL_ART, alt)
+
+
 def _chosen(changes):
     """Rows of the scenes by title, none twice."""
     order, count = np.argsort(-changes, kind="stable"), min(SCENES_A_GROUP, max(1, len(changes) // 3))
@@ -147,31 +165,14 @@ def _row(run, scene, row, candidates, means):
         first = row * per_scene
         images = [records[place].image for place in range(first, first + min(per_scene, PICTURES_A_SCENE))]
         label = "baseline" if name == "baseline" else run.name_of(name)
-        pictures = [_picture(image, PICTURE_SIDE, SHOWN_PICTURE, f"{label}: {scene.prompt}") for image in images]
+        pictures = [shown_picture(image, f"{label}: {scene.prompt}") for image in images]
         arms.append((label, f"{means[name][row] + 0.0:.3f}", pictures))
-    return Row(scene.id, scene.prompt, _portraits(scene), arms)
-
-
-def _portraits(scene):
-    return [
-        (each.name, _picture(each.images[0], PORTRAIT_SIDE, SHOWN_PORTRAIT, f"portrait of {each.name}"))
-        for each in scene.subjects
-    ]
+    return Row(scene.id, scene.prompt, portraits_of(scene), arms)
 
 
 def _pair(scene, image, words):
-    portraits = [portrait for _, portrait in _portraits(scene)]
-    return Pair(portraits, _picture(image, PICTURE_SIDE, SHOWN_PORTRAIT, scene.prompt), words or scene.prompt)
-
-
-def _picture(image, most, shown, alt):
-    """A picture u8[h, w, 3]: small ones grow by a whole factor, large ones shrink."""
-    small = Image.fromarray(image)
-    small.thumbnail((most, most), Image.Resampling.LANCZOS)
-    side = max(small.size)
-    scale = max(1, shown // side) if side <= PIXEL_ART else shown / side
-    width, height = (max(1, round(length * scale)) for length in small.size)
-    return Picture(_uri(png(np.asarray(small))), width, height, side <= PIXEL_ART, alt)
+    portraits = [portrait for _, portrait in portraits_of(scene)]
+    return Pair(portraits, shown_picture(image, scene.prompt, shown=SHOWN_PORTRAIT), words or scene.prompt)
 
 
 def _uri(file):

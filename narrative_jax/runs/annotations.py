@@ -60,5 +60,5 @@ def open_annotated(context: Context, name: str, aspects: Sequence[str]) -> Annot
         key = tuple(sorted((each.chosen_id, each.rejected_id)))  # what is better does not show in the order
         side = 0.0 if each.tie else 1.0 if each.chosen_id == key[0] else -1.0
         rows.setdefault(key, np.full(len(aspects), np.nan, np.float32))[list(aspects).index(each.aspect)] = side
-    pictures = open_pictures(context, pictures_entry(context, name))
+    pictures = open_pictures(context, pictures_entry(context.config, name))
     return AnnotatedPairs(list(rows), np.stack(list(rows.values())), read_critiques(context, name), pictures)

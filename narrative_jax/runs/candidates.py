@@ -20,10 +20,10 @@ from narrative_jax.runs.generator import sampling_of
 REFINE = "refine"  # the stage that takes pictures over, and drops some
 
 
-def pictures_entry(context: Context, name: str) -> str:
-    """The entry whose candidates an entry is about: itself, or what it screens or scores."""
-    while (entry := context.config[name]).stage != REFINE and entry.get("source", ""):
-        name = entry.source
+def pictures_entry(config: Mapping[str, Any], name: str) -> str:
+    """The entry of a config whose candidates an entry is about: itself, or what it screens or scores."""
+    while (entry := config[name])["stage"] != REFINE and entry.get("source", ""):
+        name = entry["source"]
     return name
 
 

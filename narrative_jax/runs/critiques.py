@@ -97,7 +97,7 @@ def check_critiques(context: Context, name: str, source: str) -> None:
     """Raise InputError unless the entry leaves critiques, of the pictures of `source`."""
     if getattr(context.config.get(name, {}), "stage", "") not in CRITIQUED:
         raise InputError(f"critiques of {name!r}", "it leaves none", "name an entry that annotates or criticises")
-    there, here = pictures_entry(context, name), pictures_entry(context, source)
+    there, here = pictures_entry(context.config, name), pictures_entry(context.config, source)
     if there != here:
         raise InputError(f"critiques of {name!r}, of {there}", f"the pictures are of {here}", "name an entry of these")
 

@@ -62,7 +62,7 @@ def open_pictures(context: Context, name: str) -> Pictures:
 
 def open_preferences(context: Context, name: str) -> PreferenceRecords:
     """What an entry left. Raises InputError for damaged records, and for a preference between unknown pictures."""
-    pictures = open_pictures(context, pictures_entry(context, name))
+    pictures = open_pictures(context, pictures_entry(context.config, name))
     preferences = list(open_records(context.path(name) / "preferences", Preference))
     named = (id for each in preferences for id in (each.chosen_id, each.rejected_id))
     if strange := [id for id in named if id not in pictures.candidate_rows]:

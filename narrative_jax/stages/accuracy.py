@@ -62,7 +62,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
     pairs in given/.
     """
-    pictures = open_candidates(context, pictures_entry(context, options.gold)).columns("id", "scene_id")
+    pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
     verdicts = _verdicts(context, options.gold, ids, pictures["scene_id"])
     verdicts = {aspect: pairs[:, : options.pairs] for aspect, pairs in verdicts.items()}

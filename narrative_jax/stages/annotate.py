@@ -72,8 +72,8 @@ def check(context: Context, options: Options) -> None:
         raise InputError(given, rule, "name a score entry in source, or set it to 0")
     if not options.spread > 0:
         raise InputError(f"spread {options.spread!r}", "scores farther apart are disputed", "give points, e.g. 1.5")
-    own = context.config[pictures_entry(context, options.source)].stage == "collect" or bool(context.config.scenes)
-    if annotator_of(context).needs_facts and own:
+    collected = context.config[pictures_entry(context.config, options.source)].stage == "collect"
+    if annotator_of(context).needs_facts and (collected or context.config.scenes):
         rule = "it knows Storybook's own scenes only"
         raise InputError(f"annotator {options.annotator!r}", rule, "take 'server', a model that looks at them")
     if options.verdicts:
@@ -88,7 +88,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     two chunks: what was said is kept, and not asked for again.
     """
     annotator = annotator_of(context)
-    candidates = open_candidates(context, pictures_entry(context, options.source))
+    candidates = open_candidates(context, pictures_entry(context.config, options.source))
     scenes, row_of = open_scenes(candidates)
 
     def annotate(rows):

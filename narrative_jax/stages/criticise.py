@@ -44,7 +44,7 @@ def check(context: Context, options: Options) -> None:
     """Raise InputError for a reward that writes nothing, and for the oracle on scenes that it cannot know."""
     if not options.source:
         raise InputError(f"{context.name}.source ''", "pictures of an earlier entry are criticised", "name one")
-    collected = context.config[pictures_entry(context, options.source)].stage == "collect"
+    collected = context.config[pictures_entry(context.config, options.source)].stage == "collect"
     own = collected or bool(context.config.get("scenes", ""))
     reward = check_reward(context, own)
     if not getattr(reward, "writes", False):
@@ -66,7 +66,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     many of those there are named, recall/<aspect>/<kind>, with how many there are of each, named/... and there/....
     Raises InputError, Stopped between two chunks.
     """
-    candidates = open_candidates(context, pictures_entry(context, options.source))
+    candidates = open_candidates(context, pictures_entry(context.config, options.source))
     scenes, row_of = open_scenes(candidates)
     reward = open_reward(context, candidates)
 

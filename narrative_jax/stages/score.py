@@ -49,7 +49,7 @@ def check(context: Context, options: Options) -> None:
     if not options.source:
         rule = "it scores the pictures of an earlier entry"
         raise InputError(f"{context.name}.source ''", rule, "name one that draws or collects them")
-    collected = context.config[pictures_entry(context, options.source)].stage == "collect"
+    collected = context.config[pictures_entry(context.config, options.source)].stage == "collect"
     reward = check_reward(context, own=collected or bool(context.config.get("scenes", "")))
     options.check(context, options.source, getattr(reward, "writes", False))
     if options.calibration:

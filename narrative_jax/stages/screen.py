@@ -62,7 +62,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     raises InputError, or, with on_no_pairs="skip", writes none and returns pairs = 0.
     """
     source = context.path(options.source)
-    pictures = open_candidates(context, pictures_entry(context, options.source)).columns("id", "scene_id")
+    pictures = open_candidates(context, pictures_entry(context.config, options.source)).columns("id", "scene_id")
     scene_of = dict(zip(pictures["id"], pictures["scene_id"], strict=True))
     ids = open_records(source / "scores", Score).columns("candidate_id")["candidate_id"]
     strange = [each for each in ids if each not in scene_of]

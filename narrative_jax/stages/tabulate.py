@@ -40,7 +40,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     Its columns are id, prompt, aspects, and ENTRY/ASPECT for critiques; an aspect that several entries have bears its
     entry's name too. Returns the numbers of rows and scores.
     """
-    candidates = open_candidates(context, pictures_entry(context, options.sources[0]))
+    candidates = open_candidates(context, pictures_entry(context.config, options.sources[0]))
     scenes = open_records(candidates.folder.with_name("scenes"), Scene).columns("id", "prompt")
     prompts, pictures = dict(zip(*scenes.values(), strict=True)), candidates.columns("id", "scene_id")
     shown = {id: prompts[scene_id] for id, scene_id in zip(*pictures.values(), strict=True)}

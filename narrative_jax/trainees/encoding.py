@@ -118,7 +118,7 @@ def encoded_scenes(
     """Conditioning alone: of the scenes that the entry `source` left, or of a training set's."""
     if not context.entry.get("source", ""):
         return _drawn(context, lambda scenes, _: {"conditioning": generator.encode(weights, scenes)}, reward)
-    records = open_records(context.path(pictures_entry(context, context.entry.source)) / "scenes", Scene)
+    records = open_records(context.path(pictures_entry(context.config, context.entry.source)) / "scenes", Scene)
     rows = records.rows_by("id")
     ids = list(rows)
     asked, scenes = _conditioning(context, generator, weights, lambda id: records[rows[id]], ids)

@@ -1,0 +1,72 @@
+"""What is said of pictures, under them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from narrative_jax.core.files import read_json
+from narrative_jax.core.records import Annotation, Candidate, Scene, Score
+from narrative_jax.data.datasets import open_records
+from narrative_jax.report.pictures import Picture, portraits_of, shown_picture
+from narrative_jax.report.run import Run
+from narrative_jax.runs.annotations import ANNOTATIONS, CRITIQUED
+from narrative_jax.runs.candidates import pictures_entry
+from narrative_jax.runs.scores import CALIBRATION
+
+SCENES = 4  # of an entry
+
+
+@dataclass(frozen=True)
+class Criticised:
+    """A picture, and what is said of it: aspect, words, and score, if there is one."""
+
+    picture: Picture
+    said: list[tuple[str, str, float | None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scene: portraits by name, and pictures, the best and the worst where they have scores."""
+
+    id: str
+    prompt: str
+    portraits: list[tuple[str, Picture]]
+    pictures: list[Criticised]
+
+
+def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
+    """Title and some scenes, by lot, of each entry that annotates or criticises."""
+    for entry in (name for stage in CRITIQUED for name in run.entries(stage)):
+        said = _said(run, entry)
+        folder = run.workdir / pictures_entry(run.config, entry)
+        candidates, scenes = open_records(folder / "candidates", Candidate), open_records(folder / "scenes", Scene)
+        row_of, scene_row_of = candidates.rows_by("id"), scenes.rows_by("id")
+        of_scene: dict[str, list[str]] = {}
+        for id, scene_id in zip(*candidates.columns("id", "scene_id").values(), strict=True):
+            if id in said:
+                of_scene.setdefault(scene_id, []).append(id)
+        rows = []
+        for scene_id in np.random.default_rng(0).permutation(list(of_scene))[:SCENES].tolist():
+            scene = scenes[scene_row_of[scene_id]]
+            ids = sorted(of_scene[scene_id], key=lambda id: -sum(score or 0 for _, _, score in said[id]))
+            images = {id: candidates[row_of[id]].image for id in (ids[0], ids[-1])}
+            shown = [Criticised(shown_picture(image, scene.prompt), said[id]) for id, image in images.items()]
+            rows.append(Row(scene.id, scene.prompt, portraits_of(scene), shown))
+        yield f"{entry}: {len(said):,} pictures", rows
+
+
+def _said(run, entry):
+    """What is said of each picture by its id; words without a score have that of who reads them."""
+    scores = {}
+    for reader in run.entries("score"):
+        options = run.config[reader]
+        if options.get("critiques_from") == entry and not options.get("control"):
+            aspects = read_json(run.workdir / reader / CALIBRATION)["aspects"]
+            for each in open_records(run.workdir / reader / "scores", Score):
+                scores |= {(each.candidate_id, a): score for a, score in zip(aspects, each.scores, strict=True)}
+    said: dict[str, list] = {}
+    for each in open_records(run.workdir / entry / ANNOTATIONS, Annotation):
+        score = scores.get((each.candidate_id, each.aspect)) if each.score is None else each.score
+        said.setdefault(each.candidate_id, []).append((each.aspect.replace("_", " "), each.critique, score))
+    return said
