@@ -26,17 +26,20 @@ def run(tmp_path):
     drawn = [Candidate(f"c{row}", scene, image, row, "g") for row, scene in enumerate(SCENES)]
     write_records(tmp_path / "draw" / "candidates", drawn)
 
-    def run(rewards, gold=GOLD, pairs=100, order=1, **options):
+    def run(rewards, gold=GOLD, pairs=100, order=1, learned=(), aspects=None, **options):
         for name, scores in {"gold": gold, **rewards}.items():
             scores = np.asarray(scores, float).reshape(len(scores), -1)
             records = [Score(f"c{row}", name, tuple(values)) for row, values in enumerate(scores)]
             write_records(tmp_path / name / "scores", records[::order])
             # Statistics of another set, as those of a calibration may be.
-            saved = {"aspects": [f"{name} {i}" for i in range(scores.shape[1])], "mean": [1.0] * scores.shape[1]}
+            names = [f"{aspects or name} {i}" for i in range(scores.shape[1])]
+            saved = {"aspects": names, "mean": [1.0] * scores.shape[1]}
             saved |= {"std": [10.0**i for i in range(scores.shape[1])]}
             (tmp_path / name / "calibration.json").write_text(json.dumps(saved))
         entry = {"stage": "accuracy", "gold": "gold", "sources": tuple(rewards), "pairs": pairs, **options}
         judged = {name: {"stage": "score", "source": "draw"} for name in ("gold", *rewards)}
+        for name in learned:
+            judged[name]["reward"] = "trained"
         config = ConfigDict({"draw": {"stage": "generate"}, **judged, "accuracy": entry})
         return one_entry.run(config, "accuracy", tmp_path)
 
@@ -196,3 +199,17 @@ def test_entries_that_cannot_be_compared(change, said):
     config = ConfigDict({"draw": {"stage": "generate", "source": "draw"}, **judges, "accuracy": entry})
     with pytest.raises(InputError, match=said):
         one_entry.check(config, "accuracy")
+
+
+def test_how_sure_a_trained_reward_is(run, tmp_path):
+    """One that is always right by 3 is sure of 0.95, too little by 0.05; an opposite one that sure is 0.95 off."""
+    ranks = 3.0 * GOLD[:, [0, 0]]
+    numbers = run({"same": ranks, "opposite": -ranks, "untold": ranks}, learned=("same", "opposite"), aspects="gold")
+    gaps = np.array([abs(ranks[i, 0] - ranks[j, 0]) for i, j in PAIRS])
+    sure = (1 / (1 + np.exp(-gaps))).mean()
+    assert numbers["same/gold 0_sure"] == numbers["opposite/gold 0_sure"] == pytest.approx(sure)
+    assert numbers["same/gold 0_miscalibration"] == pytest.approx(1 - sure)
+    assert numbers["opposite/gold 0_miscalibration"] == pytest.approx(sure)
+    assert "untold/gold 0_sure" not in numbers and "same/overall_sure" not in numbers
+    table = (tmp_path / "accuracy" / "accuracy.md").read_text()
+    assert f"| same     | –       | {sure:.3f}, {1 - sure:.3f} |" in table

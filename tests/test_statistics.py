@@ -13,6 +13,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import (
     Interval,
     alpha_interval,
+    calibration_error,
     krippendorff_alpha,
     majority,
     paired_bootstrap,
@@ -406,3 +407,17 @@ def test_bad_input(call, value, remedy):
     message = str(caught.value)
     assert value in message.split(": ", 1)[0]
     assert remedy in message.rsplit("; ", 1)[1] and "\n" not in message
+
+
+def test_calibration_error():
+    """By hand, in two parts: sure of 0.6 and right half the time, sure of 0.9 and right each time."""
+    found = calibration_error([0.9, 0.6, 0.9, 0.6], [1, 0, 1, 1], parts=2)
+    assert found == pytest.approx((0.1 + 0.1) / 2)
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 20_000)
+    honest = rng.uniform(size=confidence.size) < confidence
+    assert calibration_error(confidence, honest) < 0.02
+    assert calibration_error(confidence, np.full(confidence.size, 0.5)) == pytest.approx(0.25, abs=0.01)
+    for bad, message in (([0.5], "same trials"), ([0.5, 1.5], "share")):
+        with pytest.raises(InputError, match=message):
+            calibration_error(bad, [1, 0])

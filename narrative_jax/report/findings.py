@@ -12,6 +12,7 @@ from narrative_jax.rewards.ensemble import Ensemble, PerAspect
 from narrative_jax.rewards.oracle import MOVED_BY_PRESENCE, Oracle, Presence
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.runs.generator import GENERATOR
+from narrative_jax.runs.rewards import TRAINED
 from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
@@ -209,7 +210,7 @@ def _joined(found):
 def _informed(config, score, name):
     """`privileged` of one of the rewards of a score entry."""
     options = score.get(name, {})
-    if name == "trained":
+    if name == TRAINED:
         learned = privileged(config, score["reward_from"])
         return learned and f"a reward that learned from {learned}"
     if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):

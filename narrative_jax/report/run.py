@@ -9,6 +9,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import CONFIG, read_manifest, was_trained
+from narrative_jax.runs.rewards import TRAINED
 from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import GIVEN_PRESENCE
 
@@ -120,12 +121,12 @@ class Run:
     def reward_of(self, entry: str) -> str:
         """The reward of an entry; one that another entry trained is called by that one."""
         chosen = self.config[entry]
-        return chosen["reward_from"] if chosen["reward"] == "trained" else chosen["reward"]
+        return chosen["reward_from"] if chosen["reward"] == TRAINED else chosen["reward"]
 
     def same_reward(self, entry: str, other: str) -> bool:
         """Whether two entries have the same reward, options and all."""
         one, another = self.config[entry], self.config[other]
-        if "trained" in (one["reward"], another["reward"]):
+        if TRAINED in (one["reward"], another["reward"]):
             return self.reward_of(entry) == self.reward_of(other)
         return one["reward"] == another["reward"] and one.get(one["reward"]) == another.get(one["reward"])
 

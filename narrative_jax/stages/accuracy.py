@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.special import expit
 
 from narrative_jax import statistics
 from narrative_jax.core.errors import InputError, check_count, check_name
@@ -13,6 +14,7 @@ from narrative_jax.core.records import Preference
 from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.rewards import TRAINED
 from narrative_jax.runs.scores import aspects_of, check_score_entries, read_scores, standard_scores
 
 INPUTS = ("gold", "sources", "given")
@@ -60,7 +62,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is half right, as a guess is;
     one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with score intervals;
     <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
-    pairs in given/.
+    pairs in given/. Of all pairs, for trained rewards, whose differences are log odds, <entry>/<aspect>_sure, how sure
+    they are on average, and _miscalibration.
     """
     pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
@@ -83,7 +86,11 @@ def run(context: Context, options: Options) -> dict[str, float]:
         of_part = _shares(right, taken, scenes, options.leader)
         numbers |= {f"{part}{key}": value for key, value in of_part.items()}
         tables.append(_table(of_part, verdicts, options))
+    sure = {name: _sure(context, name, ids, verdicts, right[name]) for name in options.sources if _odds(context, name)}
+    numbers |= {f"{name}/{key}": value for name, of_name in sure.items() for key, value in of_name.items()}
     shown = f"\n\nGiven {options.given}:\n\n".join(tables)
+    if sure:
+        shown += f"\n\nHow sure they are, and how far that is from being right:\n\n{_sure_table(sure, verdicts)}"
     write_bytes(context.folder / "accuracy.md", f"{shown}\n".encode())
     print(shown, flush=True)
     return numbers
@@ -106,6 +113,34 @@ def _right(context, name, ids, verdicts):
         values = scores[:, aspects.index(aspect)] if aspect in aspects else scores.mean(1)
         right[aspect] = np.sign(values[better] - values[worse]).astype(int)
     return right
+
+
+def _odds(context, name):
+    """Whether a score entry's differences are log odds: its reward learned preferences, and nothing controls it."""
+    entry = context.config[name]
+    return entry.get("reward", "") == TRAINED and not entry.get("control", "")
+
+
+def _sure(context, name, ids, verdicts, right):
+    """<aspect>_sure and <aspect>_miscalibration of a trained reward, of the aspects that it scores."""
+    scores, aspects, found = read_scores(context, name, ids), aspects_of(context, name), {}
+    for aspect, (better, worse) in verdicts.items():
+        if aspect in aspects:
+            values = scores[:, aspects.index(aspect)]
+            confidence = expit(np.abs(values[better] - values[worse]))
+            found[f"{aspect}_sure"] = float(confidence.mean())
+            found[f"{aspect}_miscalibration"] = statistics.calibration_error(confidence, (1 + right[aspect]) / 2)
+    return found
+
+
+def _sure_table(sure, aspects):
+    def cell(of_name, aspect):
+        if f"{aspect}_sure" not in of_name:
+            return "–"
+        return f"{of_name[f'{aspect}_sure']:.3f}, {of_name[f'{aspect}_miscalibration']:.3f}"
+
+    rows = [[name, *(cell(of_name, aspect) for aspect in aspects)] for name, of_name in sure.items()]
+    return table(["", *(aspect.replace("_", " ") for aspect in aspects)], rows)
 
 
 def _shares(right, taken, scenes, leader):

@@ -87,3 +87,22 @@ def _alpha(counts: np.ndarray, values: np.ndarray, level: str) -> float:
     if np.count_nonzero(counts.sum(axis=0)) < 2:
         return 0.0  # a resample of a single value is no evidence of reliability
     return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement=level))
+
+
+def calibration_error(confidence, right, parts=10) -> float:
+    """How far being sure lies from being right, 0 to 1: of [trials], the confidence in 0 to 1 and whether it was right.
+
+    The mean over trials, in `parts` of equally many by confidence, of the distance between its mean confidence and its
+    share of right ones (expected calibration error, Naeini et al. 2015; Guo et al. 2017). A half in `right` is a tie.
+    Raises InputError for unequal lengths and values outside 0 to 1.
+    """
+    confidence, right = as_numbers("confidence", confidence, ("trials",)), as_numbers("right", right, ("trials",))
+    if len(confidence) != len(right):
+        raise InputError(f"{len(confidence)} and {len(right)} trials", "they are of the same trials", "give as many")
+    for name, values in (("confidence", confidence), ("right", right)):
+        if outside := values[(values < 0) | (values > 1)].tolist():
+            raise InputError(f"{outside[0]:g} in {name}", "it is a share", "give 0 to 1")
+    order = np.argsort(confidence, kind="stable")
+    found = [rows for rows in np.array_split(order, parts) if len(rows)]
+    gaps = [len(rows) * abs(confidence[rows].mean() - right[rows].mean()) for rows in found]
+    return float(sum(gaps) / len(order))
