@@ -26,7 +26,7 @@ from measuring import matmul_rates, processor, timed
 from page import write_page
 from torch_flux import ADAPTER, B2, BETA, CLIP_NORM, LEARNING_RATE, BranchedFlux, TorchTrainer, add_adapter, flux
 
-from narrative_jax.algorithms.base import drawn
+from narrative_jax.algorithms.base import Algorithm, drawn
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.generators.flow import TRANSFORMER, FlowConditioning, FlowGenerator
@@ -47,6 +47,7 @@ PARITY = 1e-4  # relative, of the loss
 GRADIENT_PARITY = 1e-3  # relative to the largest element of an array
 # How often a step takes a pair's subject tokens forward. XLA finds by itself that policy and reference do the same.
 SUBJECT_FORWARDS = {"ours, cached": 1, "ours": 2, "torch, cached": 1, "torch": 4}
+ALGORITHM = DPO(beta=BETA)
 STEPS = 2  # timed at a turn, after one that is not
 LARGE = dataclasses.replace(
     STORYBOOK_FLOW,
@@ -131,20 +132,35 @@ def torch_trainer(preset, positions, base, adapter, *, cached):
 # --- ours ------------------------------------------------------------------------------------------------------------
 
 
-class Trainer:
+@dataclasses.dataclass
+class Gradients:
+    """Of the package's step."""
+
+    trainee: GeneratorTrainee
+    algorithm: Algorithm = ALGORITHM
+
+    def gradients(self, adapter, frozen, batch, key):
+        """The adapter's by their names on disk, and the step's metrics."""
+        found, metrics = jax.jit(partial(gradients, self.algorithm, self.trainee))(adapter, frozen, batch, key)
+        return unstacked(found), metrics
+
+
+class Trainer(Gradients):
     """The package's own step."""
 
-    def __init__(self, generator, policy, base, adapter, mesh, *, cached):
+    def __init__(self, generator, policy, frozen, adapter, mesh, *, cached=True, algorithm=ALGORITHM, reward=None):
         if not cached:
             generator, policy = (
                 UncachedGenerator(**{f.name: getattr(g, f.name) for f in dataclasses.fields(g)})
                 for g in (generator, policy)
             )
+        models = {"reference": generator, "reward": reward}
+        trainee = GeneratorTrainee(None, None, generator, policy, adapter, frozen, encoding={}, **models)
+        super().__init__(trainee, algorithm)
         optimizer = Optimizer(LEARNING_RATE, clip_norm=CLIP_NORM, b2=B2).build(total_steps=1)
-        self.trainee = GeneratorTrainee(None, None, generator, policy, adapter, base, encoding={}, reference=generator)
-        made = make_step(DPO(beta=BETA), self.trainee, optimizer, mesh, seed=SEED, ema_decay=0.95)
+        made = make_step(algorithm, trainee, optimizer, mesh, seed=SEED, ema_decay=0.95)
         self.run, self.state = made.run, jax.device_put(new_state(adapter, optimizer), made.state_shardings)
-        self.frozen = jax.device_put(base, made.frozen_shardings)
+        self.frozen = jax.device_put(frozen, made.frozen_shardings)
 
     def step(self, batch):
         self.state, metrics = self.run(self.state, self.frozen, batch)
@@ -163,13 +179,15 @@ def check_parity(trainers, generator, base, adapter, batch, torch_batch):
             grads[name] = {n: g.numpy().T for n, g in zip(trainer.parameters, found, strict=True)}
             losses[name] = loss.item()
         else:
-            run = jax.jit(partial(gradients, DPO(beta=BETA), trainer.trainee))
-            found, metrics = run(adapter, base, batch, key)
-            grads[name] = unstacked(found)
+            grads[name], metrics = trainer.gradients(adapter, base, batch, key)
             losses[name] = float(metrics["loss"])
-    expected = losses["torch"]
-    assert abs(expected / np.log(2) - 1) > 0.01, "the adapter changes nothing: parity would be empty"
-    loss_gap = max(abs(loss / expected - 1) for loss in losses.values())
+    assert abs(losses["torch"] / np.log(2) - 1) > 0.01, "the adapter changes nothing: parity would be empty"
+    return check_gaps(losses, grads)
+
+
+def check_gaps(losses, grads):
+    """The largest relative differences of losses and gradients from torch's."""
+    loss_gap = max(abs(loss / losses["torch"] - 1) for loss in losses.values())
     gradient_gap = max(
         np.abs(np.asarray(found[name]) - wanted).max() / np.abs(wanted).max()
         for found in grads.values()

@@ -165,13 +165,18 @@ def finish(hidden, attended, rest, norm, feed_forward, adapted):
 class TorchTrainer:
     """The DPO step in torch, for a network that predicts the clean latents."""
 
+    beta = BETA
+
     def __init__(self, network, parameters, times, *, cached):
         self.network, self.parameters, self.times, self.cached = network, parameters, times, cached
         self.optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=(0.9, B2), weight_decay=0.0)
 
     def step(self, batch):
         t = torch.sigmoid(self.times.mean + self.times.std * torch.randn(len(batch["chosen"])))
-        loss = self.loss(batch, t, torch.randn(batch["chosen"].shape))
+        return self.update(self.loss(batch, t, torch.randn(batch["chosen"].shape)))
+
+    def update(self, loss):
+        """AdamW's step of a clipped gradient."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP_NORM)
@@ -196,4 +201,4 @@ class TorchTrainer:
             chosen_reference, rejected_reference = errors(False)
         chosen, rejected = errors(True)
         margin = (rejected - rejected_reference) - (chosen - chosen_reference)
-        return -logsigmoid(BETA / 2 * margin).mean()
+        return -logsigmoid(self.beta / 2 * margin).mean()

@@ -1,6 +1,7 @@
 """The benchmarks beside torch run, at sizes that say nothing of speed."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,3 +128,14 @@ def test_sides_that_differ_are_not_timed(flux_step, monkeypatch):
     monkeypatch.setattr(flux_step, "lines_of", lambda child, arguments: ([], "parity failed: losses differ"))
     with pytest.raises(SystemExit, match="losses differ"):
         flux_step.report(SimpleNamespace(only=None, side=0, tiny=True, attention="auto"))
+
+
+@pytest.mark.slow
+def test_refl_step(benchmark, tiny, monkeypatch):
+    """Losses and gradients of ours and torch's are compared on the way."""
+    module = benchmark("refl_step", "diffusers", "peft", "transformers")
+    clip = replace(tiny, vision=replace(tiny.vision, image_size=40, patch_size=8), side=40)
+    monkeypatch.setattr(module, "SIZES", {"tiny": module.Size(TINY_FLOW, clip, 2)})
+    table = module.report(rounds=1).splitlines()
+    assert [line.split(" | ")[:2] for line in table[2:4]] == [["| tiny", "ours"], ["| tiny", "torch"]]
+    assert "2 pictures of 40² in patches of 8², width 32; CLIP's tower of 2 blocks of width 20" in table[5]
