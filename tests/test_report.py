@@ -19,9 +19,9 @@ from narrative_jax.core.config import load, resolved
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import write_bytes, write_json
 from narrative_jax.core.images import png
-from narrative_jax.core.records import Candidate, Preference, Scene, Subject
+from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score, Subject
 from narrative_jax.data.datasets import write_records
-from narrative_jax.report import findings, page
+from narrative_jax.report import critiques, findings, page
 from narrative_jax.report.curves import smooth
 from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
@@ -726,3 +726,76 @@ def test_a_reward_that_learned_to_see_by_the_oracle_is_told():
     config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": "describing", "drawn": "generate"}
     config["taught"]["after"] = "seeing"
     assert privileged(config, "align") == "a reward that learned from the oracle's descriptions"
+
+
+def leave_entry(folder, stage, **summary):
+    folder.mkdir()
+    manifest = {"stage": stage, "seconds": 1.0, "peak_bytes": 10**9, "summary": summary}
+    write_json(folder / "manifest.json", manifest)
+
+
+@pytest.fixture
+def criticised(tmp_path):
+    """A run that evaluates nothing: two scenes of three pictures, of which the second has neither words nor scores."""
+    shares = {f"{name}/quality{end}": 0.6 + place / 10 for name in ("scored", "clip") for end, place in ENDS.items()}
+    config = {
+        "scenes": "",
+        "generator": {"weights": ""},
+        "stages": ["draw", "annotated", "critics", "scored", "swapped", "accuracy"],
+        "draw": {"stage": "generate"},
+        "annotated": {"stage": "annotate", "source": "draw"},
+        "critics": {"stage": "criticise", "source": "draw", "reward": "nireward"},
+        "scored": {"stage": "score", "source": "draw", "reward": "nireward", "critiques_from": "critics"},
+        "swapped": {"stage": "score", "source": "draw", "critiques_from": "critics", "control": "swapped_critiques"},
+        "accuracy": {"stage": "accuracy", "gold": "annotated", "sources": ["scored", "clip"], "given": "present"},
+    }
+    write_json(tmp_path / "config.json", config)
+    for name in config["stages"]:
+        numbers = {"pairs/quality": 50, "given/pairs/quality": 0, **shares} if name == "accuracy" else {}
+        leave_entry(tmp_path / name, config[name]["stage"], **numbers)
+    photo = np.zeros((1, 8, 8, 3), np.uint8)
+    scenes = [Scene(f"scene-{i}", "Ada waves", (Subject("Ada", "girl", photo),), "test") for i in range(2)]
+    pictures = [np.full((8, 8, 3), k, np.uint8) for k in range(3)]
+    drawn = [
+        Candidate(f"{scene.id}/{k}", scene.id, image, k, "g") for scene in scenes for k, image in enumerate(pictures)
+    ]
+    write_records(tmp_path / "draw" / "scenes", scenes)
+    write_records(tmp_path / "draw" / "candidates", drawn)
+    told = drawn[:3]
+    said = [Annotation(each.id, "visual_quality", f"words {each.seed}", 2.0 + each.seed, "rater") for each in told]
+    write_records(tmp_path / "annotated" / "annotations", said)
+    written = [Annotation(each.id, "visual_quality", f"own {each.seed}", None, "nireward") for each in told]
+    write_records(tmp_path / "critics" / "annotations", written)
+    for name, sign in (("scored", -1), ("swapped", 1)):
+        write_json(tmp_path / name / "calibration.json", {"aspects": ["visual_quality"]})
+        write_records(tmp_path / name / "scores", [Score(each.id, name, (sign * float(each.seed),)) for each in told])
+    return tmp_path
+
+
+ENDS = {"": 0, "_low": -1, "_high": 1}
+
+
+def test_critiques_stand_beside_the_best_and_the_worst(criticised):
+    """An annotator's score is its own; a network's words have that of who reads them as they are."""
+    found = dict(critiques.criticised(Run(criticised)))
+    assert list(found) == ["annotated: 3 pictures", "critics: 3 pictures"]
+    for rows, expected in (
+        (found["annotated: 3 pictures"], [("words 2", 4.0), ("words 0", 2.0)]),
+        (found["critics: 3 pictures"], [("own 0", 0.0), ("own 2", -2.0)]),
+    ):
+        assert [row.id for row in rows] == ["scene-0"], "nothing is said of the other scene"
+        said = [each.said for row in rows for each in row.pictures]
+        assert said == [[("visual quality", words, score)] for words, score in expected]
+    page = written(criticised)[1]
+    for words in ("Critiques", "visual quality 4.00", "words 2", "own 2", "-2.00"):
+        assert words in page.text
+    assert (
+        "words 1" not in page.text and len(page.images("portrait of Ada")) == 2 and len(page.images("Ada waves")) == 4
+    )
+
+
+def test_how_often_rewards_agree_is_told(criticised):
+    printed, page = written(criticised)
+    assert "scored prefers what annotated prefers in 60.0 % [50.0, 70.0] on quality." in " ".join(printed.split())
+    assert "quality (50)" in page.text and "clip 60.0 % [50.0, 70.0]" in page.text
+    assert "have present 1" not in page.text, "of given pairs there are none"

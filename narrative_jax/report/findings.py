@@ -53,7 +53,7 @@ class Table:
                 lines = names
             lines = [f"{line}  {cell.rjust(width)}" for line, cell in zip(lines, column, strict=True)]
         text = "\n\n".join("\n".join(map(str.rstrip, part)) for part in (*parts, lines))
-        return f"{text}\n\n{textwrap.fill(self.caption, WIDTH)}"
+        return f"{text}\n\n{in_lines(self.caption)}"
 
 
 def tables(run: Run) -> list[Table]:
@@ -75,6 +75,16 @@ def tables(run: Run) -> list[Table]:
 def printed(run: Run) -> list[Table]:
     """What a terminal shows: the arms, those that are compared with each other, kinds of scenes, other measures."""
     return [*tables(run)[-1:], *comparisons(run), *by_group(run), *fidelity(run)]
+
+
+def shown(run: Run) -> list[Table]:
+    """What a page shows: that, the criteria of the first arm where there are several, and how rewards agree."""
+    return [*printed(run), *tables(run)[:-1], *agreement(run)]
+
+
+def in_lines(text: str) -> str:
+    """A paragraph in lines of a terminal's width."""
+    return textwrap.fill(text, WIDTH)
 
 
 def by_group(run: Run) -> list[Table]:

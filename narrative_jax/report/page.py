@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
 from itertools import pairwise
@@ -12,7 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from narrative_jax.core.files import write_bytes
-from narrative_jax.report import critiques, curves, findings, pictures
+from narrative_jax.report import curves, findings, pictures
+from narrative_jax.report.critiques import criticised
 from narrative_jax.report.run import Run
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -55,11 +55,11 @@ def write(workdir: str | Path) -> None:
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),
-        tables=[*printed, *findings.tables(run)[:-1], *findings.agreement(run)],
+        tables=findings.shown(run),
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
         refined=list(pictures.refined(run)),
-        criticised=list(critiques.criticised(run)),
+        criticised=list(criticised(run)),
         steps=list(pictures.by_step(run)),
         step_panels=list(curves.by_step(run)),
         panels=list(curves.panels(run)),
@@ -71,7 +71,7 @@ def write(workdir: str | Path) -> None:
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
     )
     write_bytes(run.workdir / "report.html", page.encode())
-    print(*(f"\n{table.text()}" for table in printed), f"\n{textwrap.fill(verdict, findings.WIDTH)}\n", sep="\n")
+    print(*(f"\n{table.text()}" for table in printed), f"\n{findings.in_lines(verdict)}\n", sep="\n")
     print(f"report: {run.workdir / 'report.html'}", flush=True)
 
 
