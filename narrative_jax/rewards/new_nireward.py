@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -54,14 +55,17 @@ class NewNIReward:
         network, shapes = structure(config)
         prompts = prompts_by(folder / TOKENIZER, config, room)
 
+        def fresh():
+            return split(Critic(config, rngs=nnx.Rngs(seed)))[1]
+
         def read():
-            fresh = split(Critic(config, rngs=nnx.Rngs(seed)))[1]
             if self.backbone == RANDOM:
-                return fresh
+                return fresh()
+            # Compiled, so that nothing is made of the billions of others.
+            head = jax.jit(lambda: under("reward", below("reward", fresh())))()
             if (folder / ABOUT).is_file():
-                known = load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES)
-                return known | under("reward", below("reward", fresh))
-            return fresh | under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
+                return load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES) | head
+            return under("vlm", load_vlm_weights(folder, below("vlm", shapes))) | head
 
         reward = NIReward(self.size, prompts, network, read)
         return reward, lambda: reward.params
