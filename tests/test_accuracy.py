@@ -202,7 +202,7 @@ def test_entries_that_cannot_be_compared(change, said):
 
 
 def test_how_sure_a_trained_reward_is(run, tmp_path):
-    """One that is always right by 3 is sure of 0.95, too little by 0.05; an opposite one that sure is 0.95 off."""
+    """One that is always right lacks what it is not sure of; an opposite one is wrong by all that it is sure of."""
     ranks = 3.0 * GOLD[:, [0, 0]]
     numbers = run({"same": ranks, "opposite": -ranks, "untold": ranks}, learned=("same", "opposite"), aspects="gold")
     gaps = np.array([abs(ranks[i, 0] - ranks[j, 0]) for i, j in PAIRS])
@@ -212,4 +212,4 @@ def test_how_sure_a_trained_reward_is(run, tmp_path):
     assert numbers["opposite/gold 0_miscalibration"] == pytest.approx(sure)
     assert "untold/gold 0_sure" not in numbers and "same/overall_sure" not in numbers
     table = (tmp_path / "accuracy" / "accuracy.md").read_text()
-    assert f"| same     | –       | {sure:.3f}, {1 - sure:.3f} |" in table
+    assert f"| same     | –       | {sure:.3f}, {1 - sure:.3f} (" in table

@@ -1,5 +1,6 @@
 """NIReward: what it reads, writes and scores, and what it learns from."""
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +27,7 @@ from narrative_jax.models.vlm_vision import VisionTowerConfig
 from narrative_jax.rewards.base import WEIGHTS, OnHost
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import BACKBONE, load_nireward
+from narrative_jax.rewards.nireward_files import ABOUT, BACKBONE, load_nireward, save_nireward
 from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
@@ -343,3 +344,38 @@ def test_every_weight_learns_and_unknown_labels_teach_the_head_nothing(reward, p
 def test_bad_input(reward, scenes, make, message):
     with pytest.raises(InputError, match=message):
         make(reward, scenes[0])
+
+
+def test_it_is_asked_what_one_likes(reward, tmp_path, pictures, scenes):
+    """Of some aspects, in other words: it has as many scores, and both are kept beside its weights."""
+    asked = {"visual_quality": "Is the picture clean?"}
+    other = replace(reward, prompts=replace(reward.prompts, instructions=asked))
+    assert other.aspects == ("visual_quality",)
+    context, said = other.encode(scenes), critiques(other, SAID[2:], SAID[2:])
+    scores = jax.jit(other.score)(other.params, pictures, context, said)
+    assert scores.shape == (len(scenes), 1)
+    usual = {"visual_quality": INSTRUCTIONS["visual_quality"]}
+    same = replace(reward, prompts=replace(reward.prompts, instructions=usual))
+    assert np.abs(scores - jax.jit(same.score)(same.params, pictures, context, said)).max() > 1e-3
+    begun, _ = NewNIReward(instructions=asked).untrained(0)
+    save_nireward(tmp_path / WEIGHTS, begun, begun.params)
+    assert load_nireward(tmp_path / WEIGHTS).aspects == ("visual_quality",)
+    after, _ = NewNIReward(str(tmp_path)).untrained(0)
+    assert after.prompts.instructions == asked, "as the backbone was"
+    about = json.loads((tmp_path / ABOUT).read_text())
+    assert about["instructions"] == asked
+    (tmp_path / ABOUT).write_text(json.dumps({**about, "instructions": ["Is it?"]}))
+    with pytest.raises(InputError, match=r"instructions \[.*\]: each asks about an aspect; give some of"):
+        load_nireward(tmp_path / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "message"),
+    [
+        ({"beauty": "Is it?"}, "unknown aspect of instructions 'beauty'"),
+        ({"visual_quality": " "}, "instructions ' ' on visual_quality: a question has words; give some, e.g. 'Visual"),
+    ],
+)
+def test_bad_instructions(instructions, message):
+    with pytest.raises(InputError, match=message):
+        NewNIReward(instructions=instructions).untrained(0)

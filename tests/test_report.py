@@ -763,6 +763,7 @@ def criticised(tmp_path):
     write_records(tmp_path / "draw" / "candidates", drawn)
     told = drawn[:3]
     said = [Annotation(each.id, "visual_quality", f"words {each.seed}", 2.0 + each.seed, "rater") for each in told]
+    said += [Annotation(each.id, "prompt_following", "all there", 3.0, "rater") for each in told[:2]]
     write_records(tmp_path / "annotated" / "annotations", said)
     written = [Annotation(each.id, "visual_quality", f"own {each.seed}", None, "nireward") for each in told]
     write_records(tmp_path / "critics" / "annotations", written)
@@ -776,16 +777,20 @@ ENDS = {"": 0, "_low": -1, "_high": 1}
 
 
 def test_critiques_stand_beside_the_best_and_the_worst(criticised):
-    """An annotator's score is its own; a network's words have that of who reads them as they are."""
+    """An annotator's score is its own; a network's words have that of who reads them as they are.
+
+    A picture of which one aspect is not annotated is no worse for that.
+    """
     found = dict(critiques.criticised(Run(criticised)))
-    assert list(found) == ["annotated: 3 pictures", "critics: 3 pictures"]
-    for rows, expected in (
-        (found["annotated: 3 pictures"], [("words 2", 4.0), ("words 0", 2.0)]),
-        (found["critics: 3 pictures"], [("own 0", 0.0), ("own 2", -2.0)]),
-    ):
+    assert list(found) == ["annotated: 3 pictures", "critics: 3 pictures, scored by scored"]
+    all_there = ("prompt following", "all there", 3.0)
+    expected = [
+        [[("visual quality", "words 2", 4.0)], [("visual quality", "words 0", 2.0), all_there]],
+        [[("visual quality", "own 0", 0.0)], [("visual quality", "own 2", -2.0)]],
+    ]
+    for rows, said in zip(found.values(), expected, strict=True):
         assert [row.id for row in rows] == ["scene-0"], "nothing is said of the other scene"
-        said = [each.said for row in rows for each in row.pictures]
-        assert said == [[("visual quality", words, score)] for words, score in expected]
+        assert [each.said for row in rows for each in row.pictures] == said
     page = written(criticised)[1]
     for words in ("Critiques", "visual quality 4.00", "words 2", "own 2", "-2.00"):
         assert words in page.text
@@ -796,6 +801,24 @@ def test_critiques_stand_beside_the_best_and_the_worst(criticised):
 
 def test_how_often_rewards_agree_is_told(criticised):
     printed, page = written(criticised)
-    assert "scored prefers what annotated prefers in 60.0 % [50.0, 70.0] on quality." in " ".join(printed.split())
+    told = "scored prefers what annotated prefers in 60.0 % [50.0, 70.0] of 50 pairs on quality; a guess would in half"
+    assert told in " ".join(printed.split()) and "privileged" not in printed
     assert "quality (50)" in page.text and "clip 60.0 % [50.0, 70.0]" in page.text
     assert "have present 1" not in page.text, "of given pairs there are none"
+    path = criticised / "config.json"
+    config = json.loads(path.read_text())
+    config["scored"]["reward"] = "raters"
+    write_json(path, config)
+    assert f"It is privileged: {RATERS}." in " ".join(written(criticised)[0].split())
+
+
+def test_a_reward_by_itself_reads_its_own_words(criticised):
+    """Where nothing is read behind given words, and another reward's scores are not taken for its."""
+    path = criticised / "config.json"
+    config = json.loads(path.read_text())
+    del config["scored"]["critiques_from"]
+    write_json(path, config)
+    assert list(dict(critiques.criticised(Run(criticised))))[1] == "critics: 3 pictures, scored by scored"
+    config["scored"]["reward"] = "scalar"
+    write_json(path, config)
+    assert list(dict(critiques.criticised(Run(criticised))))[1] == "critics: 3 pictures"

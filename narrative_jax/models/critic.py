@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from narrative_jax.core.types import Params
 from narrative_jax.models.layers import Linear
-from narrative_jax.models.network import Network, abstract
+from narrative_jax.models.network import Network, abstract, below, split, under
 from narrative_jax.models.vlm import Cache, Vlm, VlmConfig, VlmInputs, last_of
 from narrative_jax.models.vlm_writing import Written, write
 
@@ -42,6 +43,16 @@ class Judged(NamedTuple):
 def structure(config: VlmConfig) -> tuple[Network, Mapping[str, jax.ShapeDtypeStruct]]:
     """The network and the shapes of its weights: many entries of a run ask, and tracing takes a moment."""
     return abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
+
+
+def random_critic(config: VlmConfig, seed: int) -> Params:
+    """Weights to begin with."""
+    return split(Critic(config, rngs=nnx.Rngs(seed)))[1]
+
+
+def random_head(config: VlmConfig, seed: int) -> Params:
+    """Those of the head that scores, as `random_critic` has them; compiled, so that nothing is made of the others."""
+    return jax.jit(lambda: under("reward", below("reward", random_critic(config, seed))))()
 
 
 class Critic(nnx.Module):

@@ -10,7 +10,7 @@ from narrative_jax.core.records import Annotation, Candidate, Scene, Score
 from narrative_jax.data.datasets import open_records
 from narrative_jax.report.pictures import Picture, portraits_of, shown_picture
 from narrative_jax.report.run import Run
-from narrative_jax.runs.annotations import ANNOTATIONS, CRITIQUED
+from narrative_jax.runs.annotations import ANNOTATIONS, CRITICISE, CRITIQUED
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.scores import CALIBRATION
 
@@ -38,7 +38,8 @@ class Row:
 def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
     """Title and some scenes, by lot, of each entry that annotates or criticises."""
     for entry in (name for stage in CRITIQUED for name in run.entries(stage)):
-        said = _said(run, entry)
+        reader = _reader(run, entry)
+        said = _said(run, entry, reader)
         folder = run.workdir / pictures_entry(run.config, entry)
         candidates, scenes = open_records(folder / "candidates", Candidate), open_records(folder / "scenes", Scene)
         row_of, scene_row_of = candidates.rows_by("id"), scenes.rows_by("id")
@@ -49,24 +50,41 @@ def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
         rows = []
         for scene_id in np.random.default_rng(0).permutation(list(of_scene))[:SCENES].tolist():
             scene = scenes[scene_row_of[scene_id]]
-            ids = sorted(of_scene[scene_id], key=lambda id: -sum(score or 0 for _, _, score in said[id]))
+            ids = sorted(of_scene[scene_id], key=lambda id: _mean(said[id]), reverse=True)
             images = {id: candidates[row_of[id]].image for id in (ids[0], ids[-1])}
             shown = [Criticised(shown_picture(image, scene.prompt), said[id]) for id, image in images.items()]
             rows.append(Row(scene.id, scene.prompt, portraits_of(scene), shown))
-        yield f"{entry}: {len(said):,} pictures", rows
+        yield f"{entry}: {len(said):,} pictures{f', scored by {reader}' if reader else ''}", rows
 
 
-def _said(run, entry):
-    """What is said of each picture by its id; words without a score have that of who reads them."""
+def _reader(run, entry):
+    """The score entry that reads the words of an entry that criticises: named there, or that reward by itself."""
+    if entry not in run.entries(CRITICISE):
+        return None  # who annotates gives scores
+    for name in run.entries("score"):
+        options = run.config[name]
+        given = options.get("critiques_from", "")
+        own = not given and options["source"] == run.config[entry]["source"] and run.same_reward(name, entry)
+        if (given == entry or own) and not options.get("control"):
+            return name
+    return None
+
+
+def _said(run, entry, reader):
+    """What is said of each picture by its id."""
     scores = {}
-    for reader in run.entries("score"):
-        options = run.config[reader]
-        if options.get("critiques_from") == entry and not options.get("control"):
-            aspects = read_json(run.workdir / reader / CALIBRATION)["aspects"]
-            for each in open_records(run.workdir / reader / "scores", Score):
-                scores |= {(each.candidate_id, a): score for a, score in zip(aspects, each.scores, strict=True)}
+    if reader:
+        aspects = read_json(run.workdir / reader / CALIBRATION)["aspects"]
+        for each in open_records(run.workdir / reader / "scores", Score):
+            scores |= {(each.candidate_id, aspect): score for aspect, score in zip(aspects, each.scores, strict=True)}
     said: dict[str, list] = {}
     for each in open_records(run.workdir / entry / ANNOTATIONS, Annotation):
         score = scores.get((each.candidate_id, each.aspect)) if each.score is None else each.score
         said.setdefault(each.candidate_id, []).append((each.aspect.replace("_", " "), each.critique, score))
     return said
+
+
+def _mean(said):
+    """Of the scores that there are; those without any are the last."""
+    scores = [score for _, _, score in said if score is not None]
+    return sum(scores) / len(scores) if scores else -np.inf

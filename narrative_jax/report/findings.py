@@ -78,7 +78,7 @@ def printed(run: Run) -> list[Table]:
 
 
 def shown(run: Run) -> list[Table]:
-    """What a page shows: that, the criteria of the first arm where there are several, and how rewards agree."""
+    """What a page shows: also the criteria of the first arm where there are several, and how rewards agree."""
     return [*printed(run), *tables(run)[:-1], *agreement(run)]
 
 
@@ -350,8 +350,13 @@ def _agreeing(run):
     for entry in run.entries("accuracy"):
         options, numbers = run.config[entry], run.manifests[entry]["summary"]
         name = options.get("leader", "") or options["sources"][0]
-        shares = [f"{_share(numbers, f'{name}/{each}')} on {words(each)}" for each in _aspects_of(numbers, "pairs/")]
-        yield f"{name} prefers what {options['gold']} prefers in {_and(shares)}."
+        shares = [
+            f"{_share(numbers, f'{name}/{each}')} of {numbers[f'pairs/{each}']:,} pairs on {words(each)}"
+            for each in _aspects_of(numbers, "pairs/")
+        ]
+        yield f"{name} prefers what {options['gold']} prefers in {_and(shares)}; a guess would in half of them."
+        if informed := _informed(run.config, run.config[name], run.config[name].get("reward", "")):
+            yield f"It is privileged: {informed}."
 
 
 def _given_presence(run):

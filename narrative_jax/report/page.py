@@ -87,10 +87,10 @@ def _key_figures(run: Run) -> Iterator[tuple[str, str]]:
 
 def _notices(run: Run) -> Iterator[str]:
     """What a reader should know before believing the pictures."""
-    generator = run.config.get("generator", {})
-    if generator.get("weights") == "random":
+    generator = run.config.get("generator")
+    if generator and generator.get("weights") == "random":
         yield "The baseline has random weights: its pictures are noise."
-    elif (run.config.get("scenes") or run.entries("collect")) and not generator.get("weights"):
+    elif generator and (run.config.get("scenes") or run.entries("collect")) and not generator.get("weights"):
         yield "The embedded weights know only Storybook: its words and its characters, nothing that is in photos."
     if run.skipped and run.arms:
         yield "Alignment was skipped: no pair survived screening."

@@ -90,8 +90,14 @@ class Run:
     def trained(self) -> str | None:
         """The train entry whose curves are shown."""
         trained = [name for name in self.entries("train") if self._has_trained(name)]
-        shown = training_of(self.config, self.shown) if self.shown else None
+        shown = training_of(self.config, self.shown) if self.shown else self._leading
         return shown if shown in trained else next(reversed(trained), None)
+
+    @property
+    def _leading(self):
+        """The train entry whose reward the last accuracy entry compares with others."""
+        leader = next((self.config[name].get("leader") for name in reversed(self.entries("accuracy"))), "")
+        return self.config[leader].get("reward_from") if leader else None
 
     @property
     def skipped(self) -> bool:

@@ -4,17 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import load_weights
-from narrative_jax.models.critic import Critic, structure
-from narrative_jax.models.network import below, split, under
+from narrative_jax.models.critic import random_critic, random_head, structure
+from narrative_jax.models.network import below, under
 from narrative_jax.models.shipped import RANDOM, STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_files import load_vlm_weights
@@ -24,6 +22,7 @@ from narrative_jax.rewards.nireward_files import (
     ABOUT,
     BACKBONE,
     NIREWARD_NAMES,
+    instructions_of,
     load_nireward,
     prompts_by,
     save_nireward,
@@ -36,11 +35,13 @@ class NewNIReward:
     """A `size` with a `backbone`, a folder of a Qwen2-VL with its tokenizer.json, or what a training of NIReward left;
     the head is new.
 
-    "" is the one that ships, "random" begins at random with its tokeniser. See `TrainableReward`.
+    "" is the one that ships, "random" begins at random with its tokeniser. `instructions` ask about an aspect each, all
+    or some of those that are annotated; none are those of the backbone's training. See `TrainableReward`.
     """
 
     backbone: File = field(default_factory=lambda: File(""))
     size: str = STORYBOOK
+    instructions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         check_name("size", self.size, NIREWARD_SIZES)
@@ -53,19 +54,16 @@ class NewNIReward:
         config, room = NIREWARD_SIZES[self.size]
         folder = BACKBONE if self.backbone in ("", RANDOM) else Path(self.backbone)
         network, shapes = structure(config)
-        prompts = prompts_by(folder / TOKENIZER, config, room)
-
-        def fresh():
-            return split(Critic(config, rngs=nnx.Rngs(seed)))[1]
+        prompts = prompts_by(folder / TOKENIZER, config, room, self.instructions or instructions_of(folder))
 
         def read():
             if self.backbone == RANDOM:
-                return fresh()
-            # Compiled, so that nothing is made of the billions of others.
-            head = jax.jit(lambda: under("reward", below("reward", fresh())))()
+                return random_critic(config, seed)
             if (folder / ABOUT).is_file():
-                return load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES) | head
-            return under("vlm", load_vlm_weights(folder, below("vlm", shapes))) | head
+                known = load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES)
+            else:
+                known = under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
+            return known | random_head(config, seed)
 
         reward = NIReward(self.size, prompts, network, read)
         return reward, lambda: reward.params

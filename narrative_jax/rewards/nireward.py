@@ -16,7 +16,7 @@ from narrative_jax.models.preprocessing import CLIP, normalise
 from narrative_jax.models.vlm import VlmInputs
 from narrative_jax.models.vlm_inputs import as_patches
 from narrative_jax.rewards.adapted import CarriesAdapters
-from narrative_jax.rewards.base import ASPECTS, FitsAndJudges, size_name
+from narrative_jax.rewards.base import FitsAndJudges, size_name
 from narrative_jax.rewards.nireward_prompts import Prompts, Shown
 from narrative_jax.rewards.regions import fit
 
@@ -31,12 +31,15 @@ class NIReward(CarriesAdapters, FitsAndJudges):
 
     differentiable: ClassVar[bool] = True
     needs_facts: ClassVar[bool] = False
-    aspects: ClassVar[tuple[str, ...]] = ASPECTS
-
     size: str
     prompts: Prompts
     network: Network
     read: Callable[[], Params]
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """Those that it is asked about."""
+        return tuple(self.prompts.instructions)
 
     @property
     def name(self) -> str:
@@ -67,7 +70,7 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         return fit(images, self.prompts.room.side)
 
     def judge(self, params: Params, fitted: jax.Array, context: Shown, critiques: Texts | None = None) -> jax.Array:
-        """f32[b, 3]; see `PureReward`."""
+        """f32[b, k]; see `PureReward`."""
         critic = self.network.bind(params)
         asked = self.ask(critic, fitted, context)  # once, for its own critiques and for their scores
         if critiques is None:
@@ -77,7 +80,7 @@ class NIReward(CarriesAdapters, FitsAndJudges):
     def write_critiques(
         self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None
     ) -> Texts:
-        """Critiques [b, 3, m] of what `fit` made, the likeliest words, or drawn with a key for each picture."""
+        """Critiques [b, k, m] of what `fit` made, the likeliest words, or drawn with a key for each picture."""
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
         return self._written(params, self.ask(self.network.bind(params), fitted, context), keys)

@@ -19,7 +19,7 @@ from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
 from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_prompts import Prompts, Room
+from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room, check_instructions
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 ABOUT = "nireward.json"  # lies beside the weights and says what they are of
@@ -39,10 +39,14 @@ class NIRewardOptions:
 
 
 def save_nireward(path: Path, reward: NIReward, params: Params) -> None:
-    """Write weights, and beside them the tokeniser and of what size they are."""
+    """Write weights, and beside them the tokeniser, of what size they are and what they are asked."""
     save_weights(path, params, NIREWARD_NAMES)
-    reward.prompts.tokenizer.save(path.with_name(TOKENIZER))
-    write_json(path.with_name(ABOUT), {"size": reward.size, "room": asdict(reward.prompts.room)})
+    prompts = reward.prompts
+    prompts.tokenizer.save(path.with_name(TOKENIZER))
+    write_json(
+        path.with_name(ABOUT),
+        {"size": reward.size, "room": asdict(prompts.room), "instructions": dict(prompts.instructions)},
+    )
 
 
 def load_nireward(weights: str | Path) -> NIReward:
@@ -61,14 +65,24 @@ def load_nireward(weights: str | Path) -> NIReward:
     room = parse(Room, about.get("room", {}), f"{path.with_name(ABOUT)}: room")
     config, _ = NIREWARD_SIZES[size]
     network, shapes = structure(config)
-    prompts = prompts_by(path.with_name(TOKENIZER), config, room)
+    prompts = prompts_by(path.with_name(TOKENIZER), config, room, instructions_of(path.parent))
     return NIReward(size, prompts, network, lambda: load_weights(path, shapes, NIREWARD_NAMES))
 
 
-def prompts_by(path: Path, config: VlmConfig, room: Room) -> Prompts:
-    """By the tokeniser of a file. Raises InputError for one that knows more tokens than the network has words."""
+def instructions_of(folder: Path) -> Mapping[str, str]:
+    """What the NIReward of a folder was asked; `INSTRUCTIONS` where nothing says, as of a published backbone."""
+    path = folder / ABOUT
+    return read_json(path).get("instructions", INSTRUCTIONS) if path.is_file() else INSTRUCTIONS
+
+
+def prompts_by(path: Path, config: VlmConfig, room: Room, instructions: Mapping[str, str]) -> Prompts:
+    """By the tokeniser of a file.
+
+    Raises InputError for one that knows more tokens than the network has words, and as `check_instructions`.
+    """
+    check_instructions(instructions)
     tokenizer = ChatTokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         given, rule = f"{path} of {tokenizer.vocab_size} tokens", f"the network has {config.vocab_size} words"
         raise InputError(given, rule, "give the tokeniser of these weights")
-    return Prompts(tokenizer, config.vision, room)
+    return Prompts(tokenizer, config.vision, room, instructions)

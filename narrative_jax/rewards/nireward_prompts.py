@@ -1,13 +1,13 @@
 """What NIReward is shown and asked, and critiques, as tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.records import Scene
 from narrative_jax.models.chat_tokenizer import PICTURE, ChatTokenizer, question
@@ -15,7 +15,6 @@ from narrative_jax.models.critic import Texts
 from narrative_jax.models.vlm import VlmInputs
 from narrative_jax.models.vlm_inputs import Interleaved, Picture, collate, read_picture
 from narrative_jax.models.vlm_vision import VisionTowerConfig
-from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.subjects import check_subjects
 
 _MARK = "\0"  # where a question's text stands in what is said around it
@@ -40,6 +39,18 @@ class Room:
     critique: int
 
 
+def check_instructions(instructions: Mapping[str, str]) -> None:
+    """Raise InputError for an aspect that nobody annotates, for none, and for a question without words."""
+    if not isinstance(instructions, Mapping) or not instructions:
+        remedy = f"give some of {', '.join(INSTRUCTIONS)}"
+        raise InputError(f"instructions {instructions!r}", "each asks about an aspect", remedy)
+    for aspect, asked in instructions.items():
+        check_name("aspect of instructions", aspect, INSTRUCTIONS)
+        if not isinstance(asked, str) or not asked.strip():
+            given, example = f"instructions {asked!r} on {aspect}", INSTRUCTIONS[aspect]
+            raise InputError(given, "a question has words", f"give some, e.g. {example!r}")
+
+
 class Shown(NamedTuple):
     """Subjects, prompt and room for a picture as the network reads them, and its place i32[b] among their pictures."""
 
@@ -49,11 +60,12 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompts:
-    """By a tokeniser, for a vision tower, in some room."""
+    """By a tokeniser, for a vision tower, in some room; `instructions` say by aspect what is asked."""
 
     tokenizer: ChatTokenizer
     tower: VisionTowerConfig
     room: Room
+    instructions: Mapping[str, str] = field(default_factory=lambda: INSTRUCTIONS)
 
     def shown(self, scenes: Sequence[Scene]) -> Shown:
         """What scenes show. Raises InputError for one without subjects or with too many, and for too many tokens."""
@@ -75,7 +87,7 @@ class Prompts:
     @cached_property
     def questions(self) -> Texts:
         """The aspects' [k, n]."""
-        return self._asked([INSTRUCTIONS[aspect] for aspect in ASPECTS])
+        return self._asked(list(self.instructions.values()))
 
     @cached_property
     def first_questions(self) -> Texts:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from narrative_jax.core.errors import check_name
+from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import parse
 from narrative_jax.core.records import Annotation, Preference
 from narrative_jax.data.datasets import open_records
@@ -54,11 +54,16 @@ def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
 
 
 def open_annotated(context: Context, name: str, aspects: Sequence[str]) -> AnnotatedPairs:
-    """What an entry left. Raises InputError for damaged records."""
+    """What an entry left on these aspects. Raises InputError for damaged records, and for none on them."""
     rows: dict[tuple[str, ...], np.ndarray] = {}
     for each in open_records(context.path(name) / "preferences", Preference):
+        if each.aspect not in aspects:
+            continue
         key = tuple(sorted((each.chosen_id, each.rejected_id)))  # what is better does not show in the order
         side = 0.0 if each.tie else 1.0 if each.chosen_id == key[0] else -1.0
         rows.setdefault(key, np.full(len(aspects), np.nan, np.float32))[list(aspects).index(each.aspect)] = side
+    if not rows:
+        given = f"preferences of {name!r} on {', '.join(aspects)}"
+        raise InputError(given, "there are none", "annotate these aspects, or ask about others")
     pictures = open_pictures(context, pictures_entry(context.config, name))
     return AnnotatedPairs(list(rows), np.stack(list(rows.values())), read_critiques(context, name), pictures)

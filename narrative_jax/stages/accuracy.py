@@ -63,7 +63,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with score intervals;
     <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
     pairs in given/. Of all pairs, for trained rewards, whose differences are log odds, <entry>/<aspect>_sure, how sure
-    they are on average, and _miscalibration.
+    they are on average, _miscalibration, and how much of that chance alone would give, _by_chance.
     """
     pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
@@ -90,7 +90,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     numbers |= {f"{name}/{key}": value for name, of_name in sure.items() for key, value in of_name.items()}
     shown = f"\n\nGiven {options.given}:\n\n".join(tables)
     if sure:
-        shown += f"\n\nHow sure they are, and how far that is from being right:\n\n{_sure_table(sure, verdicts)}"
+        about = "How sure they are, and how far that is from being right (in brackets what chance alone gives):"
+        shown += f"\n\n{about}\n\n{_sure_table(sure, verdicts)}"
     write_bytes(context.folder / "accuracy.md", f"{shown}\n".encode())
     print(shown, flush=True)
     return numbers
@@ -129,6 +130,7 @@ def _sure(context, name, ids, verdicts, right):
             values = scores[:, aspects.index(aspect)]
             confidence = expit(np.abs(values[better] - values[worse]))
             found[f"{aspect}_sure"] = float(confidence.mean())
+            found[f"{aspect}_by_chance"] = statistics.calibration_by_chance(confidence)
             found[f"{aspect}_miscalibration"] = statistics.calibration_error(confidence, (1 + right[aspect]) / 2)
     return found
 
@@ -137,9 +139,10 @@ def _sure_table(sure, aspects):
     def cell(of_name, aspect):
         if f"{aspect}_sure" not in of_name:
             return "–"
-        return f"{of_name[f'{aspect}_sure']:.3f}, {of_name[f'{aspect}_miscalibration']:.3f}"
+        sure, off, chance = (of_name[f"{aspect}_{key}"] for key in ("sure", "miscalibration", "by_chance"))
+        return f"{sure:.3f}, {off:.3f} ({chance:.3f})"
 
-    rows = [[name, *(cell(of_name, aspect) for aspect in aspects)] for name, of_name in sure.items()]
+    rows = [[name, *(cell(of_name, aspect) for aspect in aspects)] for name, of_name in sure.items() if of_name]
     return table(["", *(aspect.replace("_", " ") for aspect in aspects)], rows)
 
 

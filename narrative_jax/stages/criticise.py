@@ -8,7 +8,6 @@ from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation
 from narrative_jax.data.datasets import open_records
-from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.oracle import facts_of, judge_images
 from narrative_jax.runs.annotations import ANNOTATIONS, read_critiques
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
@@ -81,16 +80,18 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
     rows = range(len(candidates))
     leave_records(context, context.folder, ANNOTATIONS, Annotation, rows, write, _CHUNK, context.name)
-    return processes.first_does(f"{context.name}: numbers", lambda: _numbers(context, options, candidates))
+    return processes.first_does(
+        f"{context.name}: numbers", lambda: _numbers(context, options, candidates, reward.aspects)
+    )
 
 
-def _numbers(context, options, candidates):
+def _numbers(context, options, candidates, aspects):
     said = open_records(context.folder / ANNOTATIONS, Annotation).columns("critique")["critique"]
     numbers = {"count": len(said), "characters": sum(map(len, said)) / len(said)}
-    return numbers | _compared(context, candidates) if options.gold else numbers
+    return numbers | _compared(context, candidates, aspects) if options.gold else numbers
 
 
-def _compared(context, candidates):
+def _compared(context, candidates, aspects):
     """Precision and recall of the faults that are named, by aspect and kind."""
     said, (scenes, row_of) = read_critiques(context, context.name), open_scenes(candidates)
     counts = {"named": Counter(), "there": Counter(), "right": Counter()}
@@ -99,7 +100,7 @@ def _compared(context, candidates):
         asked = [scenes[row_of[each.scene_id]] for each in found]
         findings = judge_images([each.image for each in found], asked).findings
         for each, scene, seen in zip(found, asked, findings, strict=True):
-            for aspect in ASPECTS:
+            for aspect in aspects:
                 named = faults(said[each.id, aspect])
                 there = faults(critique(aspect, seen, facts_of(scene)))
                 for name, kinds in {"named": named, "there": there, "right": named & there}.items():

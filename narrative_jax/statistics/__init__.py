@@ -1,6 +1,7 @@
 """L1: confidence intervals, agreement between raters, and identity of characters, as pure functions on arrays."""
 
 from narrative_jax.statistics.agreement import alpha_interval as alpha_interval
+from narrative_jax.statistics.agreement import calibration_by_chance as calibration_by_chance
 from narrative_jax.statistics.agreement import calibration_error as calibration_error
 from narrative_jax.statistics.agreement import krippendorff_alpha as krippendorff_alpha
 from narrative_jax.statistics.agreement import majority as majority

@@ -3,7 +3,7 @@
 import krippendorff
 import numpy as np
 
-from narrative_jax.core.errors import InputError, check_name
+from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.statistics.intervals import Interval, as_numbers, as_verdicts, bootstrap
 
 LEVELS = ("nominal", "ordinal", "interval", "ratio")
@@ -94,6 +94,7 @@ def calibration_error(confidence, right, parts=10) -> float:
 
     The mean over trials, in `parts` of equally many by confidence, of the distance between its mean confidence and its
     share of right ones (expected calibration error, Naeini et al. 2015; Guo et al. 2017). A half in `right` is a tie.
+    Of few trials it is large by chance alone: see `calibration_by_chance`.
     Raises InputError for unequal lengths and values outside 0 to 1.
     """
     confidence, right = as_numbers("confidence", confidence, ("trials",)), as_numbers("right", right, ("trials",))
@@ -102,7 +103,19 @@ def calibration_error(confidence, right, parts=10) -> float:
     for name, values in (("confidence", confidence), ("right", right)):
         if outside := values[(values < 0) | (values > 1)].tolist():
             raise InputError(f"{outside[0]:g} in {name}", "it is a share", "give 0 to 1")
+    check_count("parts", parts, minimum=1)
+    return float(_gaps(confidence, right[None], parts)[0])
+
+
+def calibration_by_chance(confidence, parts=10, draws=200, seed=0) -> float:
+    """The `calibration_error` that one expects of so many trials [trials] where being sure is exactly being right."""
+    confidence = as_numbers("confidence", confidence, ("trials",))
+    right = np.random.default_rng(seed).uniform(size=(draws, len(confidence))) < confidence
+    return float(_gaps(confidence, right, parts).mean())
+
+
+def _gaps(confidence, right, parts):
+    """f64[draws] of `right` [draws, trials]."""
     order = np.argsort(confidence, kind="stable")
     found = [rows for rows in np.array_split(order, parts) if len(rows)]
-    gaps = [len(rows) * abs(confidence[rows].mean() - right[rows].mean()) for rows in found]
-    return float(sum(gaps) / len(order))
+    return sum(len(rows) * abs(confidence[rows].mean() - right[:, rows].mean(1)) for rows in found) / len(order)
