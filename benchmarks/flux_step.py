@@ -8,8 +8,8 @@ are random, made on the device in bfloat16, the adapter's in float32. Both sides
 out again for the gradient; the reference is the base without gradient; the subject's keys and values are computed once
 a step. torch runs the blocks of `torch_flux.py` over diffusers' modules, under autocast as diffusers' training scripts
 do: eager, and with each kind of block through torch.compile. Each side is a process of its own, so that no allocator
-keeps the other's memory. First, loss and gradients of both are compared at tiny sizes, float32, with the same weights.
-`--tiny` is a rehearsal on CPU, where compiled blocks are only traced.
+keeps the other's memory. First, loss and gradients of both are compared at tiny sizes, float32, with the same weights,
+at β = 10. `--tiny` is a rehearsal on CPU, where compiled blocks are only traced.
 """
 
 import argparse
@@ -265,7 +265,8 @@ def torch_trainer(preset, trainee, device):
         def __init__(self):
             model, self.base, adapter = flux_model(preset, trainee, device)
             times = preset.timestep_distribution
-            super().__init__(Network(model), under(TRANSFORMER, adapter), times, cached=True)
+            rate = load(RECIPE).align.optimizer.learning_rate
+            super().__init__(Network(model), under(TRANSFORMER, adapter), times, cached=True, learning_rate=rate)
 
         def loss(self, batch, t, noise):
             with torch.autocast(device, torch.bfloat16, enabled=preset.weight_type == "bfloat16"):

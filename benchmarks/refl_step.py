@@ -2,12 +2,13 @@
 
     python benchmarks/refl_step.py [--rounds N] [--out docs/refl_step.md]
 
-As the recipe uper.py has it: 8 Euler steps whose text is guided, of which 6 are drawn without gradient and the next is
-followed through both of its predictions to the clean picture; CLIP's cosine with the prompt is the reward, and SFT on
-as many examples goes along. torch runs FLUX's blocks as `torch_flux.py` has them and transformers' image tower; its
-subjects' keys and values are computed once a step for all predictions of its pictures.
-Weights, adapter (b is not zero), data, times and noise are the same for the parity of loss and gradient that is
-asserted first. The two then take turns, float32, all cores.
+8 Euler steps whose text is guided, of which 6 are drawn without gradient (the recipe uper.py draws their number from 4
+to 7) and the next is followed through both of its predictions to the clean picture; CLIP's cosine with the prompt is
+the reward, raw (there it is an ensemble, measured by the batch), and SFT on as many examples goes along. torch runs
+FLUX's blocks as `torch_flux.py` has them and transformers' image tower; its subjects' keys and values are computed once
+for all predictions of what it draws, and once for SFT. Weights, adapter (b is not zero), data, times and noise are the
+same for the parity of loss and gradient that is asserted first, with SFT and of the reward alone. The two then take
+turns, float32, all cores.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import torch
-from dpo_step import LARGE, SEED, Trainer, check_gaps, example, ratio, torch_trainer
+from dpo_step import LARGE, SEED, Gradients, Trainer, check_gaps, example, ratio, torch_trainer
 from measuring import matmul_rates, processor, timed
 from page import write_page
 from scoring_rate import SIZES as CLIPS
@@ -75,6 +76,7 @@ class TorchReFL:
     """The same step in torch; `known` f32[b, d] are the unit embeddings of the prompts."""
 
     def __init__(self, trainer, clip, known, preset):
+        self.flow_matching = ALGORITHM.flow_matching
         self.trainer, self.network, self.parameters = trainer, trainer.network, trainer.parameters
         self.clip, self.known, self.preset = clip.requires_grad_(False), known, preset
         self.mean, self.deviation = (torch.tensor(values)[:, None, None] for values in CLIP)
@@ -82,7 +84,8 @@ class TorchReFL:
     def step(self, batch):
         rows = len(batch["latents"])
         noise, again = torch.randn(batch["latents"].shape), torch.randn(batch["latents"].shape)
-        t = torch.sigmoid(self.preset.timestep_distribution.mean + torch.randn(rows))
+        times = self.preset.timestep_distribution
+        t = torch.sigmoid(times.mean + times.std * torch.randn(rows))
         loss = self.loss(batch, noise, t, again, torch.rand(rows) < SFT().text_dropout)
         return self.trainer.update(loss)
 
@@ -99,7 +102,7 @@ class TorchReFL:
                 noisy = noisy + (after - now) * (noisy - self._guided(batch, noisy, now, cached)) / now.clamp(T_FLOOR)
         pictures = self._decoded(self._guided(batch, noisy, times[stop], cached))
         loss = -ALGORITHM.reward_weight * self._reward(pictures).mean()
-        return loss + ALGORITHM.flow_matching * self._error(batch, t, again, textless)
+        return loss + self.flow_matching * self._error(batch, t, again, textless)
 
     def _guided(self, batch, noisy, now, cached):
         """Clean latents, text guided, both predictions in one batch."""
@@ -164,11 +167,17 @@ def check_parity(trainers, batches, generator, frozen, adapter):
     textless = jax.vmap(jax.random.uniform)(keys) < SFT().text_dropout
     noise = first(example_keys(key, numbered))
     theirs = [torch.from_numpy(np.array(x)) for x in (noise, t, again, textless)]
-    loss = trainers["torch"].loss(batches["torch"], *theirs)
-    gradient = torch.autograd.grad(loss, trainers["torch"].parameters.values())
-    expected = {n: g.numpy().T for n, g in zip(trainers["torch"].parameters, gradient, strict=True)}
-    found, metrics = trainers["ours"].gradients(adapter, frozen, batches["ours"], key)
-    return check_gaps({"ours": float(metrics["loss"]), "torch": loss.item()}, {"ours": found, "torch": expected})
+    gaps, ours, torchs = [], trainers["ours"].trainee, trainers["torch"]
+    for weight in (0.0, ALGORITHM.flow_matching):  # of the reward alone too, whose share in a gradient is small
+        torchs.flow_matching = weight
+        loss = torchs.loss(batches["torch"], *theirs)
+        gradient = torch.autograd.grad(loss, torchs.parameters.values())
+        expected = {n: g.numpy().T for n, g in zip(torchs.parameters, gradient, strict=True)}
+        algorithm = replace(ALGORITHM, flow_matching=weight)
+        found, metrics = Gradients(ours, algorithm).gradients(adapter, frozen, batches["ours"], key)
+        losses = {"ours": float(metrics["loss"]), "torch": loss.item()}
+        gaps.append(check_gaps(losses, {"ours": found, "torch": expected}))
+    return map(max, zip(*gaps, strict=True))
 
 
 def measure(size, rounds):

@@ -167,9 +167,9 @@ class TorchTrainer:
 
     beta = BETA
 
-    def __init__(self, network, parameters, times, *, cached):
+    def __init__(self, network, parameters, times, *, cached, learning_rate=LEARNING_RATE):
         self.network, self.parameters, self.times, self.cached = network, parameters, times, cached
-        self.optimizer = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=(0.9, B2), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, betas=(0.9, B2), weight_decay=0.0)
 
     def step(self, batch):
         t = torch.sigmoid(self.times.mean + self.times.std * torch.randn(len(batch["chosen"])))
