@@ -822,3 +822,17 @@ def test_a_reward_by_itself_reads_its_own_words(criticised):
     config["scored"]["reward"] = "scalar"
     write_json(path, config)
     assert list(dict(critiques.criticised(Run(criticised))))[1] == "critics: 3 pictures"
+
+
+def test_of_a_run_that_draws_nothing_no_generator_is_spoken_of(criticised):
+    """As configs/score.py:critique, of people's own pictures."""
+    path = criticised / "config.json"
+    config = json.loads(path.read_text())
+    config["draw"]["stage"] = "collect"
+    manifest = json.loads((criticised / "draw" / "manifest.json").read_text())
+    write_json(criticised / "draw" / "manifest.json", {**manifest, "stage": "collect"})
+    write_json(path, config)
+    assert "embedded weights" in written(criticised)[1].text
+    del config["generator"]
+    write_json(path, config)
+    assert "embedded weights" not in written(criticised)[1].text
