@@ -9,15 +9,17 @@ cosine, an identity encoder and an aesthetic head score one aspect each, as wher
 the head was trained on raters.
 `:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal compute, DPO on shuffled
 labels, on pairs by presence alone, and on as many pairs by each rule at one β, each compared with ADPO of its seed;
-best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:flux` aligns FLUX.1-dev
-with two subjects by published rewards, on 64 chips: for `python -m narrative_jax.plan`. `:tiny` is a smoke run.
+best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:recipes` trains in other
+ways on the same pairs, at the same compute, and has the oracle say on tune scenes how far each gets. `:flux` aligns
+FLUX.1-dev with two subjects by published rewards, on 64 chips: for `python -m narrative_jax.plan`. `:tiny` is a smoke
+run.
 """
 
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import check_name
 
-VARIANTS = ("", "proxies", "controls", "flux", "tiny")
+VARIANTS = ("", "proxies", "controls", "recipes", "flux", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -90,6 +92,8 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     if variant == "controls":
         _add_controls(config)
+    if variant == "recipes":
+        _compare_recipes(config)
     if variant == "flux":
         _enlarge(config)
     if variant == "tiny":
@@ -166,6 +170,31 @@ def _add_controls(config):
     config.stages = (*config.stages[:4], "present", "screen", *screens, *arms, "evaluate")
     config.evaluate.update(trained=tuple(arms), best_of=4, guidance_scales=(2.0, 3.0, 4.0), compare=pairs)
     config.evaluate.controls = ("copying", "presence")
+
+
+def _compare_recipes(config):
+    """How much of the rejected pictures is heeded, how strongly the reference holds, and SFT before, at equal compute.
+
+    The oracle chooses here: what it says of the chosen one on tune scenes is no result.
+    """
+    dpo = {**config.align.to_dict(), "save_every": 50, "sample_every": 50, "keep_adapters": True}
+    sft = {**dpo, "algorithm": "sft", "hyper": {}, "save_every": 100, "sample_every": 100}
+    hypers = {
+        "imitating": {},
+        "half": {"preserve": 0.5},
+        "half_held": {"preserve": 0.5, "beta": 2000.0},
+        "free_held": {"preserve": None, "beta": 2000.0},
+        "free_held_more": {"preserve": None, "beta": 8000.0},
+    }
+    arms = {name: {**dpo, "hyper": {**dpo["hyper"], **changes}} for name, changes in hypers.items()}
+    arms["imitation"] = {**sft, "total_steps": 400}  # see `_add_controls`
+    arms["imitation_first"] = {**sft, "total_steps": 200}
+    arms["then_half"] = {**arms["half"], "after": "imitation_first", "total_steps": 75, "sample_every": 25}
+    choose = {"stage": "choose", "scenes": 256, "reward": "oracle"}
+    chosen = {f"how_far_{name}": {**choose, "source": name} for name in arms}
+    config.update({**arms, **chosen})
+    del config.align, config.evaluate
+    config.stages = (*config.stages[:5], *arms, *chosen)
 
 
 def _enlarge(config):

@@ -112,6 +112,17 @@ def test_the_pairs_of_the_configs():
     assert load(str(CONFIG)).evaluate.compare == ()
 
 
+@pytest.mark.slow
+def test_recipes_have_the_same_pairs_and_compute():
+    config = pipeline.completed(load(f"{CONFIG}:recipes"))
+    pipeline.check(config)
+    trained = [config[name] for name in config.stages if config[name].stage == "train"]
+    assert {entry.source for entry in trained} == {"screen"} and len({entry.batch_size for entry in trained}) == 1
+    pairs = {name: config[name].total_steps for name in config.stages if config[name].get("algorithm") == "dpo"}
+    steps = pairs.pop("then_half") + 3 / 8 * config.imitation_first.total_steps
+    assert {*pairs.values(), steps, 3 / 8 * config.imitation.total_steps} == {150}
+
+
 def test_which_arms_there_are():
     config = pipeline.completed(load(f"{CONFIG}:controls"))
     config.evaluate.compare = (("best_of_4", "guidance"), ["baseline", "shuffled_2"])
