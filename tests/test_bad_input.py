@@ -145,7 +145,7 @@ def test_config(refuse, change, message):
 
 
 def test_variant(refuse):
-    assert "unknown variant 'tinny': known are proxies, controls, flux, tiny; did you mean 'tiny'?" in refuse(
+    assert "unknown variant 'tinny': known are proxies, controls, recipes, flux, tiny; did you mean 'tiny'?" in refuse(
         variant="tinny"
     )
 
