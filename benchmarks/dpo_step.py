@@ -48,6 +48,7 @@ GRADIENT_PARITY = 1e-3  # relative to the largest element of an array
 # How often a step takes a pair's subject tokens forward. XLA finds by itself that policy and reference do the same.
 SUBJECT_FORWARDS = {"ours, cached": 1, "ours": 2, "torch, cached": 1, "torch": 4}
 ALGORITHM = DPO(beta=BETA)
+LIBRARIES = ("jax", "flax", "optax", "torch", "diffusers", "peft")
 STEPS = 2  # timed at a turn, after one that is not
 LARGE = dataclasses.replace(
     STORYBOOK_FLOW,
@@ -277,20 +278,23 @@ def report(rounds):
             f"{pairs} pairs, adapter of rank {RANK}; before timing, losses of all four within {loss_gap:.0e} and "
             f"gradients within {gradient_gap:.0e} of torch's."
         )
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "torch", "diffusers", "peft"))
-    notes.append(
-        f"- {os.cpu_count()} cores ({processor()}), float32, {rounds} rounds of {STEPS} steps in turn, seed {SEED}; "
-        "medians, ranges in brackets."
-    )
+    return "\n".join([*lines, "", *notes, *conditions(rounds, rates)])
+
+
+def conditions(rounds, rates, *more):
+    """What was measured where and with what; `more` are libraries besides those of a step."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in (*LIBRARIES, *more))
     found = ", ".join(f"{rate:.0f} ({name})" for name, rate in rates.items())
-    notes.append(
-        f"- matmul of 2048²: {found} GFLOP/s, the best before and after; the faster is the measure; {libraries}."
-    )
-    return "\n".join([*lines, "", *notes])
+    return [
+        f"- {os.cpu_count()} cores ({processor()}), float32, {rounds} rounds of {STEPS} steps in turn, seed {SEED}; "
+        "medians, ranges in brackets.",
+        f"- matmul of 2048²: {found} GFLOP/s, the best before and after; the faster is the measure; {libraries}.",
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command(about, report):
+    """Measure as the command line says, print the table, and write it where it is asked for."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -299,8 +303,8 @@ def main() -> None:
     table = report(arguments.rounds)
     print(table)
     if arguments.out:
-        write_page(arguments.out, __doc__, table)
+        write_page(arguments.out, about, table)
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, report)

@@ -11,21 +11,28 @@ same for the parity of loss and gradient that is asserted first, with SFT and of
 turns, float32, all cores.
 """
 
-import argparse
-import os
 import statistics
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 
 import jax
 import numpy as np
 import torch
-from dpo_step import LARGE, SEED, Gradients, Trainer, check_gaps, example, ratio, torch_trainer
-from measuring import matmul_rates, processor, timed
-from page import write_page
+from dpo_step import (
+    LARGE,
+    SEED,
+    STEPS,
+    Gradients,
+    Trainer,
+    check_gaps,
+    command,
+    conditions,
+    example,
+    ratio,
+    torch_trainer,
+)
+from measuring import matmul_rates, timed
 from scoring_rate import SIZES as CLIPS
 from scoring_rate import Size as ClipSize
 from scoring_rate import embed_prompts, random_clip, with_weights
@@ -44,7 +51,6 @@ from narrative_jax.models.preprocessing import CLIP
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.rewards.clip_scores import ClipCosine
 
-STEPS = 2  # timed at a turn, after one that is not
 ALGORITHM = ReFL(
     num_steps=8,
     guidance_scale=2.5,
@@ -212,29 +218,8 @@ def report(rounds):
             f"{preset.transformer.width}; CLIP's tower of {vision.blocks} blocks of width {vision.width}; before "
             f"timing, loss within {loss_gap:.0e} and gradients within {gradient_gap:.0e} of torch's."
         )
-    libraries = ("jax", "flax", "optax", "torch", "diffusers", "peft", "transformers")
-    found = ", ".join(f"{rate:.0f} ({name})" for name, rate in rates.items())
-    notes += [
-        f"- {os.cpu_count()} cores ({processor()}), float32, {rounds} rounds of {STEPS} steps in turn, seed {SEED}; "
-        "medians, ranges in brackets.",
-        f"- matmul of 2048²: {found} GFLOP/s, the best before and after; "
-        f"{', '.join(f'{name} {version(name)}' for name in libraries)}.",
-    ]
-    return "\n".join([*lines, "", *notes])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
-    torch.manual_seed(SEED)
-    table = report(arguments.rounds)
-    print(table)
-    if arguments.out:
-        write_page(arguments.out, __doc__, table)
+    return "\n".join([*lines, "", *notes, *conditions(rounds, rates, "transformers")])
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, report)
