@@ -2,7 +2,7 @@
 
     python -m narrative_jax.launch --config=configs/adpo.py
 
-Four candidates of each of 512 train scenes, scored by three raters, read in deviations of pictures of 256 other
+Four candidates of each of 1,024 train scenes, scored by three raters, read in deviations of pictures of 256 other
 scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a), judged by the oracle
 on 256 test scenes. Raters see the oracle's findings: feedback is privileged. `:proxies` asks no rater here: CLIP's
 cosine, an identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them
@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     config.stages = ("reference", "calibrate", "generate", "score", "screen", "align", "evaluate")
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
-    config.generate = {"stage": "generate", "split": "train", "scenes": 512, "scene_seed": 1, "per_scene": 4}
+    config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
     config.score = {"stage": "score", "source": "generate", "reward": "", "raters": {"seeds": (0, 1, 2)}}
     if variant in ("proxies", "flux"):
         config.score = {"stage": "score", "source": "generate", "batch_size": 64, **PROXIES}
@@ -65,15 +65,15 @@ def get_config(variant: str = "") -> ConfigDict:
         "stage": "train",
         "source": "screen",
         "algorithm": "dpo",
-        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 1.0},
+        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "imitation": 0.5},
         "adapter": {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0},
-        "total_steps": 150,
+        "total_steps": 300,
         "batch_size": 16,
         "accumulate": 1,
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 20, "decay": "constant"},
         "ema_decay": 0.95,
-        "save_every": 75,
-        "sample_every": 75,
+        "save_every": 100,
+        "sample_every": 100,
         "seed": 0,
     }
     config.evaluate = {
@@ -152,11 +152,11 @@ def _add_controls(config):
     for seed in range(3):
         adpo = {**config.align.to_dict(), "seed": seed, "sample_every": 0}
         adpo["adapter"]["seed"] = seed
-        one_beta = {**adpo["hyper"], "beta": 584.0, "eta": 0.0}  # the mean of ADPO's β(a)
+        one_beta = {**adpo["hyper"], "beta": 578.0, "eta": 0.0}  # the mean of ADPO's β(a)
         kinds = {
             "adpo": {},
             # A pair costs 8/3 of a picture: two with their gradients, and two through the reference without.
-            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 400},
+            "sft": {"algorithm": "sft", "hyper": {}, "total_steps": 800},
             "shuffled": {"source": f"shuffled_labels_{seed}"},
             "presence": {"source": "by_presence"},
             "dominance": {"hyper": one_beta},
@@ -173,28 +173,38 @@ def _add_controls(config):
 
 
 def _compare_recipes(config):
-    """How much of the rejected pictures is heeded, how strongly the reference holds, and SFT before, at equal compute.
+    """What keeps pictures good while pairs are learned, how strongly the reference holds, and SFT alone or before.
 
-    The oracle chooses here: what it says of the chosen one on tune scenes is no result.
+    At half the compute of the main job, and the best of them at all of it. The oracle chooses here: what it says of the
+    chosen one on tune scenes is no result.
     """
-    dpo = {**config.align.to_dict(), "save_every": 50, "sample_every": 50, "keep_adapters": True}
+    dpo = {**config.align.to_dict(), "save_every": 50, "sample_every": 50, "keep_adapters": True, "total_steps": 150}
     sft = {**dpo, "algorithm": "sft", "hyper": {}, "save_every": 100, "sample_every": 100}
     hypers = {
-        "imitating": {},
+        "preserving": {"preserve": 1.0},
         "half": {"preserve": 0.5},
         "half_held": {"preserve": 0.5, "beta": 2000.0},
-        "free_held": {"preserve": None, "beta": 2000.0},
-        "free_held_more": {"preserve": None, "beta": 8000.0},
+        "held": {"beta": 2000.0},
+        "held_more": {"beta": 8000.0},
+        "imitating_half": {"imitation": 0.5},
+        "imitating_and_preserving": {"imitation": 0.5, "preserve": 0.5},
+        "imitating": {"imitation": 1.0},
     }
-    arms = {name: {**dpo, "hyper": {**dpo["hyper"], **changes}} for name, changes in hypers.items()}
-    arms["imitation"] = {**sft, "total_steps": 400}  # see `_add_controls`
-    arms["imitation_first"] = {**sft, "total_steps": 200}
-    arms["then_half"] = {**arms["half"], "after": "imitation_first", "total_steps": 75, "sample_every": 25}
+    arms = {name: {**dpo, "hyper": {**dpo["hyper"], "imitation": 0.0, **changes}} for name, changes in hypers.items()}
+    arms["sft"] = {**sft, "total_steps": 400}  # see `_add_controls`
+    arms["sft_faster"] = {**arms["sft"], "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10, "decay": "cosine"}}
+    arms["sft_first"] = {**sft, "total_steps": 200}
+    arms["then_half"] = {**arms["half"], "after": "sft_first", "total_steps": 75, "sample_every": 25}
+    longer = {**dpo, "total_steps": 300, "save_every": 100, "sample_every": 100}
+    for share in (0.25, 0.5, 1.0):
+        arms[f"longer_imitating_{share:g}"] = {**longer, "hyper": {**dpo["hyper"], "imitation": share}}
+    arms["longer_held"] = {**longer, "hyper": {**dpo["hyper"], "imitation": 1.0, "beta": 2000.0}}
+    arms["longer_sft"] = {**sft, "total_steps": 800, "save_every": 400, "sample_every": 400}
     choose = {"stage": "choose", "scenes": 256, "reward": "oracle"}
     chosen = {f"how_far_{name}": {**choose, "source": name} for name in arms}
     config.update({**arms, **chosen})
     del config.align, config.evaluate
-    config.stages = (*config.stages[:5], *arms, *chosen)
+    config.stages = (*config.stages[:5], *(entry for name in arms for entry in (name, f"how_far_{name}")))
 
 
 def _enlarge(config):

@@ -255,6 +255,22 @@ def test_preserving_changes_the_gradient_not_the_loss():
     assert relative_error(chosen_only["delta"], kept["delta"]) > 0.01
 
 
+def test_imitation_adds_the_gradient_of_sft_on_the_chosen():
+    """As many times as a pair's β / 2 and λ say, by the same times and noise."""
+    trainee, batch = make_trainee(delta=1.0), numbered("dpo")
+    examples = {"latents": batch["chosen"], "conditioning": batch["conditioning"], "index": batch["index"]}
+
+    def found(algorithm, batch):
+        return gradients(algorithm, trainee, trainee.params, trainee.frozen, batch, jax.random.key(0))
+
+    (plain, _), (sft, errors) = found(DPO(beta=20.0), batch), found(SFT(text_dropout=0.0), examples)
+    both, metrics = found(DPO(beta=20.0, imitation=0.3), batch)
+    assert relative_error(both["delta"] - plain["delta"], 0.3 * 20.0 / 2 * sft["delta"]) <= 1e-5
+    assert relative_error(both["delta"], plain["delta"]) > 0.1
+    margin = found(DPO(beta=20.0), batch)[1]["loss"]
+    assert float(metrics["loss"]) == pytest.approx(float(margin) + 0.3 * 20.0 / 2 * float(errors["error"]), rel=1e-6)
+
+
 def test_noise_follows_the_place_in_the_global_batch():
     trainee, batch = make_trainee(delta=1.0), numbered()
     whole = run_loss(SFT(), trainee, batch)
@@ -373,6 +389,8 @@ def test_an_untrained_reward_is_right_about_nothing():
         (lambda: DPO(beta=float("nan")), "beta nan"),
         (lambda: DPO(eta=1.0, k=1.0, b=1.0), "it must be positive"),
         (lambda: DPO(preserve=1.5), "preserve 1.5"),
+        (lambda: DPO(imitation=-0.5), "imitation -0.5: imitation is a number ≥ 0"),
+        (lambda: DPO(imitation=float("inf")), "imitation inf"),
         (lambda: SFT(text_dropout=-0.1), "text_dropout -0.1"),
         (lambda: Contrastive(ascent=-0.1), "ascent -0.1"),
         (lambda: Contrastive(ascent=float("inf")), "ascent inf"),

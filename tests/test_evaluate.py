@@ -116,11 +116,13 @@ def test_the_pairs_of_the_configs():
 def test_recipes_have_the_same_pairs_and_compute():
     config = pipeline.completed(load(f"{CONFIG}:recipes"))
     pipeline.check(config)
-    trained = [config[name] for name in config.stages if config[name].stage == "train"]
-    assert {entry.source for entry in trained} == {"screen"} and len({entry.batch_size for entry in trained}) == 1
-    pairs = {name: config[name].total_steps for name in config.stages if config[name].get("algorithm") == "dpo"}
-    steps = pairs.pop("then_half") + 3 / 8 * config.imitation_first.total_steps
-    assert {*pairs.values(), steps, 3 / 8 * config.imitation.total_steps} == {150}
+    trained = {name: config[name] for name in config.stages if config[name].stage == "train"}
+    assert {(entry.source, entry.batch_size) for entry in trained.values()} == {("screen", 16)}
+    # A picture of SFT costs 3/8 of a pair.
+    costs = {name: entry.total_steps * (1.0 if entry.algorithm == "dpo" else 3 / 8) for name, entry in trained.items()}
+    costs["then_half"] += costs.pop("sft_first")
+    assert {cost for name, cost in costs.items() if name.startswith("longer_")} == {300}
+    assert {cost for name, cost in costs.items() if not name.startswith("longer_")} == {150}
 
 
 def test_which_arms_there_are():

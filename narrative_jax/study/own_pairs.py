@@ -26,6 +26,7 @@ from narrative_jax.core.markdown import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
+from narrative_jax.statistics.comparison import GIVEN_PRESENCE
 from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, embedded_generator
 
@@ -33,7 +34,9 @@ CONFIG, SCENE_SEED = "dpo", 3
 CANDIDATES = 4  # of a scene, of which the best and the worst make its pair
 SCENES_PER_PAIR = 4  # that are drawn, of which those with the clearest pairs are taken
 PICTURES = 4  # of each test scene and arm
-ASPECTS = ("prompt_following", "identity_consistency", "visual_quality", "mean_of_aspects")
+# Of all scenes each aspect, and of kinds of scenes the mean of them.
+MEASURES = ("prompt_following", "identity_consistency", "visual_quality", "mean_of_aspects")
+MEASURES += tuple(f"{kind}/mean_of_aspects" for kind in (GIVEN_PRESENCE, "one_character", "two_characters"))
 
 
 def write_pairs(folder: Path, count: int) -> None:
@@ -95,21 +98,17 @@ def report(count: int, steps: int, scenes: int) -> str:
         runs = {"folder": pairs, "JSONL": pairs / "pairs.jsonl", "JSONL with subjects": pairs / "with_subjects.jsonl"}
         for name, preferences in runs.items():
             numbers = align(preferences, Path(temporary) / name, steps, scenes)
-            keys = [f"gold/align_over_baseline/{aspect}" for aspect in ASPECTS]
-            cells = [
-                f"{numbers[f'{key}/diff']:+.3f} [{numbers[f'{key}/diff_low']:+.3f}, {numbers[f'{key}/diff_high']:+.3f}]"
-                for key in keys
-            ]
-            rows.append([name, *cells])
+            rows.append([name, *(_cell(numbers, f"gold/align_over_baseline/{measure}") for measure in MEASURES)])
         same = same_adapters(Path(temporary) / "folder", Path(temporary) / "JSONL")
-    header = ["pairs as", *(aspect.replace("_", " ") for aspect in ASPECTS)]
+    header = ["pairs as", *(measure.removesuffix("/mean_of_aspects").replace("_", " ") for measure in MEASURES)]
     return "\n".join(
         [
             "# DPO on one's own pairs",
             "",
             f"{count} pairs, the best and the worst of {CANDIDATES} pictures of a train scene by the oracle, as files; "
             f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `configs/{CONFIG}.py`, {steps} steps. "
-            f"Gold on {scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals.",
+            f"Gold on {scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals; of kinds of "
+            "scenes the mean of the aspects (given presence: both show everybody).",
             "",
             table(header, rows),
             "",
@@ -118,6 +117,13 @@ def report(count: int, steps: int, scenes: int) -> str:
             provenance("narrative_jax.study.own_pairs", time.monotonic() - start, ("jax", "flax", "numpy")),
         ]
     )
+
+
+def _cell(numbers, key):
+    """Of fewer than `FEWEST` scenes there is nothing."""
+    if f"{key}/diff" not in numbers:
+        return "–"
+    return f"{numbers[f'{key}/diff']:+.3f} [{numbers[f'{key}/diff_low']:+.3f}, {numbers[f'{key}/diff_high']:+.3f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
