@@ -196,9 +196,13 @@ def _compare_recipes(config):
     arms["sft_first"] = {**sft, "total_steps": 200}
     arms["then_half"] = {**arms["half"], "after": "sft_first", "total_steps": 75, "sample_every": 25}
     longer = {**dpo, "total_steps": 300, "save_every": 100, "sample_every": 100}
-    for share in (0.25, 0.5, 1.0):
-        arms[f"longer_imitating_{share:g}"] = {**longer, "hyper": {**dpo["hyper"], "imitation": share}}
-    arms["longer_held"] = {**longer, "hyper": {**dpo["hyper"], "imitation": 1.0, "beta": 2000.0}}
+    hypers = {
+        "longer_imitating_quarter": {"imitation": 0.25},
+        "longer_imitating_half": {"imitation": 0.5},
+        "longer_imitating": {"imitation": 1.0},
+        "longer_imitating_held": {"imitation": 1.0, "beta": 2000.0},
+    }
+    arms |= {name: {**longer, "hyper": {**dpo["hyper"], **changes}} for name, changes in hypers.items()}
     arms["longer_sft"] = {**sft, "total_steps": 800, "save_every": 400, "sample_every": 400}
     choose = {"stage": "choose", "scenes": 256, "reward": "oracle"}
     chosen = {f"how_far_{name}": {**choose, "source": name} for name in arms}

@@ -107,8 +107,8 @@ def report(count: int, steps: int, scenes: int) -> str:
             "",
             f"{count} pairs, the best and the worst of {CANDIDATES} pictures of a train scene by the oracle, as files; "
             f"those that are furthest apart in {SCENES_PER_PAIR * count} scenes. `configs/{CONFIG}.py`, {steps} steps. "
-            f"Gold on {scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals; of kinds of "
-            "scenes the mean of the aspects (given presence: both show everybody).",
+            f"Gold on {scenes} test scenes, {PICTURES} pictures each, adapter less baseline, 95 % intervals; of kinds "
+            "of scenes the mean of the aspects (given presence: both show everybody).",
             "",
             table(header, rows),
             "",
