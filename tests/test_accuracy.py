@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations
+from types import MappingProxyType
 
 import numpy as np
 import one_entry
@@ -26,7 +27,7 @@ def run(tmp_path):
     drawn = [Candidate(f"c{row}", scene, image, row, "g") for row, scene in enumerate(SCENES)]
     write_records(tmp_path / "draw" / "candidates", drawn)
 
-    def run(rewards, gold=GOLD, pairs=100, order=1, learned=(), aspects=None, **options):
+    def run(rewards, gold=GOLD, pairs=100, order=1, learned=MappingProxyType({}), aspects=None, **options):
         for name, scores in {"gold": gold, **rewards}.items():
             scores = np.asarray(scores, float).reshape(len(scores), -1)
             records = [Score(f"c{row}", name, tuple(values)) for row, values in enumerate(scores)]
@@ -38,9 +39,11 @@ def run(tmp_path):
             (tmp_path / name / "calibration.json").write_text(json.dumps(saved))
         entry = {"stage": "accuracy", "gold": "gold", "sources": tuple(rewards), "pairs": pairs, **options}
         judged = {name: {"stage": "score", "source": "draw"} for name in ("gold", *rewards)}
-        for name in learned:
-            judged[name]["reward"] = "trained"
-        config = ConfigDict({"draw": {"stage": "generate"}, **judged, "accuracy": entry})
+        trainings = {}
+        for name, algorithm in learned.items():
+            judged[name] |= {"reward": "trained", "reward_from": f"training of {name}"}
+            trainings[f"training of {name}"] = {"stage": "train", "trains": "reward", "algorithm": algorithm}
+        config = ConfigDict({"draw": {"stage": "generate"}, **trainings, **judged, "accuracy": entry})
         return one_entry.run(config, "accuracy", tmp_path)
 
     return run
@@ -204,12 +207,14 @@ def test_entries_that_cannot_be_compared(change, said):
 def test_how_sure_a_trained_reward_is(run, tmp_path):
     """One that is always right lacks what it is not sure of; an opposite one is wrong by all that it is sure of."""
     ranks = 3.0 * GOLD[:, [0, 0]]
-    numbers = run({"same": ranks, "opposite": -ranks, "untold": ranks}, learned=("same", "opposite"), aspects="gold")
+    learned = {"same": "reward_modelling", "opposite": "critique", "describes": "describing"}
+    rewards = {"same": ranks, "opposite": -ranks, "untold": ranks, "describes": ranks}
+    numbers = run(rewards, learned=learned, aspects="gold")
     gaps = np.array([abs(ranks[i, 0] - ranks[j, 0]) for i, j in PAIRS])
     sure = (1 / (1 + np.exp(-gaps))).mean()
     assert numbers["same/gold 0_sure"] == numbers["opposite/gold 0_sure"] == pytest.approx(sure)
     assert numbers["same/gold 0_miscalibration"] == pytest.approx(1 - sure)
     assert numbers["opposite/gold 0_miscalibration"] == pytest.approx(sure)
-    assert "untold/gold 0_sure" not in numbers and "same/overall_sure" not in numbers
+    assert not {"untold/gold 0_sure", "describes/gold 0_sure", "same/overall_sure"} & numbers.keys()
     table = (tmp_path / "accuracy" / "accuracy.md").read_text()
     assert f"| same     | –       | {sure:.3f}, {1 - sure:.3f} (" in table

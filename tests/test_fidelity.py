@@ -12,7 +12,7 @@ from narrative_jax.core.files import read_json
 from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.report import findings
+from narrative_jax.report import tables
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.features import Features
 from narrative_jax.statistics import paired_bootstrap, win_rate
@@ -75,7 +75,7 @@ def test_the_report_tells_them(measured):
     config = configured(workdir)
     config["stages"] = [*config["stages"], "fidelity"]
     (workdir / "config.json").write_text(json.dumps(config))
-    (table,) = findings.fidelity(Run(workdir))
+    (table,) = tables.fidelity(Run(workdir))
     text = table.text()
     assert "by_subject: identity dinov2 storybook" in text and "fid dinov2 storybook" in text
     assert "preferred to the baseline" in text and text.count("%") >= 2

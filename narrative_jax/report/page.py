@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from narrative_jax.core.files import write_bytes
-from narrative_jax.report import curves, findings, pictures
+from narrative_jax.report import curves, findings, pictures, tables, wording
 from narrative_jax.report.critiques import criticised
 from narrative_jax.report.run import Run
 
@@ -40,7 +40,7 @@ PACKAGES = ("jax", "flax", "numpy")
 def write(workdir: str | Path) -> None:
     """Write `report.html` of a finished run, and print tables and verdict. Raises InputError for damaged records."""
     run = Run(Path(workdir))
-    printed, verdict = findings.printed(run), findings.verdict(run)
+    printed, verdict = tables.printed(run), findings.verdict(run)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -50,12 +50,11 @@ def write(workdir: str | Path) -> None:
     )
     page = environment.get_template("report.html.jinja").render(
         run=run,
-        percent=findings.percent,
-        marks=findings.MARKS,
+        wording=wording,
         title=run.workdir.resolve().name,
         verdict=verdict,
         figures=list(_key_figures(run)),
-        tables=findings.shown(run),
+        tables=tables.shown(run),
         notices=list(_notices(run)),
         groups=list(pictures.groups(run)),
         refined=list(pictures.refined(run)),
@@ -71,14 +70,14 @@ def write(workdir: str | Path) -> None:
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
     )
     write_bytes(run.workdir / "report.html", page.encode())
-    print(*(f"\n{table.text()}" for table in printed), f"\n{findings.in_lines(verdict)}\n", sep="\n")
+    print(*(f"\n{table.text()}" for table in printed), f"\n{tables.in_lines(verdict)}\n", sep="\n")
     print(f"report: {run.workdir / 'report.html'}", flush=True)
 
 
 def _key_figures(run: Run) -> Iterator[tuple[str, str]]:
     """Value and name of what is asked first."""
     if run.gold and findings.is_clear(run):
-        yield findings.percent(run.numbers["gold/gap_closed"]), "of the gap to true pictures closed"
+        yield wording.percent(run.numbers["gold/gap_closed"]), "of the gap to true pictures closed"
     if run.screen:
         yield f"{run.manifests[run.screen]['summary']['pairs']:,}", "preference pairs"
     yield _duration(sum(manifest["seconds"] for manifest in run.manifests.values())), "in total"
@@ -114,7 +113,7 @@ def _funnel(run: Run) -> list[dict]:
     rows = [{"rule": "considered", "meaning": "all pairs within a prompt", "left": left[0][1], "share": None}]
     for (_, before), (rule, after) in pairwise(left):
         share = after / before if before else None
-        rows.append({"rule": findings.words(rule), "meaning": RULES.get(rule, ""), "left": after, "share": share})
+        rows.append({"rule": rule, "meaning": RULES.get(rule, ""), "left": after, "share": share})
     return [row | {"bar": row["left"] / max(1, left[0][1])} for row in rows]
 
 

@@ -119,7 +119,10 @@ def _right(context, name, ids, verdicts):
 def _odds(context, name):
     """Whether a score entry's differences are log odds: its reward learned preferences, and nothing controls it."""
     entry = context.config[name]
-    return entry.get("reward", "") == TRAINED and not entry.get("control", "")
+    if entry.get("reward", "") != TRAINED or entry.get("control", ""):
+        return False
+    learned = context.tables.algorithms[context.config[entry.reward_from].algorithm].batch
+    return learned in ("preferences", "annotations")
 
 
 def _sure(context, name, ids, verdicts, right):
