@@ -3,16 +3,16 @@
     python -m narrative_jax.launch --config=configs/adpo.py
 
 Four candidates of each of 1,024 train scenes, scored by three raters, read in deviations of pictures of 256 other
-scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a), judged by the oracle
-on 256 test scenes. Raters see the oracle's findings: feedback is privileged. `:proxies` asks no rater here: CLIP's
-cosine, an identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them
-the head was trained on raters.
+scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a) and SFT on the chosen
+pictures beside, judged by the oracle on 256 test scenes. Raters see the oracle's findings: feedback is privileged.
+`:proxies` asks no rater here: CLIP's cosine, an identity encoder and an aesthetic head score one aspect each, as where
+only published rewards exist; of them the head was trained on raters.
 `:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal compute, DPO on shuffled
-labels, on pairs by presence alone, and on as many pairs by each rule at one β, each compared with ADPO of its seed;
-best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait. `:recipes` trains in other
-ways on the same pairs, at the same compute, and has the oracle say on tune scenes how far each gets. `:flux` aligns
-FLUX.1-dev with two subjects by published rewards, on 64 chips: for `python -m narrative_jax.plan`. `:tiny` is a smoke
-run.
+labels, on pairs by presence alone, without SFT beside, and on as many pairs by each rule at one β, each compared with
+ADPO of its seed; best-of-4 by the raters and by presence, tuned guidance, and pictures that copy the portrait.
+`:recipes` trains in other ways on the same pairs, at the same compute, and has the oracle say on tune scenes how far
+each gets. `:flux` aligns FLUX.1-dev with two subjects by published rewards, on 64 chips: for `python -m
+narrative_jax.plan`. `:tiny` is a smoke run.
 """
 
 from ml_collections import ConfigDict
@@ -162,6 +162,7 @@ def _add_controls(config):
             "dominance": {"hyper": one_beta},
             "average": {"source": "by_average", "hyper": one_beta},
             "prompt": {"source": "by_prompt", "hyper": one_beta},
+            "pairs_alone": {"hyper": {**adpo["hyper"], "imitation": 0.0}},
         }
         arms |= {f"{kind}_{seed}": {**adpo, **changes} for kind, changes in kinds.items()}
         pairs += tuple((f"adpo_{seed}", f"{kind}_{seed}") for kind in kinds if kind != "adpo")
@@ -175,8 +176,8 @@ def _add_controls(config):
 def _compare_recipes(config):
     """What keeps pictures good while pairs are learned, how strongly the reference holds, and SFT alone or before.
 
-    At half the compute of the main job, and the best of them at all of it. The oracle chooses here: what it says of the
-    chosen one on tune scenes is no result.
+    At half the compute of the main job, and those that imitate, and SFT, at all of it. The oracle chooses here: what it
+    says of the chosen one on tune scenes is no result.
     """
     dpo = {**config.align.to_dict(), "save_every": 50, "sample_every": 50, "keep_adapters": True, "total_steps": 150}
     sft = {**dpo, "algorithm": "sft", "hyper": {}, "save_every": 100, "sample_every": 100}

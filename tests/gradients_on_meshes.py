@@ -45,7 +45,7 @@ BATCH = 16
 HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
 CASES = {
     "sft": SFT(text_dropout=0.5),
-    "dpo_adaptive_preserving": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, preserve=0.5),
+    "dpo_with_all_options": DPO(beta=50.0, eta=0.5, k=1.0, b=0.5, imitation=0.5, preserve=0.5),
     "contrastive": Contrastive(),
     "reward_modelling": RewardModelling(),
     "refl": ReFL(num_steps=3, guidance_scale=2.0, window=(1, 3), flow_matching=0.5, penalty=0.1, parts=2),

@@ -89,7 +89,9 @@ def test_eight_devices_draw_as_one(on_meshes):
     assert sizes == filled, "five, and what fills them up to the devices of a batch"
 
 
-@pytest.mark.parametrize("algorithm", [SFT(text_dropout=0.5), DPO(beta=20.0, eta=0.5, b=0.5, preserve=0.7)])
+@pytest.mark.parametrize(
+    "algorithm", [SFT(text_dropout=0.5), DPO(beta=20.0, eta=0.5, b=0.5, imitation=0.3, preserve=0.7)]
+)
 def test_parts_equal_the_whole(algorithm):
     trainee = make_trainee(delta=1.0)
     _, batch = make_batch(range(8), algorithm="sft" if isinstance(algorithm, SFT) else "dpo")
@@ -256,19 +258,32 @@ def test_preserving_changes_the_gradient_not_the_loss():
 
 
 def test_imitation_adds_the_gradient_of_sft_on_the_chosen():
-    """As many times as a pair's β / 2 and λ say, by the same times and noise."""
+    """As many times as λ and a pair's β(a) / 2 say, by the same times and noise; the loss stays where it began."""
     trainee, batch = make_trainee(delta=1.0), numbered("dpo")
-    examples = {"latents": batch["chosen"], "conditioning": batch["conditioning"], "index": batch["index"]}
+    adaptive = DPO(beta=20.0, eta=0.5, b=0.5)
+    beta = adaptive_beta(batch["gap"], beta=20.0, eta=0.5, k=1.0, b=0.5)
+    assert np.ptp(beta) > 1
 
-    def found(algorithm, batch):
+    def found(algorithm):
         return gradients(algorithm, trainee, trainee.params, trainee.frozen, batch, jax.random.key(0))
 
-    (plain, _), (sft, errors) = found(DPO(beta=20.0), batch), found(SFT(text_dropout=0.0), examples)
-    both, metrics = found(DPO(beta=20.0, imitation=0.3), batch)
-    assert relative_error(both["delta"] - plain["delta"], 0.3 * 20.0 / 2 * sft["delta"]) <= 1e-5
+    def sft(params):
+        """By itself, each example weighed."""
+        examples = {"latents": batch["chosen"], "conditioning": batch["conditioning"], "index": batch["index"]}
+        rows = [jax.tree.map(lambda x, row=row: x[row : row + 1], examples) for row in range(8)]
+        models = trainee.models(params, trainee.frozen)
+        losses = [SFT(text_dropout=0.0).loss(models, row, jax.random.key(0)).sum for row in rows]
+        return sum(0.3 * each / 2 * loss for each, loss in zip(beta, losses, strict=True)) / 8
+
+    (plain, metrics), (both, more) = found(adaptive), found(replace(adaptive, imitation=0.3))
+    (kept, _), (kept_too, _) = (found(replace(adaptive, preserve=0.7, imitation=weight)) for weight in (0.0, 0.3))
+    expected = jax.grad(sft)(trainee.params)["delta"]
+    assert relative_error(both["delta"] - plain["delta"], expected) <= 1e-5
+    assert relative_error(kept_too["delta"] - kept["delta"], expected) <= 1e-5
     assert relative_error(both["delta"], plain["delta"]) > 0.1
-    margin = found(DPO(beta=20.0), batch)[1]["loss"]
-    assert float(metrics["loss"]) == pytest.approx(float(margin) + 0.3 * 20.0 / 2 * float(errors["error"]), rel=1e-6)
+    assert float(more["loss"]) > float(metrics["loss"]), "the chosen error is above the reference's here"
+    start = run_loss(replace(adaptive, imitation=0.3), make_trainee(delta=0.0), batch)
+    assert float(start.sum) == pytest.approx(8 * np.log(2), rel=1e-6)
 
 
 def test_noise_follows_the_place_in_the_global_batch():

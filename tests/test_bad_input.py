@@ -70,7 +70,7 @@ def contents(folder):
             "align.hyper.eta=3.0",
             "β(a) with align.hyper.eta 3.0, k 1.0, b 0.5: β(0) = β · (1 - eta · (exp(k · b) - 1)) would",
         ),
-        ("align.hyper.preserve=2.0", "align.hyper.preserve 2.0: preserve lies in [0, 1]"),
+        ("align.hyper.imitation=-1", "align.hyper.imitation -1.0: imitation is a number ≥ 0"),
         (
             "score.reward=ratters",
             "unknown calibrate.reward 'ratters': known are oracle, presence, raters, picture_statistics, ",

@@ -106,7 +106,7 @@ def test_the_share_of_the_gap_has_an_interval(values):
 def test_the_pairs_of_the_configs():
     controls = pipeline.completed(load(f"{CONFIG}:controls"))
     pipeline.check(controls)
-    others = ("sft", "shuffled", "presence", "dominance", "average", "prompt")
+    others = ("sft", "shuffled", "presence", "dominance", "average", "prompt", "pairs_alone")
     same_seed = [(f"adpo_{seed}", f"{other}_{seed}") for seed in range(3) for other in others]
     assert sorted(controls.evaluate.compare) == sorted(same_seed)
     assert load(str(CONFIG)).evaluate.compare == ()

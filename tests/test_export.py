@@ -77,7 +77,7 @@ def test_the_card(run, exported):
         "license: unknown",
         f"| base | narrative_jax tiny: {weights}; hash {base} |",
         "| licence of the base | not recorded in the run",
-        "| trained by | dpo, b 0.5, beta 500.0, imitation 0.5, k 1.0; 4 steps of 4 |",
+        "| trained by | dpo, b 0.5, beta 500.0, eta 0.5, imitation 0.5, k 1.0; 4 steps of 4 |",
         f"split train: 6 scenes, 4 pictures of each by the base, {numbers['screen/pairs']:.0f} pairs |",
         "| reward | raters; privileged feedback: raters, who see the oracle's findings |",
         "Means over 4 scenes, judged by the oracle",

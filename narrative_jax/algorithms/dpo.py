@@ -1,4 +1,4 @@
-"""Diffusion-DPO (Wallace et al. 2024), with ADPO's adaptive β(a) and a winner-preserving gradient as options."""
+"""Diffusion-DPO (Wallace et al. 2024); as options ADPO's adaptive β(a), SFT beside, a winner-preserving gradient."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ from narrative_jax.losses.denoising import mean_square, velocity_residual
 class DPO(Algorithm):
     """-log σ(β(a) / 2 · margin), a the pair's gap; `eta` 0 keeps β constant; see `adaptive_beta`.
 
-    The margin grows as well where both errors rise, the rejected one more: pictures get worse. `imitation` λ adds
-    λ · β(a) / 2 · E_w, the chosen error itself, as language models have its likelihood (Pang et al. 2024, Liu et al.
-    2024): at the start, 1 draws twice as strongly towards the chosen picture as the pair does. `preserve` μ in [0, 1]
+    The margin grows as well where both errors rise, the rejected one more: pictures get worse. Two options keep them
+    good: `imitation` λ adds the chosen error itself, an SFT term (`preference.imitation`); `preserve` μ in [0, 1]
     scales the rejected gradient so that the chosen error keeps at least the share μ of its fall, None leaves it as it
     is. Both members of a pair share t and noise.
     """
@@ -95,8 +94,8 @@ class DPO(Algorithm):
             margin = preference.margin(chosen_error, references[0], rejected_error, references[1])
             metrics["rejected_scale"] = scale
         beta = preference.adaptive_beta(batch["gap"], beta=self.beta, eta=self.eta, k=self.k, b=self.b)
-        # In the units of the margin, so that the same λ goes with any β.
-        loss = preference.dpo(margin, beta) + self.imitation * beta / 2 * chosen_error
+        loss = preference.dpo(margin, beta)
+        loss += preference.imitation(chosen_error, references[0], beta, weight=self.imitation)
         return summed(loss, beta=beta, **metrics)
 
 

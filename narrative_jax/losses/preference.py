@@ -29,6 +29,17 @@ def dpo(margin, beta):
     return jax.nn.softplus(-beta / 2 * jnp.float32(margin))
 
 
+def imitation(chosen_error, chosen_reference, beta, *, weight):
+    """λ · β / 2 · (E_w - E_ref,w), f32[b]: denoising loss on the chosen picture beside `dpo`, λ the `weight`.
+
+    The gradient is that of E_w alone; as it is less the reference's, the whole loss begins at log 2. At the start,
+    λ = 1 draws twice as strongly towards the chosen picture as the pair does, whatever β is; unlike the pair's, the
+    pull does not weaken as the margin grows. Language models have it as the likelihood of the chosen answer (Pang et
+    al. 2024, iterative reasoning preference optimisation; Liu et al. 2024, RPO).
+    """
+    return weight * beta / 2 * (jnp.float32(chosen_error) - jnp.float32(chosen_reference))
+
+
 def adaptive_beta(gap, *, beta, eta, k, b):
     """ADPO's β(a) = β · (1 + η · (1 - exp(-k (a - b)))), f32[b], a the mean `gap` of the standardised scores, f32[b].
 

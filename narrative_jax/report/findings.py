@@ -4,7 +4,7 @@ from typing import Any
 
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.report.run import Run
-from narrative_jax.report.wording import DOWN, UNCLEAR, UP, aspects_of, change, percent, share_of, signed, words
+from narrative_jax.report.wording import DOWN, UNCLEAR, UP, change, counted, percent, share_of, signed, words
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
 from narrative_jax.rewards.oracle import Oracle, Presence
 from narrative_jax.rewards.raters import Raters
@@ -125,7 +125,7 @@ def _agreeing(run):
         name = options.get("leader", "") or options["sources"][0]
         shares = [
             f"{share_of(numbers, f'{name}/{each}')} of {numbers[f'pairs/{each}']:,} pairs on {words(each)}"
-            for each in aspects_of(numbers, "pairs/")
+            for each in counted(numbers, "pairs/")
         ]
         yield f"{name} prefers what {options['gold']} prefers in {_and(shares)}; a guess would in half of them."
         if informed := _informed(run.config, run.config[name], run.config[name].get("reward", "")):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from narrative_jax.core.files import read_json
 from narrative_jax.report.run import Run
-from narrative_jax.report.wording import DOWN, UNCLEAR, UP, aspects_of, change, percent, share_of, signed, words
+from narrative_jax.report.wording import DOWN, UNCLEAR, UP, change, counted, percent, share_of, signed, words
 from narrative_jax.rewards.oracle import MOVED_BY_PRESENCE
 from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
@@ -118,7 +118,7 @@ def agreement(run: Run) -> list[Table]:
     for entry in run.entries("accuracy"):
         options, numbers = run.config[entry], run.manifests[entry]["summary"]
         for part, given in {"": "", "given/": options.get("given", "")}.items():
-            aspects = aspects_of(numbers, f"{part}pairs/")
+            aspects = counted(numbers, f"{part}pairs/")
             header = [entry, *(f"{words(aspect)} ({numbers[f'{part}pairs/{aspect}']:,})" for aspect in aspects)]
             rows = [
                 (name, *(share_of(numbers, f"{part}{name}/{aspect}") for aspect in aspects))

@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them."""
+"""Numbers, names and what an interval says, as a person reads them."""
 
 from collections.abc import Mapping
 
@@ -33,6 +33,6 @@ def share_of(numbers: Mapping[str, float], key: str) -> str:
     return f"{share:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def aspects_of(numbers: Mapping[str, float], prefix: str) -> list[str]:
+def counted(numbers: Mapping[str, float], prefix: str) -> list[str]:
     """What follows the prefix in the keys of those numbers that are not 0."""
     return [key.removeprefix(prefix) for key, count in numbers.items() if key.startswith(prefix) and count]

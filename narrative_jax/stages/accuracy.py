@@ -62,8 +62,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
     aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is half right, as a guess is;
     one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with score intervals;
     <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
-    pairs in given/. Of all pairs, for trained rewards, whose differences are log odds, <entry>/<aspect>_sure, how sure
-    they are on average, _miscalibration, and how much of that chance alone would give, _by_chance.
+    pairs in given/. Of all pairs, for those that learned preferences, whose differences are log odds:
+    <entry>/<aspect>_sure, how sure they are on average, _miscalibration, and how much of that chance alone would give,
+    _by_chance.
     """
     pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
@@ -121,8 +122,10 @@ def _odds(context, name):
     entry = context.config[name]
     if entry.get("reward", "") != TRAINED or entry.get("control", ""):
         return False
-    learned = context.tables.algorithms[context.config[entry.reward_from].algorithm].batch
-    return learned in ("preferences", "annotations")
+    training = context.config[entry.reward_from]
+    learned = context.tables.algorithms[training.algorithm].batch
+    # Of annotations critiques can be learned alone.
+    return learned == "preferences" or (learned == "annotations" and training.get("hyper", {}).get("gamma", 1.0) > 0)
 
 
 def _sure(context, name, ids, verdicts, right):

@@ -26,7 +26,7 @@ from narrative_jax.core.markdown import table
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.lora import read_adapter
 from narrative_jax.rewards.oracle import judge_images
-from narrative_jax.statistics.comparison import GIVEN_PRESENCE
+from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 from narrative_jax.study.command import check_folder, provenance
 from narrative_jax.study.drawn import draw, embedded_generator
 
@@ -98,7 +98,7 @@ def report(count: int, steps: int, scenes: int) -> str:
         runs = {"folder": pairs, "JSONL": pairs / "pairs.jsonl", "JSONL with subjects": pairs / "with_subjects.jsonl"}
         for name, preferences in runs.items():
             numbers = align(preferences, Path(temporary) / name, steps, scenes)
-            rows.append([name, *(_cell(numbers, f"gold/align_over_baseline/{measure}") for measure in MEASURES)])
+            rows.append([name, *(_cell(numbers, measure) for measure in MEASURES)])
         same = same_adapters(Path(temporary) / "folder", Path(temporary) / "JSONL")
     header = ["pairs as", *(measure.removesuffix("/mean_of_aspects").replace("_", " ") for measure in MEASURES)]
     return "\n".join(
@@ -119,9 +119,10 @@ def report(count: int, steps: int, scenes: int) -> str:
     )
 
 
-def _cell(numbers, key):
-    """Of fewer than `FEWEST` scenes there is nothing."""
-    if f"{key}/diff" not in numbers:
+def _cell(numbers, measure):
+    """Of kinds of which there are too few scenes there is nothing."""
+    group, key = measure.rpartition("/")[0], f"gold/align_over_baseline/{measure}"
+    if group and numbers[f"gold/align_over_baseline/{group}/scenes"] < FEWEST:
         return "–"
     return f"{numbers[f'{key}/diff']:+.3f} [{numbers[f'{key}/diff_low']:+.3f}, {numbers[f'{key}/diff_high']:+.3f}]"
 
