@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "stage": "train",
         "source": "collect",
         "algorithm": "dpo",
-        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "imitation": 0.5},
+        "hyper": {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 0.5},
         "adapter": {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0},
         "total_steps": 100,
         "batch_size": 16,

@@ -170,7 +170,7 @@ def _add_controls(config):
     config.scored = {"stage": "score", "source": "drawn", **composite}
     screen = {"stage": "screen", "source": "scored", "rule": "best_worst", "rejection": False, "shuffle_labels": False}
     config.preferred = {**screen, "thresholds": (0.0,), "aspects": (), "max_pairs_per_prompt": 1}
-    hyper = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "imitation": 0.5}
+    hyper = {"beta": 500.0, "eta": 0.5, "k": 1.0, "b": 0.5, "preserve": 0.5}
     arms, pairs, chosen = {}, (), {}
     for seed in range(3):
         sft, follow, refl = (config[name].to_dict() for name in ("sft", "follow", "refl"))
