@@ -84,7 +84,9 @@ def in_groups(prefix, aspects, changes):
     numbers = {f"{prefix}/{group}/scenes": count for group, count in counts.items()}
     for group, share in ((GIVEN_PRESENCE, 0.5), ("one_character", 2.0)):
         key = f"{prefix}/{group}"
-        numbers[f"{key}/gap_closed"] = share * sum(changes)
+        closed = share * sum(changes)
+        numbers |= {f"{key}/gap_closed": closed, f"{key}/gap_closed_low": closed - 0.1}
+        numbers[f"{key}/gap_closed_high"] = closed + 0.1
         for aspect, change in zip((*aspects, "mean_of_aspects"), (*changes, sum(changes)), strict=True):
             ends = {"diff": share * change, "diff_low": share * change - 0.02, "diff_high": share * change + 0.02}
             numbers |= {f"{key}/{aspect}/{end}": value for end, value in ends.items()}
@@ -559,7 +561,12 @@ def test_several_arms(tmp_path):
     ]
     assert "Of all 3 arms align closed most of it: 4.0 %" in page.text
     assert "Entry align." in page.text and page.images("align: Ada") and not page.images("sft: Ada")
-    assert len([tag for tag, _ in page.elements if tag == "caption"]) == 4
+    assert len([tag for tag, _ in page.elements if tag == "caption"]) == 5
+    lines = printed.splitlines()
+    (place,) = (row for row, line in enumerate(lines) if re.match("given presence +prompt following", line))
+    row = "align ▲+0.025 [+0.005, +0.045] ·-0.005 [-0.025, +0.015] 2.0 % [-8.0, 12.0]"
+    assert re.sub(" +", " ", lines[place + 1]) == row
+    assert [line.split()[0] for line in lines[place + 2 : place + 4]] == ["sft", "best_of_4"]
 
 
 def test_arms_that_are_compared_with_each_other(tmp_path):
@@ -594,9 +601,10 @@ def test_arms_that_are_compared_with_each_other(tmp_path):
         "Scores by pair of arms",
         "Scores by align",
         "Scores by mean of aspects",
+        "Scores by given presence",
         "Scores",
     ]
-    assert [tag for tag, _ in page.elements].count("caption") == 5
+    assert [tag for tag, _ in page.elements].count("caption") == 6
     rows = page.source.partition('"Scores by pair of arms"')[2].partition("</table>")[0]
     assert re.findall(r'<td class="(\w+)"', rows) == ["unclear", "unclear", "up", "up", "up", "up"]
     assert rows.count("<tr>") == 3 and "<tr class" not in rows, "no row is an aspect, or a part of one"

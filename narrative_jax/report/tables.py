@@ -53,7 +53,7 @@ def tables(run: Run) -> list[Table]:
     if run.gold:
         note += " closed: the share of the distance from baseline to ceiling (true pictures)."
         note += f" {NOBODY_IS_0}: 0 where nobody is in the picture, so that it moves with presence alone."
-    return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run), note)] * (len(run.arms) > 1)
+    return [Table(*_by_aspect(run), note)] + [Table(*_by_arm(run, run.arms), note)] * (len(run.arms) > 1)
 
 
 def printed(run: Run) -> list[Table]:
@@ -72,7 +72,9 @@ def in_lines(text: str) -> str:
 
 
 def by_group(run: Run) -> list[Table]:
-    """Of each group of scenes: the first arm by aspect, and where there are more arms all of them in one number."""
+    """Of each group of scenes: the first arm by aspect, and where there are more arms all of them in one number, given
+    presence by aspect too.
+    """
     if not run.groups or not run.arms:
         return []
     count = {group: run.numbers[f"gold/{group}/scenes"] for group in run.groups}
@@ -90,6 +92,9 @@ def by_group(run: Run) -> list[Table]:
         cells = {name: [_in_group(run, prefix, group, MEAN) for group in run.groups] for name, prefix in others}
         header = ["mean of aspects", *map(words, run.groups)]
         tables.append(Table(header, [(name, *found) for name, found in cells.items()], note))
+    given = [arm for arm in run.arms if run.numbers[f"{run.prefix(arm)}/{GIVEN_PRESENCE}/scenes"] >= FEWEST]
+    if len(given) > 1:
+        tables.append(Table(*_by_arm(run, given, GIVEN_PRESENCE), note))
     return tables
 
 
@@ -138,17 +143,19 @@ def _by_aspect(run):
         closed = [_closed(numbers, key) if label == label.strip() else ""] if run.gold else []
         rows.append((label, *cells, _difference(numbers, key), *closed))
     if run.gold:
-        rows.append(("mean of aspects", "", "", "", "", _gap_closed(run, run.arms[0])))
+        rows.append(("mean of aspects", "", "", "", "", _gap_closed(run.numbers, run.prefix(run.arms[0]))))
     header = ["", "baseline", run.name_of(run.arms[0]), *columns[2:], "difference [interval]"]
     return header + ["closed"] * run.gold, rows
 
 
-def _by_arm(run):
+def _by_arm(run, arms, group=""):
+    """These arms by aspect, of all scenes or of those of a group."""
     rows = []
-    for arm in run.arms:
-        cells = [_difference(run.numbers, run.key(arm, aspect)) for aspect in run.results["aspects"]]
-        rows.append((arm, *cells, *[_gap_closed(run, arm) for _ in range(run.gold)]))
-    return ["arm", *map(words, run.results["aspects"])] + ["closed"] * run.gold, rows
+    for arm in arms:
+        prefix = f"{run.prefix(arm)}/{group}".rstrip("/")
+        cells = [_difference(run.numbers, f"{prefix}/{aspect}") for aspect in run.results["aspects"]]
+        rows.append((arm, *cells, *[_gap_closed(run.numbers, prefix) for _ in range(run.gold)]))
+    return [words(group) or "arm", *map(words, run.results["aspects"])] + ["closed"] * run.gold, rows
 
 
 def _measured(run, entry, found):
@@ -193,9 +200,9 @@ def _in_group(run, prefix, group, name):
     return _difference(run.numbers, f"{key}/{name}") if run.numbers[f"{key}/scenes"] >= FEWEST else "–"
 
 
-def _gap_closed(run, arm):
+def _gap_closed(numbers, prefix):
     """The share that an arm closed, and its interval."""
-    share, low, high = (run.numbers[run.key(arm, f"gap_closed{end}")] for end in ("", "_low", "_high"))
+    share, low, high = (numbers[f"{prefix}/gap_closed{end}"] for end in ("", "_low", "_high"))
     return f"{percent(share)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
