@@ -218,3 +218,5 @@ def test_how_sure_a_trained_reward_is(run, tmp_path):
     assert not {"untold/gold 0_sure", "describes/gold 0_sure", "same/overall_sure"} & numbers.keys()
     table = (tmp_path / "accuracy" / "accuracy.md").read_text()
     assert f"| same     | –       | {sure:.3f}, {1 - sure:.3f} (" in table
+    run({"of its own": ranks}, learned={"of its own": "reward_modelling"})
+    assert "How sure" not in (tmp_path / "accuracy" / "accuracy.md").read_text()

@@ -87,7 +87,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
         of_part = _shares(right, taken, scenes, options.leader)
         numbers |= {f"{part}{key}": value for key, value in of_part.items()}
         tables.append(_table(of_part, verdicts, options))
-    sure = {name: _sure(context, name, ids, verdicts, right[name]) for name in options.sources if _odds(context, name)}
+    learned = [name for name in options.sources if _odds(context, name)]
+    # One whose scores are of none of gold's aspects has nothing to be sure of.
+    sure = {name: found for name in learned if (found := _sure(context, name, ids, verdicts, right[name]))}
     numbers |= {f"{name}/{key}": value for name, of_name in sure.items() for key, value in of_name.items()}
     shown = f"\n\nGiven {options.given}:\n\n".join(tables)
     if sure:
@@ -148,7 +150,7 @@ def _sure_table(sure, aspects):
         sure, off, chance = (of_name[f"{aspect}_{key}"] for key in ("sure", "miscalibration", "by_chance"))
         return f"{sure:.3f}, {off:.3f} ({chance:.3f})"
 
-    rows = [[name, *(cell(of_name, aspect) for aspect in aspects)] for name, of_name in sure.items() if of_name]
+    rows = [[name, *(cell(of_name, aspect) for aspect in aspects)] for name, of_name in sure.items()]
     return table(["", *(aspect.replace("_", " ") for aspect in aspects)], rows)
 
 
