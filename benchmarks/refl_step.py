@@ -107,7 +107,9 @@ class TorchReFL:
             for now, after in pairwise(times[: stop + 1]):
                 noisy = noisy + (after - now) * (noisy - self._guided(batch, noisy, now, cached)) / now.clamp(T_FLOOR)
         pictures = self._decoded(self._guided(batch, noisy, times[stop], cached))
-        loss = -ALGORITHM.reward_weight * self._reward(pictures).mean()
+        rewards = ALGORITHM.reward_weight * self._reward(pictures)
+        self.size = float(rewards.detach().abs().mean())  # cosines of either sign: their mean may be next to nothing
+        loss = -rewards.mean()
         return loss + self.flow_matching * self._error(batch, t, again, textless)
 
     def _guided(self, batch, noisy, now, cached):
@@ -182,7 +184,7 @@ def check_parity(trainers, batches, generator, frozen, adapter):
         algorithm = replace(ALGORITHM, flow_matching=weight)
         found, metrics = Gradients(ours, algorithm).gradients(adapter, frozen, batches["ours"], key)
         losses = {"ours": float(metrics["loss"]), "torch": loss.item()}
-        gaps.append(check_gaps(losses, {"ours": found, "torch": expected}))
+        gaps.append(check_gaps(losses, {"ours": found, "torch": expected}, torchs.size))
     return map(max, zip(*gaps, strict=True))
 
 
