@@ -27,6 +27,7 @@ from narrative_jax.report.findings import privileged
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.statistics.comparison import GIVEN_PRESENCE
+from narrative_jax.study import tables as markdown
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ASPECTS = {"prompt_following": ["count", "actions"], "identity_consistency": ["no_leak", "no_copy"]}
@@ -567,6 +568,17 @@ def test_several_arms(tmp_path):
     row = "align ▲+0.025 [+0.005, +0.045] ·-0.005 [-0.025, +0.015] 2.0 % [-8.0, 12.0]"
     assert re.sub(" +", " ", lines[place + 1]) == row
     assert [line.split()[0] for line in lines[place + 2 : place + 4]] == ["sft", "best_of_4"]
+
+
+def test_tables_as_markdown(tmp_path, capsys):
+    config = configure(("generate", "score", "screen", "align", "sft", "evaluate"), ["align", "sft"])
+    run = make_run(tmp_path / "run", config, GAINS)
+    assert markdown.main([f"--run={run}"]) == 0
+    told = re.sub(" +", " ", capsys.readouterr().out)
+    assert "| align | ▲+0.050 [+0.030, +0.070] | ·-0.010 [-0.030, +0.010] | 4.0 % [2.0, 6.0] |\n" in told
+    assert "\n\nMeans over 9 scenes." in told and "\n| given presence | prompt following |" in told
+    assert markdown.main([f"--run={tmp_path}"]) == 2
+    assert capsys.readouterr().err.endswith("it is the directory of a run; name one with a config.json\n")
 
 
 def test_arms_that_are_compared_with_each_other(tmp_path):
