@@ -139,9 +139,9 @@ def _bench(config):
     config.kept = {**draw, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
     entries = [f"bench_{name}" for name in VARIANTS]
     for pictures in ("bench", "kept"):
-        labels, own = f"{pictures}_labels", f"{pictures}_critiques"
+        labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
-        config[own] = {"stage": "criticise", "source": pictures, "gold": True, **trained}
+        config[faults] = {"stage": "faults", "source": own}  # that its critiques name
         read = {
             "nireward": {},  # what it writes itself, by its own tokens
             "annotated_critiques": {"critiques_from": labels},
@@ -162,12 +162,11 @@ def _bench(config):
             "stage": "accuracy",
             "gold": labels,
             "sources": tuple(scores),
-            "leader": f"{pictures}_by_nireward",
+            "leader": own,
             "given": f"{pictures}_present",
             "pairs": 4000,
         }
-        entries += [pictures, labels, f"{pictures}_present", own]
-        entries += [*scores, f"{pictures}_accuracy"]
+        entries += [pictures, labels, f"{pictures}_present", *scores, faults, f"{pictures}_accuracy"]
     return entries
 
 

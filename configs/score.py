@@ -17,8 +17,9 @@ ratings on the three aspects instead; its pictures come with subjects, so from a
     python -m narrative_jax.launch --config=configs/score.py:judge --config.collect.pictures=FILE.jsonl \
         --config.judge.http_judge.url=http://localhost:8000/v1 --config.judge.http_judge.model=NAME
 
-`:critique` writes a critique of each aspect and scores on it, and has both in the table: NIReward, as its training by
-configs/nireward.py leaves it in --config.critiques.nireward.weights=FILE; pictures come with subjects.
+`:critique` writes a critique of each aspect and scores on it, and has both in the table: NIReward, the one that ships
+for Storybook's pictures, or as its training by configs/nireward.py leaves it in
+--config.nireward.nireward.weights=FILE; pictures come with subjects.
 
 A server that wants an API key gets it from the environment: --config.judge.http_judge.key_variable=OPENAI_API_KEY.
 """
@@ -45,9 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.judge = {"stage": "score", "source": "collect", "reward": "http_judge", "http_judge": options}
         scores = ("judge",)
     elif variant == "critique":
-        config.critiques = {**score, "stage": "criticise", "reward": "nireward", "nireward": {"weights": ""}}
-        config.nireward = {**score, "reward": "nireward", "critiques_from": "critiques"}
-        config.nireward.nireward = config.critiques.nireward  # shared, not copied
+        config.nireward = {**score, "reward": "nireward", "nireward": {"weights": ""}}
         scores = ("nireward",)
     else:
         config.clip = {**score, "reward": "clip_cosine", "clip_cosine": {"weights": "", "size": LARGE}}
@@ -72,7 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
         identity |= {"max_subjects": 1, "regions": (), "landmarks": False}
         config.identity = {**score, "reward": "identity", "identity": identity}
         scores = ("clip", "clip_score", "hps", "pick", "aesthetic", "subject", "identity")
-    critiques = ("critiques",) if variant == "critique" else ()
+    critiques = scores if variant == "critique" else ()
     config.table = {"stage": "tabulate", "sources": scores, "critiques": critiques}
-    config.stages = ("collect", *critiques, *scores, "table")
+    config.stages = ("collect", *scores, "table")
     return config

@@ -175,8 +175,12 @@ def test_on_the_host_critiques_are_found_by_the_picture_s_id(reward, score, pict
     found = replace(host, critiques=words).score_images(list(images), scenes, ids)
     asked = to_float(images), reward.encode(scenes), critiques(reward, *(words[id] for id in ids))
     np.testing.assert_allclose(found, score(*asked), atol=1e-5)
+    assert not replace(host, critiques=words).writes and host.writes
     own = reward.prompts.words(written(reward, to_float(images), scenes))
-    assert host.writes and host.write(list(images), scenes) == own and any(map(any, own))
+    said, scores = host.criticise_images(list(images), scenes, ids)
+    assert said == own and any(map(any, own))
+    behind = score(to_float(images), reward.encode(scenes), critiques(reward, *own))
+    np.testing.assert_allclose(scores, behind, atol=1e-5)
 
 
 def test_each_token_that_it_writes_is_the_likeliest_of_the_text_so_far(reward, judged, pictures, scenes):

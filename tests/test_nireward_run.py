@@ -55,8 +55,8 @@ def test_each_entry_is_done(run):
     described = [json.loads(line) for line in (run / "seeing" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["description"] > 0 and row["comparison"] > 0 and 0 <= row["tokens_right"] <= 1 for row in described)
     for pictures, labels in {"bench": 4 * 6, "kept": 4}.items():
-        assert summary[f"{pictures}_critiques/there/visual_quality/unclean"] > 0
-        assert not any(key.startswith(f"{pictures}_critiques/there/") and key.endswith("other") for key in summary)
+        assert summary[f"{pictures}_faults/there/visual_quality/unclean"] > 0
+        assert not any(key.startswith(f"{pictures}_faults/there/") and key.endswith("other") for key in summary)
         assert summary[f"{pictures}_labels/preferences"] == 3 * labels
         judges = (*READ, "plain", "clip", "aesthetic", "identity", "raters", "oracle")
         for name in judges:
@@ -146,9 +146,10 @@ def scores_of(run, name):
 @pytest.mark.slow
 def test_controls_tell_what_scores_come_of(run):
     """Others' critiques, grey and none are something else; of one scene all grey pictures are the same."""
-    critiques = open_records(run / "bench_critiques" / "annotations", Annotation)
+    critiques = open_records(run / "bench_by_nireward" / "annotations", Annotation)
     said = {(each.candidate_id, each.aspect): each.critique for each in critiques}
     assert len(said) == 16 * 3
+    assert not (run / "bench_by_grey" / "annotations").exists(), "these are of grey"
     scores = {name: scores_of(run, name) for name in READ}
     for name in ("annotated_critiques", "grey", "critique_length"):
         assert any(np.abs(found - scores[name][id]).max() > 1e-6 for id, found in scores["nireward"].items()), name
@@ -175,12 +176,12 @@ def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
         lines.append(json.dumps(line))
     Path("mine.jsonl").write_text("\n".join(lines))
     weights = run / "nireward" / WEIGHTS
-    flags = ["--config.collect.pictures=mine.jsonl", f"--config.critiques.nireward.weights={weights}"]
+    flags = ["--config.collect.pictures=mine.jsonl", f"--config.nireward.nireward.weights={weights}"]
     assert launch.main([f"--config={CONFIG.with_name('score.py')}:critique", *flags, "--workdir=out"]) == 0
     table = pq.read_table("out/table/scores.parquet").to_pydict()
     assert table["id"] == ["0", "1", "2"] and set(ASPECTS) < table.keys()
-    said = {each.aspect: each.critique for each in open_records(Path("out/critiques/annotations"), Annotation)}
-    assert {aspect: table[f"critiques/{aspect}"][2] for aspect in ASPECTS} == said
+    said = {each.aspect: each.critique for each in open_records(Path("out/nireward/annotations"), Annotation)}
+    assert {aspect: table[f"nireward/{aspect}"][2] for aspect in ASPECTS} == said
 
 
 def test_each_picture_gets_the_words_of_the_next_of_its_scene():
@@ -216,8 +217,10 @@ def test_pictures_without_a_critique_are_not_scored_among_others(run):
         ({"control": "swapped_critiques", "critiques_from": ""}, "it is of given critiques; name an entry"),
         ({"control": "without_critiques"}, "without critiques none is read"),
         ({"critiques_from": "bench"}, "critiques of 'bench': it leaves none"),
-        ({"critiques_from": "kept_critiques"}, "critiques of 'kept_critiques', of kept: the pictures are of bench"),
-        ({"reward": "oracle"}, "critiques_from 'bench_critiques': this reward reads no critiques"),
+        ({"critiques_from": "bench_by_clip"}, "critiques of 'bench_by_clip': it leaves none"),
+        ({"critiques_from": "bench_by_grey"}, "critiques of 'bench_by_grey': it leaves none"),
+        ({"critiques_from": "kept_by_nireward"}, "critiques of 'kept_by_nireward', of kept: the pictures are of bench"),
+        ({"reward": "oracle"}, "critiques_from 'bench_by_nireward': this reward reads no critiques"),
     ],
 )
 def test_bad_controls(changes, message):

@@ -761,12 +761,11 @@ def criticised(tmp_path):
     config = {
         "scenes": "",
         "generator": {"weights": ""},
-        "stages": ["draw", "annotated", "critics", "scored", "swapped", "accuracy"],
+        "stages": ["draw", "annotated", "scored", "swapped", "accuracy"],
         "draw": {"stage": "generate"},
         "annotated": {"stage": "annotate", "source": "draw"},
-        "critics": {"stage": "criticise", "source": "draw", "reward": "nireward"},
-        "scored": {"stage": "score", "source": "draw", "reward": "nireward", "critiques_from": "critics"},
-        "swapped": {"stage": "score", "source": "draw", "critiques_from": "critics", "control": "swapped_critiques"},
+        "scored": {"stage": "score", "source": "draw", "reward": "nireward"},
+        "swapped": {"stage": "score", "source": "draw", "critiques_from": "scored", "control": "swapped_critiques"},
         "accuracy": {"stage": "accuracy", "gold": "annotated", "sources": ["scored", "clip"], "given": "present"},
     }
     write_json(tmp_path / "config.json", config)
@@ -786,7 +785,7 @@ def criticised(tmp_path):
     said += [Annotation(each.id, "prompt_following", "all there", 3.0, "rater") for each in told[:2]]
     write_records(tmp_path / "annotated" / "annotations", said)
     written = [Annotation(each.id, "visual_quality", f"own {each.seed}", None, "nireward") for each in told]
-    write_records(tmp_path / "critics" / "annotations", written)
+    write_records(tmp_path / "scored" / "annotations", written)
     for name, sign in (("scored", -1), ("swapped", 1)):
         write_json(tmp_path / name / "calibration.json", {"aspects": ["visual_quality"]})
         write_records(tmp_path / name / "scores", [Score(each.id, name, (sign * float(each.seed),)) for each in told])
@@ -797,12 +796,12 @@ ENDS = {"": 0, "_low": -1, "_high": 1}
 
 
 def test_critiques_stand_beside_the_best_and_the_worst(criticised):
-    """An annotator's score is its own; a network's words have that of who reads them as they are.
+    """Of a network too, the score is that behind its words, where they are read as they are.
 
     A picture of which one aspect is not annotated is no worse for that.
     """
     found = dict(critiques.criticised(Run(criticised)))
-    assert list(found) == ["annotated: 3 pictures", "critics: 3 pictures, scored by scored"]
+    assert list(found) == ["annotated: 3 pictures", "scored: 3 pictures"]
     all_there = ("prompt following", "all there", 3.0)
     expected = [
         [[("visual quality", "words 2", 4.0)], [("visual quality", "words 0", 2.0), all_there]],
@@ -830,18 +829,6 @@ def test_how_often_rewards_agree_is_told(criticised):
     config["scored"]["reward"] = "raters"
     write_json(path, config)
     assert f"It is privileged: {RATERS}." in " ".join(written(criticised)[0].split())
-
-
-def test_a_reward_by_itself_reads_its_own_words(criticised):
-    """Where nothing is read behind given words, and another reward's scores are not taken for its."""
-    path = criticised / "config.json"
-    config = json.loads(path.read_text())
-    del config["scored"]["critiques_from"]
-    write_json(path, config)
-    assert list(dict(critiques.criticised(Run(criticised))))[1] == "critics: 3 pictures, scored by scored"
-    config["scored"]["reward"] = "scalar"
-    write_json(path, config)
-    assert list(dict(critiques.criticised(Run(criticised))))[1] == "critics: 3 pictures"
 
 
 def test_of_a_run_that_draws_nothing_no_generator_is_spoken_of(criticised):

@@ -10,7 +10,7 @@ from narrative_jax.core.records import Annotation, Candidate, Scene, Score
 from narrative_jax.data.datasets import open_records
 from narrative_jax.report.pictures import Picture, portraits_of, shown_picture
 from narrative_jax.report.run import Run
-from narrative_jax.runs.annotations import ANNOTATIONS, CRITICISE, CRITIQUED
+from narrative_jax.runs.annotations import ANNOTATE, ANNOTATIONS
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.scores import CALIBRATION
 
@@ -36,10 +36,10 @@ class Row:
 
 
 def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
-    """Title and some scenes, by lot, of each entry that annotates or criticises."""
-    for entry in (name for stage in CRITIQUED for name in run.entries(stage)):
-        reader = _reader(run, entry)
-        said = _said(run, entry, reader)
+    """Title and some scenes, by lot, of each entry whose annotators or whose reward criticised pictures."""
+    written = [name for name in run.entries("score") if (run.workdir / name / ANNOTATIONS).exists()]
+    for entry in (*run.entries(ANNOTATE), *written):
+        said = _said(run, entry, entry in written)
         folder = run.workdir / pictures_entry(run.config, entry)
         candidates, scenes = open_records(folder / "candidates", Candidate), open_records(folder / "scenes", Scene)
         row_of, scene_row_of = candidates.rows_by("id"), scenes.rows_by("id")
@@ -54,28 +54,15 @@ def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
             images = {id: candidates[row_of[id]].image for id in (ids[0], ids[-1])}
             shown = [Criticised(shown_picture(image, scene.prompt), said[id]) for id, image in images.items()]
             rows.append(Row(scene.id, scene.prompt, portraits_of(scene), shown))
-        yield f"{entry}: {len(said):,} pictures{f', scored by {reader}' if reader else ''}", rows
+        yield f"{entry}: {len(said):,} pictures", rows
 
 
-def _reader(run, entry):
-    """The score entry that reads the words of an entry that criticises: named there, or that reward by itself."""
-    if entry not in run.entries(CRITICISE):
-        return None  # who annotates gives scores
-    for name in run.entries("score"):
-        options = run.config[name]
-        given = options.get("critiques_from", "")
-        own = not given and options["source"] == run.config[entry]["source"] and run.same_reward(name, entry)
-        if (given == entry or own) and not options.get("control"):
-            return name
-    return None
-
-
-def _said(run, entry, reader):
-    """What is said of each picture by its id."""
+def _said(run, entry, by_reward):
+    """What is said of each picture by its id, with the annotators' points or the reward's score."""
     scores = {}
-    if reader:
-        aspects = read_json(run.workdir / reader / CALIBRATION)["aspects"]
-        for each in open_records(run.workdir / reader / "scores", Score):
+    if by_reward:
+        aspects = read_json(run.workdir / entry / CALIBRATION)["aspects"]
+        for each in open_records(run.workdir / entry / "scores", Score):
             scores |= {(each.candidate_id, aspect): score for aspect, score in zip(aspects, each.scores, strict=True)}
     said: dict[str, list] = {}
     for each in open_records(run.workdir / entry / ANNOTATIONS, Annotation):

@@ -51,9 +51,10 @@ class PureReward(Reward, Protocol):
     each part under its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
-    stack, as `lora.append_adapter` does, and `write_critiques(params, images, context, key) -> tokens` writes what
-    `score` then reads as `critiques`. Those that a step can be planned with have `shapes`, of their weights, and
-    `blank(rows)`, the context of so many scenes without content; their options' `abstract()` asks for no file.
+    stack, as `lora.append_adapter` does, `write_critiques(params, images, context, key) -> tokens` writes what `score`
+    then reads as `critiques`, and `criticise(params, fitted, context) -> (tokens, scores)` does both. Those that a step
+    can be planned with have `shapes`, of their weights, and `blank(rows)`, the context of so many scenes without
+    content; their options' `abstract()` asks for no file.
     """
 
     axes: Mapping[str, tuple]
@@ -214,8 +215,8 @@ class OnHost:
 
     @property
     def writes(self) -> bool:
-        """Whether the reward writes critiques, and scores those."""
-        return hasattr(self.reward, "write_critiques")
+        """Whether the reward writes critiques, and scores those, not others that are given."""
+        return hasattr(self.reward, "criticise") and self.critiques is None
 
     def load(self) -> "OnHost":
         """Itself, with the weights read and laid over the mesh, so that scoring reads no more. Raises InputError."""
@@ -228,17 +229,19 @@ class OnHost:
         Raises InputError as the reward's `encode` does, and for pictures smaller than its `least_size`: what an encoder
         would see of them is made up by enlarging.
         """
-        for place, image in enumerate(images):
-            self.check_size(candidate_ids[place] if candidate_ids else "", *image.shape[:2])
         run = partial(self._batch, self._judge)
-        return np.concatenate([run(*part) for part in self._parts(images, scenes, candidate_ids or [""] * len(images))])
+        return np.concatenate([run(*part) for part in self._parts(images, scenes, candidate_ids)])
 
-    def write(self, images: Pictures, scenes: Sequence[Scene]) -> list[list[str]]:
-        """The critiques that the reward writes of each aspect of pictures u8[h, w, 3], in words."""
-        written = []
-        for part in self._parts(images, scenes, [""] * len(images)):
-            written += self.reward.prompts.words(self._batch(self._write, *part))
-        return written
+    def criticise_images(
+        self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]
+    ) -> tuple[list[list[str]], np.ndarray]:
+        """The words that the reward writes on each aspect of pictures, and `score_images` by these."""
+        words, scores = [], []
+        for part in self._parts(images, scenes, candidate_ids):
+            written, found = self._batch(self._criticise, *part)
+            words += self.reward.prompts.words(written)
+            scores.append(found)
+        return words, np.concatenate(scores)
 
     def check_size(self, candidate_id: str, height: int, width: int) -> None:
         """Raise InputError for a picture smaller than the reward's `least_size`."""
@@ -250,6 +253,9 @@ class OnHost:
             raise InputError(given, rule, "give it larger, or leave it out")
 
     def _parts(self, images, scenes, ids):
+        ids = ids or [""] * len(images)
+        for id, image in zip(ids, images, strict=True):
+            self.check_size(id, *image.shape[:2])
         for start in range(0, len(images), self.batch_size):
             yield tuple(each[start : start + self.batch_size] for each in (images, scenes, ids))
 
@@ -280,8 +286,8 @@ class OnHost:
         return jax.jit(self.reward.judge)
 
     @cached_property
-    def _write(self):
-        return jax.jit(self.reward.write_critiques)
+    def _criticise(self):
+        return jax.jit(self.reward.criticise)
 
     @cached_property
     def _laid(self):

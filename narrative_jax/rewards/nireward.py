@@ -71,11 +71,17 @@ class NIReward(CarriesAdapters, FitsAndJudges):
 
     def judge(self, params: Params, fitted: jax.Array, context: Shown, critiques: Texts | None = None) -> jax.Array:
         """f32[b, k]; see `PureReward`."""
-        critic = self.network.bind(params)
-        asked = self.ask(critic, fitted, context)  # once, for its own critiques and for their scores
         if critiques is None:
-            critiques = self._written(*jax.lax.stop_gradient((params, asked)))
-        return critic.judge(asked, critiques).after
+            return self.criticise(params, fitted, context)[1]
+        critic = self.network.bind(params)
+        return critic.judge(self.ask(critic, fitted, context), critiques).after
+
+    def criticise(self, params: Params, fitted: jax.Array, context: Shown) -> tuple[Texts, jax.Array]:
+        """Critiques [b, k, m], the likeliest words, and the scores f32[b, k] behind them; see `judge`."""
+        critic = self.network.bind(params)
+        asked = self.ask(critic, fitted, context)  # once, for critiques and for their scores
+        critiques = self._written(*jax.lax.stop_gradient((params, asked)))
+        return critiques, critic.judge(asked, critiques).after
 
     def write_critiques(
         self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None

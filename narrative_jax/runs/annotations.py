@@ -14,8 +14,8 @@ from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import Pictures, open_pictures
 
-ANNOTATE, CRITICISE = CRITIQUED = ("annotate", "criticise")  # stages that leave critiques, in a folder of this name:
-ANNOTATIONS = "annotations"
+ANNOTATE = "annotate"
+ANNOTATIONS = "annotations"  # a folder of critiques, of an entry that annotates or scores with a reward that writes
 RAW = "raw"  # a folder of it: what each annotator said
 
 
@@ -48,7 +48,7 @@ def makes_annotations(context: Context, name: str) -> bool:
 
 
 def read_critiques(context: Context, name: str) -> dict[tuple[str, str], str]:
-    """What an entry that annotates or criticises said of each picture, by its id and the aspect. Raises InputError."""
+    """What an entry's annotators or its reward said of each picture, by its id and the aspect. Raises InputError."""
     said = open_records(context.path(name) / ANNOTATIONS, Annotation).columns("candidate_id", "aspect", "critique")
     return dict(zip(zip(said["candidate_id"], said["aspect"], strict=True), said["critique"], strict=True))
 

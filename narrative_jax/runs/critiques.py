@@ -8,9 +8,10 @@ import numpy as np
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.data.datasets import Records
 from narrative_jax.rewards.base import HostReward
-from narrative_jax.runs.annotations import CRITIQUED, read_critiques
+from narrative_jax.runs.annotations import makes_annotations, read_critiques
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.rewards import describe_reward
 
 UNSEEN, WITHOUT, SWAPPED, LENGTH = CONTROLS = ("unseen", "without_critiques", "swapped_critiques", "critique_length")
 _GREY = 128
@@ -18,8 +19,8 @@ _GREY = 128
 
 @dataclass(frozen=True)
 class CritiqueOptions:
-    """A reward that writes critiques scores those of the entry `critiques_from`, which annotates or criticises, in
-    place of its own.
+    """A reward that writes critiques scores those of the entry `critiques_from`, whose annotators or whose reward left
+    some, in place of its own.
 
     `control`: "unseen" shows every reward grey in place of pictures, "without_critiques" has them scored without,
     "swapped_critiques" with those of the scene's next picture, and "critique_length" scores how short they are.
@@ -95,11 +96,22 @@ class _Unseen:
 
 def check_critiques(context: Context, name: str, source: str) -> None:
     """Raise InputError unless the entry leaves critiques, of the pictures of `source`."""
-    if getattr(context.config.get(name, {}), "stage", "") not in CRITIQUED:
-        raise InputError(f"critiques of {name!r}", "it leaves none", "name an entry that annotates or criticises")
+    if not _leaves_critiques(context, name):
+        remedy = "name an entry that annotates, or scores with a reward that writes"
+        raise InputError(f"critiques of {name!r}", "it leaves none", remedy)
     there, here = pictures_entry(context.config, name), pictures_entry(context.config, source)
     if there != here:
         raise InputError(f"critiques of {name!r}, of {there}", f"the pictures are of {here}", "name an entry of these")
+
+
+def _leaves_critiques(context, name):
+    """Whether its annotators do, or its reward, where that scores critiques of its own of what it is shown."""
+    if makes_annotations(context, name):
+        return True
+    section = context.config.get(name, {})
+    if getattr(section, "stage", "") != "score" or section.get("critiques_from", "") or section.get("control", ""):
+        return False
+    return getattr(describe_reward(context.of(name)), "writes", False)
 
 
 def of_the_next(critiques: Mapping[str, Sequence[str]], scene_ids: Sequence[str]) -> dict[str, Sequence[str]]:

@@ -1,18 +1,18 @@
-"""Scores the candidates of an entry with a reward, by aspect."""
+"""Scores the candidates of an entry with a reward, by aspect; one that writes critiques leaves them beside."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json
-from narrative_jax.core.records import Candidate, Score
-from narrative_jax.data.datasets import Records, open_records
-from narrative_jax.rewards.base import HostReward
+from narrative_jax.core.records import Annotation, Score
+from narrative_jax.data.datasets import open_records
 from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.runs.annotations import ANNOTATIONS
 from narrative_jax.runs.candidates import open_candidates, pictures_entry
-from narrative_jax.runs.chunks import leave_records
+from narrative_jax.runs.chunks import leave_kinds
 from narrative_jax.runs.critiques import CritiqueOptions
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import (
@@ -74,6 +74,7 @@ def files(context: Context) -> Iterable[str]:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Write a Score for each candidate, and mean and deviation of each aspect over them: what calibrates by them.
 
+    A reward's own critiques are left as annotations, without the annotators' points.
     Returns their number and means. Raises InputError for a candidate whose scene is missing or cannot be judged,
     Stopped between two chunks.
     """
@@ -86,8 +87,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
         def score(rows):
             return _score(reward, [candidates[row] for row in rows], scenes, row_of)
 
+        kinds = {"scores": Score} | ({ANNOTATIONS: Annotation} if _writes(reward) else {})
         rows = range(len(candidates))
-        leave_records(context, context.folder, "scores", Score, rows, score, _CHUNK, context.name)
+        leave_kinds(context, context.folder, kinds, rows, score, _CHUNK, context.name)
         if context.writes:
             scores = open_records(context.folder / "scores", Score).columns("scores")["scores"]
             Calibration.of(reward, scores, options.source).save(calibration)
@@ -100,10 +102,26 @@ def _numbers(folder: Path) -> dict[str, float]:
     return {"count": len(open_records(folder / "scores", Score)), **means}
 
 
-def _score(reward: HostReward, candidates: Sequence[Candidate], scenes: Records, row_of: dict) -> list[Score]:
-    """In order; each scene is read once, and `row_of` its id says where it stands."""
+def _writes(reward):
+    return getattr(reward, "writes", False)
+
+
+def _score(reward, candidates, scenes, row_of):
+    """Scores, and annotations of a reward that writes, in order; each scene is read once, and `row_of` its id says
+    where it stands.
+    """
     asked = {id: scenes[row_of[id]] for id in dict.fromkeys(candidate.scene_id for candidate in candidates)}
     images, ids = [candidate.image for candidate in candidates], [candidate.id for candidate in candidates]
-    rows = reward.score_images(images, [asked[candidate.scene_id] for candidate in candidates], ids)
-    pairs = zip(candidates, rows.tolist(), strict=True)
-    return [Score(candidate.id, reward.name, tuple(row)) for candidate, row in pairs]
+    given = (images, [asked[candidate.scene_id] for candidate in candidates], ids)
+    made = {}
+    if _writes(reward):
+        words, rows = reward.criticise_images(*given)
+        made[ANNOTATIONS] = [
+            Annotation(id, aspect, critique, None, reward.name)
+            for id, critiques in zip(ids, words, strict=True)
+            for aspect, critique in zip(reward.aspects, critiques, strict=True)
+        ]
+    else:
+        rows = reward.score_images(*given)
+    made["scores"] = [Score(id, reward.name, tuple(row)) for id, row in zip(ids, rows.tolist(), strict=True)]
+    return made

@@ -21,7 +21,9 @@ ALONE = True
 
 @dataclass(frozen=True)
 class Options:
-    """`sources` are score entries of the same pictures, `critiques` entries that annotate or criticise these."""
+    """`sources` are score entries of the same pictures, `critiques` entries whose annotators or rewards criticised
+    these.
+    """
 
     sources: tuple[str, ...]
     critiques: tuple[str, ...] = ()
