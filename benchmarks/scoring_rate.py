@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-from measuring import matmul_rates, processor, timed
+from measuring import matmul_rates, processor, ratio, timed
 from page import write_page
 from torch.nn.functional import interpolate, normalize
 
@@ -35,7 +35,6 @@ from narrative_jax.models.stacks import shapes_on_disk, stacked
 from narrative_jax.models.tokenizer import train_tokenizer
 from narrative_jax.rewards.base import OnHost
 from narrative_jax.rewards.clip_scores import ClipCosine, ClipPair
-from narrative_jax.statistics.intervals import bootstrap
 
 SEED = 0
 PARITY = 1e-4  # relative to the largest score
@@ -193,13 +192,6 @@ def measure(size, rounds, compiled):
     return rates, gap
 
 
-def ratio(ours, theirs):
-    """Median over the rounds of how many times as fast ours is, with its 95 % interval."""
-    ratios = np.divide(ours, theirs)
-    found = bootstrap(lambda rounds: np.median(ratios[rounds], -1), len(ratios), 0.95, 2000, SEED)
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
 def report(sizes, rounds, compiled=True):
     """The Markdown that the benchmark prints."""
     before = matmul_rates()
@@ -217,7 +209,7 @@ def report(sizes, rounds, compiled=True):
             flops = picture_flops(size.vision, whole=variant != "ours") / 1e9
             low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
             speed = flops * statistics.median(values)
-            against = ratio(rates["ours"], values)
+            against = ratio(rates["ours"], values, SEED)
             lines.append(
                 f"| {name} | {variant} | {middle:.4g} [{low:.4g}, {high:.4g}] | {against} | {flops:.3g} | {speed:.0f} "
                 f"| {speed / peak:.0%} |"

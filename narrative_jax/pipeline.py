@@ -17,8 +17,8 @@ from narrative_jax.runs.opening import opened
 from narrative_jax.runs.summary import at_work
 from narrative_jax.runs.tables import Tables
 
-# What "" means, for Storybook's scenes and for one's own, which no rater can judge.
-DEFAULTS = {"reward": ("raters", "picture_statistics"), "on_no_pairs": ("stop", "skip")}
+# What "" means, for Storybook's scenes and for one's own, which what ships has not learned to judge.
+DEFAULTS = {"reward": ("nireward", "picture_statistics"), "on_no_pairs": ("stop", "skip")}
 
 
 def default_tables() -> Tables:

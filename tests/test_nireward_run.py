@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from narrative_jax import launch
+from narrative_jax import launch, pipeline
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score
@@ -182,6 +182,25 @@ def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
     assert table["id"] == ["0", "1", "2"] and set(ASPECTS) < table.keys()
     said = {each.aspect: each.critique for each in open_records(Path("out/nireward/annotations"), Annotation)}
     assert {aspect: table[f"nireward/{aspect}"][2] for aspect in ASPECTS} == said
+
+
+@pytest.mark.slow
+def test_the_main_job_is_criticised_by_what_ships(tmp_path, capsys):
+    """configs/adpo.py, smaller: scores and words by NIReward, no rater asked, words under pictures in the report."""
+    config = load(str(CONFIG.with_name("adpo.py")))
+    config.reference.scenes, config.generate.scenes, config.evaluate.scenes = 4, 6, 4
+    config.screen.update(rule="average", rejection=False)
+    config.align.update(total_steps=2, batch_size=4, save_every=2, sample_every=0)
+    config.align.optimizer.warmup_steps = 1
+    pipeline.run(config, tmp_path)
+    scores = open_records(tmp_path / "score" / "scores", Score).columns("reward", "scores")
+    assert set(scores["reward"]) == {"nireward_storybook"} and np.shape(scores["scores"]) == (24, 3)
+    said = list(open_records(tmp_path / "score" / "annotations", Annotation))
+    assert len(said) == 24 * 3 and all(each.critique.endswith(".") and each.score is None for each in said)
+    assert np.std(scores["scores"], axis=0).min() > 0.1 and len({each.critique for each in said}) > 10
+    printed, page = " ".join(capsys.readouterr().out.split()), (tmp_path / "report.html").read_text()
+    assert "privileged: trained on the NIReward that ships, which learned from raters" in printed
+    assert "<h2>Critiques</h2>" in page and "score: 24 pictures" in page
 
 
 def test_each_picture_gets_the_words_of_the_next_of_its_scene():

@@ -198,7 +198,7 @@ def test_the_scenes_choose_what_the_config_leaves_open(tmp_path):
         entry = {"stage": "make", "reward": "", **changes.pop("first", {})}
         return pipeline.completed(config(**{"scenes": "", "on_no_pairs": "", **changes}, first=entry))
 
-    assert (judge().first.reward, judge().on_no_pairs) == ("raters", "stop")
+    assert (judge().first.reward, judge().on_no_pairs) == ("nireward", "stop")
     own = judge(scenes="mine.jsonl")
     assert (own.first.reward, own.on_no_pairs) == ("picture_statistics", "skip")
     assert judge(scenes="mine.jsonl", on_no_pairs="stop", first={"reward": "oracle"}).first.reward == "oracle"
@@ -208,14 +208,14 @@ def test_the_scenes_choose_what_the_config_leaves_open(tmp_path):
 
 def test_the_section_of_the_reward_that_was_not_chosen_is_left_out():
     """It would be an option that means nothing; one that somebody named stays, whether it is used or not."""
-    both = {"stage": "make", "raters": {"seeds": (0,)}, "picture_statistics": {}}
-    sections = {"raters", "picture_statistics"}
+    both = {"stage": "make", "nireward": {"weights": ""}, "picture_statistics": {}}
+    sections = {"nireward", "picture_statistics"}
 
     def kept(reward, scenes):
         return sections & set(pipeline.completed(config(scenes=scenes, first={**both, "reward": reward})).first)
 
-    assert kept("", "") == {"raters"} and kept("", "mine.jsonl") == {"picture_statistics"}
-    assert kept("raters", "mine.jsonl") == sections
+    assert kept("", "") == {"nireward"} and kept("", "mine.jsonl") == {"picture_statistics"}
+    assert kept("nireward", "mine.jsonl") == sections
 
 
 def test_a_manifest_cut_short_is_named(tmp_path):

@@ -20,6 +20,7 @@ INFORMED = {
     Oracle.name: "the oracle, the judge itself",
     Presence.name: "the oracle, who says who is there",
 }
+STORYBOOK_NIREWARD = f"the NIReward that ships, which learned from {RATERS}, of other scenes"
 STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
 
 
@@ -87,6 +88,8 @@ def _informed(config, score, name):
         return learned and f"a reward that learned from {learned}"
     if name == "aesthetic" and options.get("version") == STORYBOOK and not options.get("head"):
         return STORYBOOK_HEAD
+    if name == "nireward" and not options.get("weights"):
+        return STORYBOOK_NIREWARD
     return INFORMED.get(name, "")
 
 

@@ -23,19 +23,20 @@ from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS, Prompts, Room, 
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 ABOUT = "nireward.json"  # lies beside the weights and says what they are of
-BACKBONE = EMBEDDED / "nireward" / "backbone"  # what ships: it sees, and has not learned to judge
+SHIPPED = EMBEDDED / "nireward"
+BACKBONE = SHIPPED / "backbone"  # it sees, and has not learned to judge
 NIREWARD_NAMES: Mapping[str, str | Published] = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
 
 
 @dataclass(frozen=True)
 class NIRewardOptions:
-    """The weights of one that was trained, the other files of that training beside them."""
+    """The weights of one that was trained, the other files of that training beside them; "" is the one that ships."""
 
     weights: File = field(default_factory=lambda: File(""))
 
     def build(self) -> NIReward:
         """The reward, whose weights are read when they are needed. Raises InputError as `load_nireward`."""
-        return load_nireward(self.weights)
+        return load_nireward(self.weights or SHIPPED / WEIGHTS)
 
 
 def save_nireward(path: Path, reward: NIReward, params: Params) -> None:
