@@ -16,6 +16,7 @@ setup(
         "narrative_jax": [
             "storybook/weights/*",
             "storybook/weights/encoders/*",
+            "storybook/weights/nireward/*",
             "storybook/weights/nireward/backbone/*",
             "templates/*",
         ]

@@ -26,7 +26,8 @@ VARIANTS = ("", "raters", "proxies", "controls", "recipes", "flux", "tiny")
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; with `--config.scenes=FILE.jsonl` on scenes of one's own, then without gold.
 
-    The reward "" is `nireward` for Storybook and `picture_statistics` for scenes of one's own.
+    The reward "" is `nireward` for Storybook and, unless its weights are named, `picture_statistics` for scenes of
+    one's own; raters judge Storybook's alone.
     """
     check_name("variant", variant, VARIANTS)
     config = ConfigDict()
@@ -48,8 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stages = ("reference", "calibrate", "generate", "score", "screen", "align", "evaluate")
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
-    reward = RATERS if variant in ("raters", "controls", "recipes", "tiny") else NIREWARD
-    config.score = {"stage": "score", "source": "generate", **(PROXIES if variant in ("proxies", "flux") else reward)}
+    rewards = {"": NIREWARD, "proxies": PROXIES, "flux": PROXIES}
+    config.score = {"stage": "score", "source": "generate", **rewards.get(variant, RATERS)}
     _calibrate(config)
     config.screen = {
         "stage": "screen",
@@ -83,7 +84,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "scene_seed": 0,
         "per_scene": 2,
         "trained": ("align",),
-        **reward,
+        **rewards.get(variant, RATERS),
         "best_of": 0,
         "guidance_scales": (),
         "compare": (),  # pairs of arms, e.g. (("align", "best_of_4"),); all are compared with the baseline
@@ -103,11 +104,10 @@ def get_config(variant: str = "") -> ConfigDict:
 # Attention and MLP of both kinds of blocks; modulation stays as it is.
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
 
-NIREWARD = {"reward": "", "nireward": {"weights": ""}}
+NIREWARD = {"reward": "", "nireward": {"weights": ""}, "batch_size": 64}
 RATERS = {"reward": "raters", "raters": {"seeds": (0, 1, 2)}}
 # Storybook's own small ones; for a real generator, published weights and their sizes.
 PROXIES = {
-    "batch_size": 64,
     "reward": "per_aspect",
     "per_aspect": {
         "prompt_following": "clip_cosine",
@@ -124,6 +124,7 @@ PROXIES = {
         "regions": ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),  # where two characters stand
     },
     "aesthetic": {"clip": "", "head": "", "version": "storybook"},
+    "batch_size": 64,
 }
 
 

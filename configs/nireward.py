@@ -141,7 +141,7 @@ def _bench(config):
     for pictures in ("bench", "kept"):
         labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
-        config[faults] = {"stage": "faults", "source": own}  # that its critiques name
+        config[faults] = {"stage": "faults", "source": own}  # how true its critiques are
         read = {
             "nireward": {},  # what it writes itself, by its own tokens
             "annotated_critiques": {"critiques_from": labels},

@@ -147,6 +147,7 @@ def test_config(refuse, change, message):
 def test_variant(refuse):
     said = refuse(variant="tinny")
     assert "unknown variant 'tinny': known are raters, proxies, controls, recipes, flux, tiny; did you mean" in said
+    assert "'tiny'?" in said
 
 
 def test_a_config_of_ones_own_that_leaves_the_adapter_out(tmp_path, monkeypatch, capsys):

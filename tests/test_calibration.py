@@ -60,10 +60,15 @@ def test_a_calibration_of_something_else_is_refused(changes, said):
         check(config(**changes), "score")
 
 
-CHANGES = [("", "raters.seeds", "(5,)"), (":tiny", "reward", "oracle")]
+CHANGES = [
+    ("", "batch_size", "32"),
+    (":raters", "raters.seeds", "(5,)"),
+    (":tiny", "reward", "oracle"),
+    (":proxies", "identity.encoder", "dinov2"),
+]
 
 
-@pytest.mark.parametrize(("variant", "key", "text"), [*CHANGES, (":proxies", "identity.encoder", "dinov2")])
+@pytest.mark.parametrize(("variant", "key", "text"), CHANGES)
 def test_the_reward_is_one(variant, key, text):
     """What a command line changes in the score entry it changes in what calibrates it."""
     changed = load(f"{CONFIG}{variant}")

@@ -84,7 +84,7 @@ def critiques(reward, *of_pictures):
 
 def written(reward, pictures, scenes):
     context = reward.encode(scenes)
-    return jax.jit(reward.write_critiques)(reward.params, reward.fit(pictures, context), context)
+    return jax.jit(reward.criticise)(reward.params, reward.fit(pictures, context), context)[0]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """configs/nireward.py whole, at its smallest."""
 
 import json
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -16,16 +17,19 @@ from narrative_jax import launch, pipeline
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score
-from narrative_jax.data.datasets import open_records
+from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.ni_rlhf import check_apart
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward_files import ABOUT, NIRewardOptions
+from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.runs.annotations import open_annotated
 from narrative_jax.runs.critiques import of_the_next
+from narrative_jax.storybook.critiques import critique, faults
 
+KINDS = (("candidates", Candidate), ("scenes", Scene))
 READ = (
     "nireward",
     "annotated_critiques",
@@ -133,7 +137,7 @@ def test_what_was_trained_scores_pictures(run):
     reward = NIRewardOptions(run / "nireward" / WEIGHTS).build()
     context, images = reward.encode([scene] * 4), np.stack([each.image for each in pictures])
     (words, *_) = reward.prompts.words(
-        reward.write_critiques(reward.params, reward.fit(images / 127.5 - 1, context), context)
+        reward.criticise(reward.params, reward.fit(images / 127.5 - 1, context), context)[0]
     )
     assert len(words) == 3
 
@@ -181,7 +185,7 @@ def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
     table = pq.read_table("out/table/scores.parquet").to_pydict()
     assert table["id"] == ["0", "1", "2"] and set(ASPECTS) < table.keys()
     said = {each.aspect: each.critique for each in open_records(Path("out/nireward/annotations"), Annotation)}
-    assert {aspect: table[f"nireward/{aspect}"][2] for aspect in ASPECTS} == said
+    assert {aspect: table[f"nireward/{aspect}/critique"][2] for aspect in ASPECTS} == said
 
 
 @pytest.mark.slow
@@ -253,16 +257,52 @@ def test_bad_controls(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": ""}, "source ''"),
-        ({"reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}}, "it writes no critiques"),
+        ({"bench_faults.source": ""}, "critiques of '': it leaves none"),
+        ({"bench_faults.source": "bench_by_clip"}, "critiques of 'bench_by_clip': it leaves none; name an entry that"),
+        ({"bench_faults.source": "bench_by_grey"}, "critiques of 'bench_by_grey': it leaves none"),
+        ({"scenes": "mine.jsonl"}, "faults of 'bench_by_nireward': the oracle knows Storybook's own scenes only"),
+        ({"bench_as_it_is.stage": "collect", "bench_faults.source": "said"}, "the oracle knows Storybook's own scenes"),
     ],
 )
-def test_what_writes_no_critiques(changes, message):
+def test_faults_that_nobody_can_count(changes, message):
     config = load(f"{CONFIG}:tiny")
     with config.unlocked():
-        config.bench_critiques.update(changes)
+        config.said = {"stage": "annotate", "source": "bench_as_it_is"}
+        config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=message):
-        one_entry.check(config, "bench_critiques")
+        one_entry.check(config, "bench_faults")
+
+
+@pytest.mark.slow
+def test_faults_are_counted_of_what_was_said(run):
+    """The oracle's own words name all faults and no other; one made up, one left out, and a picture left out, count."""
+    config = json.loads((run / "config.json").read_text())
+    pictures, scenes = (open_records(run / "bench" / name, kind) for name, kind in KINDS)
+    asked = {each.id: each for each in scenes}
+    of = [asked[each.scene_id] for each in pictures]
+    findings = judge_images([each.image for each in pictures], of).findings
+    true = [critique("visual_quality", seen, scene.facts) for seen, scene in zip(findings, of, strict=True)]
+    faulty = [row for row, words in enumerate(true) if ("no figure", "") in faults(words)]
+    assert len(faulty) > 2, "of untrained weights no figure is expected"
+
+    def counted(words):
+        config["said"] = {"stage": "annotate", "source": "bench"}
+        said = [Annotation(pictures[row].id, "visual_quality", each, 3.0, "x") for row, each in words.items()]
+        write_records(run / "said" / "annotations", said)
+        config["counted"] = {"stage": "faults", "source": "said"}
+        numbers = one_entry.run(config, "counted", run)
+        shutil.rmtree(run / "said")
+        shutil.rmtree(run / "counted", ignore_errors=True)
+        return numbers
+
+    told = counted(dict(enumerate(true)))
+    shares = {key: value for key, value in told.items() if key.startswith(("precision/", "recall/"))}
+    assert told["count"] == 16 and len(shares) >= 4 and set(shares.values()) == {1.0}
+    one, another, *_ = faulty
+    told = counted({one: "Ada is covered by somebody else.", another: true[another]})
+    assert told["count"] == 2 and told["there/visual_quality/no figure"] == 2
+    assert told["recall/visual_quality/no figure"] == 0.5 and told["precision/visual_quality/no figure"] == 1
+    assert told["named/visual_quality/covered"] == 1 and told["precision/visual_quality/covered"] == 0
 
 
 @pytest.mark.slow

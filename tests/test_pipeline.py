@@ -216,6 +216,13 @@ def test_the_section_of_the_reward_that_was_not_chosen_is_left_out():
 
     assert kept("", "") == {"nireward"} and kept("", "mine.jsonl") == {"picture_statistics"}
     assert kept("nireward", "mine.jsonl") == sections
+    both.update(batch_size=32, nireward={"weights": "mine.safetensors"})
+    named = pipeline.completed(config(scenes="mine.jsonl", first={**both, "reward": ""})).first
+    assert (named.reward, named.batch_size, "picture_statistics" in named) == ("nireward", 32, False), (
+        "weights are named"
+    )
+    del both["nireward"]["weights"]
+    assert "batch_size" not in pipeline.completed(config(scenes="mine.jsonl", first={**both, "reward": ""})).first
 
 
 def test_a_manifest_cut_short_is_named(tmp_path):

@@ -23,7 +23,7 @@ from narrative_jax.core.records import Annotation, Candidate, Preference, Scene,
 from narrative_jax.data.datasets import write_records
 from narrative_jax.report import critiques, findings, page
 from narrative_jax.report.curves import smooth
-from narrative_jax.report.findings import privileged
+from narrative_jax.report.findings import STORYBOOK_NIREWARD, privileged
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.statistics.comparison import GIVEN_PRESENCE
@@ -426,7 +426,8 @@ def test_no_oracle_judges_scenes_of_a_user():
 @pytest.mark.parametrize(
     ("name", "score", "informed"),
     [
-        ("adpo.py", "score", RATERS),
+        ("adpo.py", "score", STORYBOOK_NIREWARD),
+        ("adpo.py:raters", "score", RATERS),
         ("adpo.py:proxies", "score", f"several rewards, among them {HEAD}"),
         ("reward.py", "by_scalar", LEARNED),
         ("reward.py", "by_aesthetic", LEARNED),
@@ -764,7 +765,7 @@ def criticised(tmp_path):
         "stages": ["draw", "annotated", "scored", "swapped", "accuracy"],
         "draw": {"stage": "generate"},
         "annotated": {"stage": "annotate", "source": "draw"},
-        "scored": {"stage": "score", "source": "draw", "reward": "nireward"},
+        "scored": {"stage": "score", "source": "draw", "reward": "nireward", "nireward": {"weights": "mine"}},
         "swapped": {"stage": "score", "source": "draw", "critiques_from": "scored", "control": "swapped_critiques"},
         "accuracy": {"stage": "accuracy", "gold": "annotated", "sources": ["scored", "clip"], "given": "present"},
     }
@@ -842,4 +843,8 @@ def test_of_a_run_that_draws_nothing_no_generator_is_spoken_of(criticised):
     assert "embedded weights" in written(criticised)[1].text
     del config["generator"]
     write_json(path, config)
-    assert "embedded weights" not in written(criticised)[1].text
+    page = written(criticised)[1].text
+    assert "embedded weights" not in page and "NIReward that ships" not in page
+    del config["scored"]["nireward"]  # what ships, of people's own pictures
+    write_json(path, config)
+    assert "The NIReward that ships has learned Storybook's pictures only" in written(criticised)[1].text

@@ -51,15 +51,17 @@ class Critic(FitsAndJudges):
     def encode(self, scenes):
         return np.zeros((len(scenes), 0), np.float32)
 
-    def write_critiques(self, params, images, context, key):
-        return jax.random.categorical(key, self._bound(params).words(images))
+    def criticise(self, params, fitted, context, keys=None):
+        words = self._bound(params).words(fitted)
+        critiques = words.argmax(-1) if keys is None else jax.random.categorical(keys, words)
+        return critiques, self.judge(params, fitted, context, critiques)
 
     def fit(self, images, context):
         return images
 
     def judge(self, params, fitted, context, critiques=None):
-        if critiques is None:  # its own, the likeliest words
-            critiques = self._bound(params).words(fitted).argmax(-1)
+        if critiques is None:
+            return self.criticise(params, fitted, context)[1]
         return self._bound(params)(fitted, critiques)
 
     def with_adapter(self, params, name, **adapter):
@@ -100,6 +102,5 @@ class CritiqueThenScore(Algorithm):
         scores = []
         for side in ("chosen", "rejected"):
             images = batch[side]
-            critiques = reward.write_critiques(params, images, batch["context"], key)
-            scores.append(reward.score(params, images, batch["context"], critiques)[:, 0])
+            scores.append(reward.criticise(params, images, batch["context"], key)[1][:, 0])
         return summed(bradley_terry(*scores, batch["tie"]), accuracy=scores[0] > scores[1])

@@ -37,7 +37,9 @@ class Row:
 
 def criticised(run: Run) -> Iterator[tuple[str, list[Row]]]:
     """Title and some scenes, by lot, of each entry whose annotators or whose reward criticised pictures."""
-    written = [name for name in run.entries("score") if (run.workdir / name / ANNOTATIONS).exists()]
+    scored = run.entries("score")
+    calibrating = {run.config[name].get("calibration", "") for name in scored}  # one picture of each scene, by others
+    written = [name for name in scored if name not in calibrating and (run.workdir / name / ANNOTATIONS).exists()]
     for entry in (*run.entries(ANNOTATE), *written):
         said = _said(run, entry, entry in written)
         folder = run.workdir / pictures_entry(run.config, entry)

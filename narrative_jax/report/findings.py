@@ -14,13 +14,14 @@ from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import FEWEST, GIVEN_PRESENCE
 
 RATERS = "raters, who see the oracle's findings"
-# Rewards that know the gold judge, and the head that ships, made by configs/reward.py.
+# Rewards that know the gold judge; below, those that ship, made by configs/nireward.py and configs/reward.py.
 INFORMED = {
     Raters.name: RATERS,
     Oracle.name: "the oracle, the judge itself",
     Presence.name: "the oracle, who says who is there",
 }
-STORYBOOK_NIREWARD = f"the NIReward that ships, which learned from {RATERS}, of other scenes"
+DESCRIPTIONS = "the oracle's descriptions"
+STORYBOOK_NIREWARD = f"the NIReward that ships, which learned on other scenes from {RATERS}, and {DESCRIPTIONS}"
 STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
 
 
@@ -50,7 +51,7 @@ def privileged(config: dict[str, Any], entry: str) -> str:
     if source.get("annotator") == Raters.name:
         found.append(RATERS if source["stage"] == "annotate" else f"pairs kept by {RATERS}")
     if train.get("trains") == "reward" and train.get("drawn"):
-        found.append("the oracle's descriptions")
+        found.append(DESCRIPTIONS)
     return _joined([*found, privileged(config, before) if before else ""])
 
 

@@ -91,7 +91,7 @@ def _notices(run: Run) -> Iterator[str]:
         yield "The baseline has random weights: its pictures are noise."
     elif generator and (run.config.get("scenes") or run.entries("collect")) and not generator.get("weights"):
         yield "The embedded weights know only Storybook: its words and its characters, nothing that is in photos."
-    if (run.config.get("scenes") or run.entries("collect")) and _shipped_critic(run):
+    if (run.config.get("scenes") or run.entries("collect")) and run.judged_by_shipped_nireward:
         yield "The NIReward that ships has learned Storybook's pictures only: of others its critiques mean nothing."
     if run.skipped and run.arms:
         yield "Alignment was skipped: no pair survived screening."
@@ -101,11 +101,6 @@ def _notices(run: Run) -> Iterator[str]:
         for kind in filter(found.get, NOTICES):
             more = f" and {len(found[kind]) - NAMED} more" if len(found[kind]) > NAMED else ""
             yield f"{NOTICES[kind]}: {'; '.join(found[kind][:NAMED])}{more}."
-
-
-def _shipped_critic(run):
-    scored = [run.config[name] for name in run.entries("score")]
-    return any(each["reward"] == "nireward" and not each["nireward"]["weights"] for each in scored)
 
 
 def _funnel(run: Run) -> list[dict]:

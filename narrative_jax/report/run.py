@@ -129,6 +129,14 @@ class Run:
         chosen = self.config[entry]
         return chosen["reward_from"] if chosen["reward"] == TRAINED else chosen["reward"]
 
+    @property
+    def judged_by_shipped_nireward(self) -> bool:
+        """Whether an entry has the NIReward that ships, which knows Storybook's pictures alone."""
+        entries = [self.config[name] for name in self.manifests if self.config[name]["stage"] != "train"]
+        return any(
+            each.get("reward", "") == "nireward" and not each.get("nireward", {}).get("weights", "") for each in entries
+        )
+
     def same_reward(self, entry: str, other: str) -> bool:
         """Whether two entries have the same reward, options and all."""
         one, another = self.config[entry], self.config[other]

@@ -36,7 +36,10 @@ class Reward(Protocol):
 
 
 class HostReward(Reward, Protocol):
-    """A reward that works on the host, outside of any loss."""
+    """A reward that works on the host, outside of any loss.
+
+    One that writes critiques has `writes`, True, and `criticise_images`, which gives these beside the scores.
+    """
 
     def score_images(self, images: Pictures, scenes: Sequence[Scene], candidate_ids: Sequence[str]) -> np.ndarray:
         """Scores f32[b, aspects] of pictures u8[h, w, 3] of any sizes, each of its scene. Raises InputError."""
@@ -51,10 +54,10 @@ class PureReward(Reward, Protocol):
     each part under its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
-    stack, as `lora.append_adapter` does, `write_critiques(params, images, context, key) -> tokens` writes what `score`
-    then reads as `critiques`, and `criticise(params, fitted, context) -> (tokens, scores)` does both. Those that a step
-    can be planned with have `shapes`, of their weights, and `blank(rows)`, the context of so many scenes without
-    content; their options' `abstract()` asks for no file.
+    stack, as `lora.append_adapter` does; `criticise(params, fitted, context, keys=None) -> (critiques, scores)` writes
+    what `judge` then reads as `critiques`, and judges so. Those that a step can be planned with have `shapes`, of their
+    weights, and `blank(rows)`, the context of so many scenes without content; their options' `abstract()` asks for no
+    file.
     """
 
     axes: Mapping[str, tuple]
@@ -263,7 +266,7 @@ class OnHost:
         rows = np.minimum(np.arange(self.batch_size), len(images) - 1)  # the last one fills the batch up
         context = jax.tree.map(np.asarray, self.reward.encode(scenes))
         given = (self._fitted(images, context), context)
-        if self.critiques and run is self._judge:
+        if self.critiques is not None and run is self._judge:
             given = (*given, self.reward.prompts.texts([self.critiques[id] for id in ids]))
         filled = jax.tree.map(lambda part: part[rows], given)
         found = run(self._laid, *jax.device_put(filled, batch_sharding(self.mesh)))

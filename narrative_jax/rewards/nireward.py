@@ -76,22 +76,21 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         critic = self.network.bind(params)
         return critic.judge(self.ask(critic, fitted, context), critiques).after
 
-    def criticise(self, params: Params, fitted: jax.Array, context: Shown) -> tuple[Texts, jax.Array]:
-        """Critiques [b, k, m], the likeliest words, and the scores f32[b, k] behind them; see `judge`."""
-        critic = self.network.bind(params)
-        asked = self.ask(critic, fitted, context)  # once, for critiques and for their scores
-        critiques = self._written(*jax.lax.stop_gradient((params, asked)))
-        return critiques, critic.judge(asked, critiques).after
-
-    def write_critiques(
+    def criticise(
         self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None
-    ) -> Texts:
-        """Critiques [b, k, m] of what `fit` made, the likeliest words, or drawn with a key for each picture."""
+    ) -> tuple[Texts, jax.Array]:
+        """Critiques [b, k, m] and the scores f32[b, k] behind them; the likeliest words, or drawn with a key a picture.
+
+        See `judge`.
+        """
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
-        return self._written(params, self.ask(self.network.bind(params), fitted, context), keys)
+        critic = self.network.bind(params)
+        asked = self.ask(critic, fitted, context)  # once, for critiques and for their scores
+        critiques = self._written(*jax.lax.stop_gradient((params, asked)), keys)
+        return critiques, critic.judge(asked, critiques).after
 
-    def _written(self, params, asked, keys=None):
+    def _written(self, params, asked, keys):
         critic, tokenizer, length = self.network.bind(params), self.prompts.tokenizer, self.prompts.room.critique
         found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
         mask = jnp.arange(length) < found.lengths[:, None]

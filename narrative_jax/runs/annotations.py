@@ -1,4 +1,4 @@
-"""What an annotate entry left: critiques and scores of pictures by aspect, and which of two is preferred."""
+"""Critiques that entries left, and of those that annotate also points by aspect, and which of two is preferred."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

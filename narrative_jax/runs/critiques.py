@@ -49,7 +49,7 @@ class CritiqueOptions:
         critiques = self._read(context, reward.aspects, candidates)
         if self.control == LENGTH:
             return _Shortness(reward.name, reward.aspects, critiques)
-        if critiques:
+        if critiques is not None:
             reward = replace(reward, critiques=critiques)
         return _Unseen(reward, reward.name, reward.aspects) if self.control == UNSEEN else reward
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from narrative_jax.core.errors import InputError
+from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.oracle import facts_of, judge_images
 from narrative_jax.runs.annotations import read_critiques
@@ -41,7 +41,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
     That is by kinds of fault, of whom and of what of theirs (which colour it is instead is not compared): how many of
     those named are there, precision/<aspect>/<kind>, and how many of those there are named, recall/<aspect>/<kind>,
-    with how many there are of each, named/... and there/....
+    with how many there are of each, named/... and there/.... Raises Stopped between two chunks.
     """
     said = read_critiques(context, options.source)
     counts = {"named": Counter(), "there": Counter(), "right": Counter()}
@@ -60,11 +60,13 @@ def run(context: Context, options: Options) -> dict[str, float]:
 
 
 def _true_critiques(context, source, ids) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """The id of each of the pictures, and what the oracle would say of its aspects."""
+    """The id of each of the pictures, and what the oracle would say of its aspects; raises Stopped."""
     candidates = open_candidates(context, pictures_entry(context.config, source))
     scenes, row_of = open_scenes(candidates)
     rows = [row for row, id in enumerate(candidates.columns("id")["id"]) if id in ids]
     for start in range(0, len(rows), _CHUNK):
+        if context.stop.requested:
+            raise Stopped
         found = [candidates[row] for row in rows[start : start + _CHUNK]]
         asked = [scenes[row_of[each.scene_id]] for each in found]
         findings = judge_images([each.image for each in found], asked).findings

@@ -39,7 +39,7 @@ def check(context: Context, options: Options) -> None:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Write scores.parquet, a row for each picture, and print mean, deviation and range of each score.
 
-    Its columns are id, prompt, aspects, and ENTRY/ASPECT for critiques; an aspect that several entries have bears its
+    Its columns are id, prompt, aspects, and ENTRY/ASPECT/critique; an aspect that several entries have bears its
     entry's name too. Returns the numbers of rows and scores.
     """
     candidates = open_candidates(context, pictures_entry(context.config, options.sources[0]))
@@ -54,7 +54,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     for name in options.critiques:
         said = read_critiques(context, name)
         for aspect in dict.fromkeys(aspect for _, aspect in said):
-            words[f"{name}/{aspect}"] = [said.get((id, aspect), "") for id in shown]
+            words[f"{name}/{aspect}/critique"] = [said.get((id, aspect), "") for id in shown]
     table = {"id": list(shown), "prompt": list(shown.values()), **scores, **words}
     file = BytesIO()
     pq.write_table(pa.table(table), file)
