@@ -123,6 +123,11 @@ def nireward(size, model, head):
     return NIReward("random", Prompts(tokenizer, size.config.vision, size.room), network, lambda: weights)
 
 
+def positions_after(model, mask):
+    """Positions i64[b, 1] of the last tokens of rows that `generate` wrote on."""
+    return mask.sum(1, keepdim=True) - 1 + model.model.rope_deltas
+
+
 class TorchCritic:
     """The same critiques and scores in torch, of all questions with what comes before them, or of what they `share`."""
 
@@ -144,8 +149,8 @@ class TorchCritic:
         shape = (len(pictures), len(self.questions))
         return tokens.numpy().reshape(*shape, -1), scores.numpy().reshape(shape)
 
-    def _pictures(self, patches, tokens, times=1):
-        """What transformers' model takes beside tokens i64[b, n], each row's pictures so many times."""
+    def _pictures(self, patches, tokens):
+        """What transformers' model takes beside tokens i64[b, n]."""
         count, across = patches.shape[1], self.prompts.room.side // self.prompts.tower.patch_size
         frames = patches.reshape(-1, 3, 1, self.prompts.tower.patch_size**2).repeat(2, axis=2)
         return {
@@ -164,19 +169,26 @@ class TorchCritic:
         ends = np.cumsum(asked.place + 1)[:-1]
         patches = np.concatenate([np.tile(part, (count, 1, 1)) for part in np.split(patches, ends)])
         length = self.prompts.room.critique
-        shown = self._pictures(patches, tokens)
-        written = self.model.generate(
+        found = self.model.generate(
             input_ids=tokens,
             attention_mask=mask,
-            **shown,
+            **self._pictures(patches, tokens),
             max_new_tokens=length,
             do_sample=False,
             pad_token_id=self.prompts.tokenizer.pad,
+            return_dict_in_generate=True,
         )
-        shown["mm_token_type_ids"] = (written == self.prompts.tokenizer.picture).int()
-        mask = torch.cat([mask, torch.ones(len(rows), length, dtype=mask.dtype)], 1)
-        hidden = self.model.model(input_ids=written, attention_mask=mask, **shown).last_hidden_state
-        return written[:, longest:], hidden[:, -1] @ self.head
+        written = found.sequences[:, longest:]
+        # Of the last token nobody has asked what comes after it.
+        mask = torch.cat([mask, torch.ones_like(written)], 1)
+        after = positions_after(self.model, mask)
+        last = self.model.model(
+            input_ids=written[:, -1:],
+            attention_mask=mask,
+            position_ids=after.expand(3, *after.shape),
+            past_key_values=found.past_key_values,
+        )
+        return written, last.last_hidden_state[:, 0] @ self.head
 
     def _shared(self, asked, patches):
         inputs, count = asked.inputs, len(self.questions)

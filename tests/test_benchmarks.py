@@ -6,10 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from narrative_jax.generators.flow_presets import TINY_FLOW
 from narrative_jax.models.clip import ClipTextConfig, ClipVisionConfig
+from narrative_jax.models.vlm import VlmConfig
+from narrative_jax.models.vlm_vision import VisionTowerConfig
+from narrative_jax.rewards.nireward_prompts import Room
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def benchmark(monkeypatch):
             pytest.importorskip(library)
         monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
         module = import_module(name)
-        if name != "flux_step":  # which measures the GPU's in other processes
+        if hasattr(module, "matmul_rates"):
             monkeypatch.setattr(module, "matmul_rates", lambda: {"XLA": 100.0, "torch": 50.0})
         return module
 
@@ -68,6 +72,37 @@ def test_arithmetic_of_a_picture(scoring_rate, tiny):
     assert scoring_rate.picture_flops(tiny.vision, whole=True) == 2 * block + ends
     saved = 9 * (2 * 800 + 2 * 1120 + 2 * 400)
     assert scoring_rate.picture_flops(tiny.vision, whole=False) == 2 * block + ends - saved
+
+
+@pytest.fixture
+def critique_rate(benchmark, monkeypatch):
+    module = benchmark("critique_rate", "transformers")
+    tower = VisionTowerConfig(patch_size=10, merge=2, width=32, heads=2, blocks=2, mlp_width=64)
+    network = VlmConfig(704, 32, 4, 2, 2, 48, tied=True, sections=(1, 1, 2), vision=tower)
+    sizes = {"tiny": module.Size(network, Room(side=40, tokens=128, max_subjects=2, critique=6), batch=3, calls=1)}
+    monkeypatch.setattr(module, "SIZES", sizes)
+    return module
+
+
+@pytest.mark.slow
+def test_critique_rate(critique_rate):
+    """Critiques and scores of ours and torch's, in both its ways, are compared before they are timed."""
+    table = critique_rate.report(critique_rate.SIZES, rounds=2).splitlines()
+    names = ["ours", "torch, whole prompts", "torch, shared"]
+    assert [line.split(" | ")[:2] for line in table[2:5]] == [["| tiny", name] for name in names]
+    assert "3 pictures of 40² a call, up to 2 portraits beside, 2 blocks of width 32, 3 critiques of 6" in table[6]
+
+
+def test_critiques_and_scores_that_differ_are_not_timed(critique_rate):
+    words, scores = np.arange(24).reshape(2, 3, 4), np.arange(6.0).reshape(2, 3)
+    jobs = {"ours": lambda: (words, scores), "torch": lambda: (words, scores * 1.0001)}
+    assert critique_rate.check_parity(jobs) == pytest.approx(1e-4)
+    with pytest.raises(AssertionError, match="critiques of torch differ"):
+        critique_rate.check_parity({**jobs, "torch": lambda: (words + 1, scores)})
+    with pytest.raises(AssertionError, match="scores differ by"):
+        critique_rate.check_parity({**jobs, "torch": lambda: (words, scores + 0.1)})
+    with pytest.raises(AssertionError, match="all alike"):
+        critique_rate.check_parity({**jobs, "ours": lambda: (0 * words, scores)})
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import InputError, Stopped
-from narrative_jax.core.records import Candidate, Score
+from narrative_jax.core.records import Annotation, Candidate, Score
 from narrative_jax.data.datasets import finished_chunks, open_records, write_records
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.stages import score
@@ -108,6 +108,35 @@ def test_a_stopped_run_goes_on_where_it_was(workdir, monkeypatch):
     run(workdir)
     assert len(scored) == 2  # the last chunk alone
     assert results(workdir) == undisturbed
+
+
+def test_what_a_reward_writes_is_left_beside_its_scores(workdir, monkeypatch):
+    """Killed between a chunk of scores and its words, that chunk is made again."""
+    genuine, asked = Raters.score_images, []
+
+    def criticise(self, images, scenes, ids):
+        asked.extend(ids)
+        return [[f"{id}: {aspect}" for aspect in self.aspects] for id in ids], genuine(self, images, scenes, ids)
+
+    monkeypatch.setattr(Raters, "writes", True, raising=False)
+    monkeypatch.setattr(Raters, "criticise_images", criticise, raising=False)
+    with pytest.raises(Stopped):
+        run(workdir, StopAfter(2))
+    chunks = workdir / "score" / "chunks"
+    assert finished_chunks(chunks / "scores") == finished_chunks(chunks / "annotations") == [0, 1]
+    shutil.rmtree(chunks / "annotations" / "chunk-000001")
+    asked.clear()
+    run(workdir)
+    scores, _ = results(workdir)
+    assert asked == [each.candidate_id for each in scores[5:]] and len(scores) == 12
+    said = list(open_records(workdir / "score" / "annotations", Annotation))
+    assert [each.candidate_id for each in said] == [each.candidate_id for each in scores for _ in Raters.aspects]
+    assert all(each.critique == f"{each.candidate_id}: {each.aspect}" for each in said)
+    assert {(each.score, each.annotator) for each in said} == {(None, "raters")}
+    monkeypatch.undo()
+    shutil.rmtree(workdir / "score")
+    run(workdir)
+    assert results(workdir)[0] == scores and not (workdir / "score" / "annotations").exists()
 
 
 def test_killed_while_tidying_up(workdir, monkeypatch):
