@@ -107,7 +107,7 @@ def random_model(config, tokenizer):
     head = torch.randn(config.width) / config.width**0.5
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape))
+            parameter.add_(torch.randn(parameter.shape) / config.width**0.5)
         model.get_input_embeddings().weight[tokenizer.end] = 0  # of no use, and never the likeliest
     return model, head
 

@@ -85,6 +85,7 @@ def critique_rate(benchmark, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated")  # transformers renames it on the way
 def test_critique_rate(critique_rate):
     """Critiques and scores of ours and torch's, in both its ways, are compared before they are timed."""
     table = critique_rate.report(critique_rate.SIZES, rounds=2).splitlines()
