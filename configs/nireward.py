@@ -8,6 +8,14 @@ better, the majority says. The small Qwen2-VL that ships has learned to see from
 described and compared with portraits (`:backbone` makes it anew, from random weights). It goes on with these and as
 many that were drawn, as the oracle reads them, and then, as NIReward, learns critiques and preferences. Raters see the
 oracle's findings, so what it learned from is privileged. `:tiny` is a smoke run.
+
+`:7B` is a published Qwen2-VL-7B with an adapter, on preference pairs of one's own: a vision-language model behind an
+OpenAI-compatible server criticises and scores both pictures, and NIReward learns it; for 16 chips, and for
+`python -m narrative_jax.plan`.
+
+    python -m narrative_jax.launch --config=configs/nireward.py:7B --config.collect.preferences=FILE.jsonl \
+        --config.nireward.nireward.backbone=FOLDER --config.annotated.server.url=URL \
+        --config.annotated.server.model=NAME
 """
 
 from ml_collections import ConfigDict
@@ -25,8 +33,10 @@ KEPT = {"num_steps": 4, "guidance_scale": 4.0, "subject_guidance_scale": 1.5}  #
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`backbone` is what learns to see alone, `tiny` a smoke run of the same stages."""
-    check_name("variant", variant, ("", "backbone", "tiny"))
+    """`backbone` is what learns to see alone, `7B` learns of one's own pairs, `tiny` is a smoke run."""
+    check_name("variant", variant, ("", "backbone", "7B", "tiny"))
+    if variant == "7B":
+        return _published()
     config = ConfigDict()
     config.seed = 0
     config.scenes = ""
@@ -115,6 +125,45 @@ def get_config(variant: str = "") -> ConfigDict:
         config.seeing.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     if variant == "tiny":
         _shrink(config)
+    return config
+
+
+def _published():
+    """A published backbone and people's own pairs."""
+    config = ConfigDict()
+    config.seed = 0
+    config.scenes = ""
+    config.report = True
+    config.mesh = {"data": 1, "fsdp": 16, "tensor": 1}
+    config.stages = ("collect", "annotated", "nireward")
+    config.collect = {"stage": "collect", "preferences": "", "damaged_policy": "stop"}
+    server = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8, "budget": 0}
+    config.annotated = {
+        "stage": "annotate",
+        "source": "collect",
+        "annotator": "server",
+        "server": server,
+        "spread": 1.5,
+        "verdicts": "",
+    }
+    layers = r"vlm\.blocks\..*(query|key|value|attention_out|mlp_gate|mlp_in|mlp_out)"
+    config.nireward = {
+        "stage": "train",
+        "source": "annotated",
+        "trains": "reward",
+        "reward": "nireward",
+        "nireward": {"backbone": "", "size": "7B"},
+        "algorithm": "critique",
+        "hyper": {"critique": 1.0, "gamma": 1.0, "without_critique": 0.3},
+        "adapter": {"rank": 64, "alpha": 64.0, "targets": layers, "segments": (), "seed": 0},
+        "batch_size": 32,  # pairs: 64 sequences
+        "accumulate": 1,
+        "total_steps": 1000,
+        "optimizer": {"learning_rate": 1e-4, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.0},
+        "ema_decay": 0.99,
+        "save_every": 100,
+        "seed": 0,
+    }
     return config
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import jax
 import numpy as np
 import one_entry
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from narrative_jax import launch, pipeline
+from narrative_jax.algorithms.critique import CritiqueModelling
 from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Annotation, Candidate, Preference, Scene, Score
@@ -21,6 +23,7 @@ from narrative_jax.data.datasets import open_records, write_records
 from narrative_jax.data.ni_rlhf import check_apart
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.planning.rewards import abstract_reward_trainee, annotation_shapes
 from narrative_jax.rewards.base import ASPECTS, WEIGHTS
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward_files import ABOUT, NIRewardOptions
@@ -28,6 +31,7 @@ from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.runs.annotations import open_annotated
 from narrative_jax.runs.critiques import of_the_next
 from narrative_jax.storybook.critiques import critique, faults
+from narrative_jax.trainees.reward import RewardTrainee
 
 KINDS = (("candidates", Candidate), ("scenes", Scene))
 READ = (
@@ -78,6 +82,19 @@ def test_what_it_learned_from_is_in_one_place(run):
     said = open_records(run / "annotated" / "annotations", Annotation).columns("candidate_id", "aspect")
     assert set(said["candidate_id"]) < set(pictures["id"]) and set(said["aspect"]) == set(ASPECTS)
     assert {each.aspect for each in open_records(run / "annotated" / "preferences", Preference)} == set(ASPECTS)
+
+
+@pytest.mark.slow
+def test_what_is_planned_is_what_is_trained(run):
+    """Shapes of weights and of a batch of pairs, without the run's files."""
+    context = one_entry.entry(json.loads((run / "config.json").read_text()), "nireward", run)
+    algorithm, planned = CritiqueModelling(), abstract_reward_trainee(context)
+    trained = RewardTrainee.open(context, algorithm, planned.options)
+    _, batch = trained.batches(algorithm).make(np.arange(4))
+    shapes = annotation_shapes(planned.policy, algorithm, 4)
+    told = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each) for each in (batch, shapes)]
+    assert told[0] == told[1]
+    assert {n: w.shape for n, w in trained.params.items()} == {n: w.shape for n, w in planned.params.items()}
 
 
 @pytest.mark.slow

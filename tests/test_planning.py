@@ -19,6 +19,8 @@ from narrative_jax.core.mesh import check_divided, make_mesh
 from narrative_jax.core.options import parse
 from narrative_jax.generators.flow_presets import FLUX_DEV, TINY_FLOW
 from narrative_jax.models.network import below
+from narrative_jax.models.vlm import VlmConfig
+from narrative_jax.models.vlm_vision import VisionTowerConfig
 from narrative_jax.planning import report, topologies, words
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.collectives import by_kind, collectives
@@ -26,9 +28,10 @@ from narrative_jax.planning.flops import flops, live
 from narrative_jax.planning.hlo import Program, members
 from narrative_jax.planning.planner import Asked
 from narrative_jax.planning.planner import plan as plan_of
-from narrative_jax.planning.programs import train_program
+from narrative_jax.planning.programs import scoring_program, train_program
 from narrative_jax.planning.traffic import memory_bytes
 from narrative_jax.planning.trainee import abstract_trainee
+from narrative_jax.rewards.nireward_prompts import Room
 from narrative_jax.runs.directory import Context
 from narrative_jax.trainees.encoding import batch_shapes
 from narrative_jax.training.step import gradients
@@ -318,6 +321,45 @@ def test_shapes_of_a_batch_are_those_of_a_real_one(tiny_generator):
         lambda x: (x.shape, x.dtype), planned["conditioning"]
     )
     assert planned["chosen"].shape == (3, *generator.latent_shape) and planned["gap"].shape == (3,)
+
+
+@pytest.fixture
+def small_nireward(monkeypatch):
+    """NIReward's 7B, small."""
+    tower = VisionTowerConfig(patch_size=8, merge=2, width=16, heads=2, blocks=1, mlp_width=32)
+    network = VlmConfig(704, 64, 4, 4, 3, 96, False, (2, 3, 3), tower, scanned=True, kept="nothing")
+    sizes = {"7B": (network, Room(side=32, tokens=128, max_subjects=2, critique=8))}
+    monkeypatch.setattr("narrative_jax.rewards.new_nireward.NIREWARD_SIZES", sizes)
+
+
+def test_a_reward_that_criticises_is_planned_without_its_files(small_nireward):
+    """Its adapter trains, 64 sequences of 32 pairs; what is worked out again is no useful arithmetic."""
+    context = entry_of("nireward:7B", "nireward")
+    program = train_program(context, make_mesh({"data": -1}))
+    state, frozen, batch = program.arguments
+    assert state.params and all(".adapters.nireward." in name for name in state.params)
+    assert not any(".adapters." in name for name in frozen) and "reward.kernel" in frozen
+    assert (program.unit, program.rows) == ("pairs", 32) and batch["better"].shape == (32, 3)
+    executed, useful = flops(live(program.trace().jaxpr)).spread, program.useful().spread
+    assert useful < executed < 1.6 * useful
+    scoring = scoring_program(context, make_mesh({"data": -1}))
+    _, scores = scoring.trace().out_info
+    assert scores.shape == (64, 3) and 0.15 < flops(live(scoring.trace().jaxpr)).spread / useful < 0.5
+
+
+def test_what_no_plan_has_of_a_reward(capsys):
+    """One that only describes, one that gives no shapes, drawing without a generator, and a search of meshes."""
+    told = [
+        (["--only=sampling"], "unknown program to plan 'sampling': known are nireward, scoring"),
+        (["--search"], "--search: it ranks ways to train a generator, and this config trains none; leave it out"),
+    ]
+    for flags, message in told:
+        assert plan.main(["--config=nireward:7B", "--topology=v5e:4x4", *flags]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(InputError, match="a step that learns from descriptions: the step that learns from annotations"):
+        train_program(entry_of("nireward", "seeing"), make_mesh({"data": -1}))
+    with pytest.raises(InputError, match="reward 'scalar' of scalar: a step is planned from shapes, and it gives none"):
+        train_program(entry_of("reward", "scalar"), make_mesh({"data": -1}))
 
 
 def test_the_longest_time_binds():

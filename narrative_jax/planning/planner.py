@@ -11,8 +11,9 @@ from ml_collections import FrozenConfigDict
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import check_divided, devices_of_batch, make_mesh
 from narrative_jax.planning import words
-from narrative_jax.planning.programs import sampler_program, train_program
+from narrative_jax.planning.programs import sampler_program, scoring_program, train_program
 from narrative_jax.planning.report import compiled, remedies
+from narrative_jax.planning.rewards import REWARD, reward_entries
 from narrative_jax.planning.search import search
 from narrative_jax.planning.topologies import chip_of, devices_of
 from narrative_jax.runs.directory import Context
@@ -20,7 +21,7 @@ from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.tables import Tables
 from narrative_jax.runs.trained import train_entries
 
-SAMPLING = "sampling"  # the program that draws, beside those of train entries
+SAMPLING, SCORING = "sampling", "scoring"  # what draws and what criticises, beside the programs of train entries
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,23 @@ def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, An
     given = (asked.tflops, asked.memory_gbs, asked.link_gbs, asked.network_gbs, asked.hbm_gib)
     chip = chip_of(asked.topology, *given)
     contexts = _contexts(config, tables)
-    known = [*contexts, SAMPLING]
+    trained = train_entries(config)
+    known = [*contexts, *[SAMPLING] * bool(trained), *[SCORING] * (len(contexts) > len(trained))]
     names = asked.only.split(",") if asked.only else known
     for name in names:
         check_name("program to plan", name, known)
+    if asked.search and not trained:
+        rule = "it ranks ways to train a generator, and this config trains none"
+        raise InputError("--search", rule, "leave it out")
     devices = devices_of(asked.topology, asked.slices)
     if asked.search:
-        entry = next((name for name in names if name != SAMPLING), next(iter(contexts)))
+        entry = next((name for name in names if name in trained), trained[0])
         print(words.assumptions(asked.topology, chip), flush=True)
         found = {"search": search(contexts[entry], devices, chip, print)}
         return _head(asked, devices, chip) | found
     mesh = make_mesh(config.mesh, devices)
-    check_divided(preset_of(next(iter(contexts.values()))).divided, mesh.shape)
+    if trained:
+        check_divided(preset_of(contexts[trained[0]]).divided, mesh.shape)
     sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     print(f"{asked.slices} × {asked.topology}, mesh {sizes}")
     print(words.assumptions(asked.topology, chip), flush=True)
@@ -68,24 +74,30 @@ def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, An
 
 
 def _contexts(config, tables) -> Mapping[str, Context]:
-    """Of the entries that train the generator. Raises InputError where there is none."""
-    contexts = {name: Context(config, name, Path(), tables=tables) for name in train_entries(config)}
+    """Of the entries that train the generator, and then of those that train a reward on critiques.
+
+    Raises InputError where there is none.
+    """
+    names = (*train_entries(config), *reward_entries(config))
+    contexts = {name: Context(config, name, Path(), tables=tables) for name in names}
     if not contexts:
-        given = f"stages {', '.join(config.stages)}"
-        raise InputError(given, "none of them trains the generator", "plan a config with such a train entry")
+        given, rule = f"stages {', '.join(config.stages)}", "none of them trains the generator, or NIReward"
+        raise InputError(given, rule, "plan a config with such a train entry")
     return contexts
 
 
 def _program(name, contexts, mesh, chip, pairs):
     """The numbers of one program, and what the table says of them."""
-    context = contexts.get(name) or next(iter(contexts.values()))
-    drawing = name == SAMPLING
-    program = sampler_program(context, mesh) if drawing else train_program(context, mesh)
+    programs = {SAMPLING: sampler_program, SCORING: scoring_program}
+    trains = name in contexts
+    context = contexts[name] if trains else list(contexts.values())[-1 if name == SCORING else 0]
+    program = programs.get(name, train_program)(context, mesh)
     report = compiled(program, mesh.size, chip)
     if not report.fits:
-        what = remedies(report, devices_of_batch(mesh), "" if drawing else preset_of(context).kept)
+        generates = trains and context.entry.get("trains", "") != REWARD
+        what = remedies(report, devices_of_batch(mesh), preset_of(context).kept if generates else "")
         print(words.misfit(report, what), flush=True)
-    records = None if drawing else pairs or program.rows * program.runs
+    records = (pairs or program.rows * program.runs) if trains else None
     numbers = asdict(report) | {"per_second": report.per_second}
     if records:
         numbers |= {"records": records, "days": report.days(records)}

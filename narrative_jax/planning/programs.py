@@ -8,14 +8,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from narrative_jax.core.mesh import batch_sharding, check_batch, weight_shardings
+from narrative_jax.core.mesh import batch_sharding, check_batch, traced_on, weight_shardings
 from narrative_jax.core.options import parse
 from narrative_jax.generators.sampling import Drawer
 from narrative_jax.planning.flops import Flops, flops, live
+from narrative_jax.planning.rewards import (
+    REWARD,
+    abstract_reward_trainee,
+    annotation_shapes,
+    picture_shapes,
+    scene_shapes,
+)
 from narrative_jax.planning.trainee import abstract_trainee
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
 from narrative_jax.runs.generator import preset_of, sampling_of
+from narrative_jax.runs.rewards import BATCH_SIZE, trainable_reward
 from narrative_jax.trainees.encoding import batch_shapes
 from narrative_jax.training.step import gradients, make_step, new_state
 
@@ -54,18 +62,17 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
 
     Raises InputError.
     """
-    preset, options = preset_of(context), options_of(context)
-    preset, accumulate = preset.keeping(kept) if kept else preset, accumulate or options.accumulate
+    options = options_of(context)
+    accumulate = accumulate or options.accumulate
     check_batch(f"{context.name}.batch_size", options.batch_size, mesh, accumulate)
     algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper").steadied()
-    trainee = abstract_trainee(context, preset, algorithm)
+    trainee, batch = _planned(context, algorithm, kept)
     optimizer = options.optimizer.build(options.total_steps)
     step = make_step(
         algorithm, trainee, optimizer, mesh,
         seed=context.config.seed + options.seed, ema_decay=options.ema_decay, accumulate=accumulate,
     )  # fmt: skip
     state = jax.eval_shape(lambda params: new_state(params, optimizer), trainee.params)
-    batch = batch_shapes(algorithm.batch, trainee.base, options.batch_size, trainee.reward)
     arguments = (
         jax.tree.map(_spread, state, step.state_shardings),
         jax.tree.map(_spread, trainee.frozen, step.frozen_shardings),
@@ -74,16 +81,47 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
 
     def useful():
         # Without a mesh, attention is two products forward, whatever does them on the mesh.
-        whole = abstract_trainee(context, preset.keeping("all"), algorithm)
+        whole, _ = _planned(context, algorithm, "all")
         traced = jax.make_jaxpr(lambda *given: gradients(algorithm, whole, *given, jax.random.key(0)))
         return flops(live(traced(whole.params, whole.frozen, batch)))
 
-    unit = {"preferences": "pairs"}.get(algorithm.batch, algorithm.batch)
+    unit = {"preferences": "pairs", "annotations": "pairs"}.get(algorithm.batch, algorithm.batch)
     return Program(
         context.name, unit, options.batch_size, options.total_steps, step.run, arguments, accumulate, useful,
         weights=len(jax.tree.leaves(arguments[:2])),
         trained_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in trainee.params.values()),
     )  # fmt: skip
+
+
+def _planned(context, algorithm, kept):
+    """What is trained, and the shapes of a batch."""
+    rows = options_of(context).batch_size
+    if context.entry.get("trains", "") == REWARD:
+        trainee = abstract_reward_trainee(context, kept)
+        return trainee, annotation_shapes(trainee.policy, algorithm, rows)
+    preset = preset_of(context)
+    trainee = abstract_trainee(context, preset.keeping(kept) if kept else preset, algorithm)
+    return trainee, batch_shapes(algorithm.batch, trainee.base, rows, trainee.reward)
+
+
+def scoring_program(context: Context, mesh: Mesh) -> Program:
+    """What criticises and scores a batch of pictures with what the context's entry trains, without its adapter."""
+    reward, shapes = trainable_reward(context).abstract()
+    rows, batch = BATCH_SIZE, batch_sharding(mesh)
+    context_shapes, pictures = scene_shapes(reward, rows), picture_shapes(reward, rows)
+    fitted = jax.eval_shape(reward.fit, pictures, context_shapes)
+
+    def run(params, fitted, asked):
+        with traced_on(mesh):
+            return reward.criticise(params, fitted, asked)
+
+    spread = lambda leaf: _spread(leaf, batch)  # noqa: E731
+    arguments = (
+        _spread_weights(shapes, reward.axes, mesh),
+        jax.tree.map(spread, fitted),
+        jax.tree.map(spread, context_shapes),
+    )
+    return Program("scoring", "pictures", rows, 1, jax.jit(run), arguments)
 
 
 def sampler_program(context: Context, mesh: Mesh) -> Program:

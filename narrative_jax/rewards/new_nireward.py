@@ -1,9 +1,10 @@
 """NIReward while it is trained."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_name
@@ -27,6 +28,7 @@ from narrative_jax.rewards.nireward_files import (
     prompts_by,
     save_nireward,
 )
+from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 
@@ -45,12 +47,12 @@ class NewNIReward:
 
     def __post_init__(self):
         check_name("size", self.size, NIREWARD_SIZES)
-        if self.backbone in ("", RANDOM) and self.size != STORYBOOK:
-            rule = f"a published Qwen2-VL-{self.size} is where it begins"
-            raise InputError(f"backbone {str(self.backbone)!r}", rule, "give its folder, weights and tokenizer.json")
 
     def untrained(self, seed: int) -> tuple[NIReward, Callable[[], Params]]:
         """Also raises InputError for an unreadable tokeniser, and one with more tokens than the network has words."""
+        if self.backbone in ("", RANDOM) and self.size != STORYBOOK:
+            rule = f"a published Qwen2-VL-{self.size} is where it begins"
+            raise InputError(f"backbone {str(self.backbone)!r}", rule, "give its folder, weights and tokenizer.json")
         config, room = NIREWARD_SIZES[self.size]
         folder = BACKBONE if self.backbone in ("", RANDOM) else Path(self.backbone)
         network, shapes = structure(config)
@@ -67,6 +69,15 @@ class NewNIReward:
 
         reward = NIReward(self.size, prompts, network, read)
         return reward, lambda: reward.params
+
+    def abstract(self, kept: str = "") -> tuple[NIReward, Mapping[str, jax.ShapeDtypeStruct]]:
+        """The reward and the shapes of its weights, for a step that is planned, without its files: questions are as
+        long as the tokeniser that ships has them. `kept` stands for what the size says of blocks.
+        """
+        config, room = NIREWARD_SIZES[self.size]
+        network, shapes = structure(replace(config, kept=kept) if kept else config)
+        prompts = prompts_by(BACKBONE / TOKENIZER, config, room, self.instructions or INSTRUCTIONS)
+        return NIReward(self.size, prompts, network, lambda: shapes), shapes
 
     def trains(self, name: str) -> bool:
         """All weights."""
