@@ -135,7 +135,7 @@ def _published():
     config.scenes = ""
     config.report = True
     config.mesh = {"data": 1, "fsdp": 16, "tensor": 1}
-    config.stages = ("collect", "annotated", "nireward")
+    config.stages = ("collect", "annotated", "nireward", "scored")
     config.collect = {"stage": "collect", "preferences": "", "damaged_policy": "stop"}
     server = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8, "budget": 0}
     config.annotated = {
@@ -164,6 +164,9 @@ def _published():
         "save_every": 100,
         "seed": 0,
     }
+    # What it says of the very pictures that it learned from: to be read.
+    trained = {"reward": "trained", "reward_from": "nireward"}
+    config.scored = {"stage": "score", "source": "collect", **trained, "batch_size": 32}
     return config
 
 

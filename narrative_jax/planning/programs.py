@@ -105,9 +105,15 @@ def _planned(context, algorithm, kept):
 
 
 def scoring_program(context: Context, mesh: Mesh) -> Program:
-    """What criticises and scores a batch of pictures with what the context's entry trains, without its adapter."""
+    """What criticises and scores a batch of pictures with what the context's entry trains, without its adapter.
+
+    As many pictures as the first entry that scores with it takes. Raises InputError.
+    """
     reward, shapes = trainable_reward(context).abstract()
-    rows, batch = BATCH_SIZE, batch_sharding(mesh)
+    sizes = [section.get("batch_size", None) for section in map(context.config.get, context.config.stages)
+             if section.stage == "score" and section.get("reward_from", "") == context.name]  # fmt: skip
+    rows, batch = next(filter(None, sizes), BATCH_SIZE), batch_sharding(mesh)
+    check_batch(f"batch_size of what scores with {context.name}", rows, mesh)
     context_shapes, pictures = scene_shapes(reward, rows), picture_shapes(reward, rows)
     fitted = jax.eval_shape(reward.fit, pictures, context_shapes)
 
