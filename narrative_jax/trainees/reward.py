@@ -22,7 +22,7 @@ from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind
 from narrative_jax.trainees.drawn import check_drawn
 from narrative_jax.trainees.judged import check_batches, open_batches
 
-_SCORED = 64  # pairs scored at once for the calibration
+_SCORED, _MOST = 64, 1024  # pairs scored at once for the calibration, and in all: one that writes takes its time
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class RewardTrainee:
         """See `base.Trainee`: there is nothing to look at."""
 
     def save(self, params: Params) -> None:
-        """See `base.Trainee`; with the calibration on the pictures of its preferences or annotations."""
+        """See `base.Trainee`; with the calibration on pictures of its preferences or annotations."""
         save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
         if self.options.training_set:
             return  # what only describes gives no scores
@@ -160,11 +160,11 @@ def _check_after(context, options):
 
 
 def _scores(reward: PureReward, batches: Batches) -> np.ndarray:
-    """What a reward says of both pictures of each pair, f32[2 · size, aspects]."""
-    run, scores = jax.jit(reward.score), []
-    for start in range(0, batches.size, _SCORED):
+    """What a reward says of both pictures of the first pairs, f32[2 · pairs, aspects]."""
+    run, scores, size = jax.jit(reward.score), [], min(batches.size, _MOST)
+    for start in range(0, size, _SCORED):
         _, batch = batches.make(np.arange(start, start + _SCORED) % batches.size)  # always as many: one compilation
-        kept = min(_SCORED, batches.size - start)
+        kept = min(_SCORED, size - start)
         sides = ("first", "second") if "first" in batch else ("chosen", "rejected")
         scores += [run(reward.params, batch[side], batch["context"])[:kept] for side in sides]
     return np.concatenate(scores)
