@@ -7,13 +7,13 @@ then each aspect's question, a critique is written greedily, and the head reads 
 prompts are made by the same code. torch runs transformers' Qwen2-VL in inference mode: `generate` on each question with
 all that comes before it, as the library has it ("whole prompts"); and by hand, as ours does, what the questions share
 once, its keys and values repeated for each question ("shared"); attention is torch's fused kernel. Weights, random, are
-the same and never say that a critique ends: each has all the tokens there is room for. Critiques that differ stop the
+the same and never say that a critique ends: each has all the tokens there is room for, and nothing is said aloud before. Critiques that differ stop the
 benchmark, and scores that do. The sides then take turns, float32, all cores.
 """
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -70,8 +70,9 @@ _WIDE = VlmConfig(
     sections=(8, 12, 12),
     vision=VisionTowerConfig(patch_size=8, merge=2, width=384, heads=6, blocks=6, mlp_width=1536),
 )
+_STORYBOOK = NIREWARD_SIZES["storybook"]
 SIZES = {
-    "storybook": Size(*NIREWARD_SIZES["storybook"], batch=32, calls=2),
+    "storybook": Size(_STORYBOOK[0], replace(_STORYBOOK[1], aloud=0), batch=32, calls=2),
     "wide": Size(_WIDE, Room(side=112, tokens=256, max_subjects=2, critique=64), batch=8, calls=1),
 }
 

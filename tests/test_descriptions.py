@@ -25,13 +25,16 @@ def test_a_description_says_what_was_asked_for_where_nothing_is_wrong():
     ):
         facts = example.scene.facts
         assert comparison == "Everyone looks as in the portrait."
-        *people, place = re.split("; ", description.rstrip(".").lower())
+        portraits, picture = description.rstrip(".").lower().split(". in the picture: ")
+        *people, place = re.split("; ", picture)
         assert place == f"{LOCATIONS[facts.location]}, {STYLES[facts.style]}"
         assert len(people) == len(facts.characters)
-        for character in facts.characters:
+        for character, portrait in zip(facts.characters, portraits.split("; "), strict=True):
             has = character.attributes
             seen = (f"{has['coat']} coat", f"a {has['hat_colour']} {has['hat']}", f"{has['trousers']} trousers")
             assert any(all(each in person for each in seen) for person in people)
+            assert portrait.startswith(f"{character.name.lower()}: {has['skin']} skin")
+            assert all(each in portrait for each in seen)
 
 
 def test_the_left_one_comes_first():
@@ -41,7 +44,7 @@ def test_the_left_one_comes_first():
     ):
         for place, who in enumerate(np.argsort(places)):
             skin = example.scene.facts.characters[who].attributes["skin"]
-            assert description.lower().split("; ")[place].startswith(f"{skin} skin")
+            assert description.split("picture: ")[1].split("; ")[place].startswith(f"{skin} skin")
 
 
 def test_a_comparison_says_what_the_oracle_finds(raw):

@@ -19,7 +19,7 @@ from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.losses.language import token_cross_entropy
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
 from narrative_jax.models.checkpoints import save_weights
-from narrative_jax.models.critic import Critic
+from narrative_jax.models.critic import Critic, Texts
 from narrative_jax.models.network import abstract, below
 from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
@@ -73,7 +73,8 @@ def judged(reward):
 
     def judge(params, pictures, context, texts):
         critic = reward.network.bind(params)
-        return critic.judge(reward.ask(critic, reward.fit(pictures, context), context), texts)
+        asked = critic.ask(reward.show(critic, reward.fit(pictures, context), context), reward.prompts.questions)
+        return critic.judge(asked, texts, asked)
 
     return partial(jax.jit(judge), reward.params)
 
@@ -189,6 +190,64 @@ def test_each_token_that_it_writes_is_the_likeliest_of_the_text_so_far(reward, j
     found = judged(pictures, context, texts)
     mask = np.asarray(texts.mask)
     np.testing.assert_array_equal(np.asarray(found.logits.argmax(-1))[mask], np.asarray(texts.tokens)[mask])
+
+
+@pytest.fixture(scope="module")
+def aloud(reward):
+    """One that first says aloud what it sees."""
+    return replace(reward, prompts=replace(reward.prompts, room=replace(ROOM, aloud=20)))
+
+
+@pytest.mark.slow
+def test_what_it_says_aloud_it_criticises_behind(aloud, reward, pictures, scenes):
+    """Read in one go, what is shown, asked and said, in turn, ends in the same score; what is said is its own."""
+    context = aloud.encode(scenes[:1])
+    fitted = aloud.fit(pictures[:1], context)
+    words, scores = jax.jit(aloud.criticise)(aloud.params, fitted, context)
+    critic, prompts = aloud.network.bind(aloud.params), aloud.prompts
+    shown = aloud.show(critic, fitted, context)
+    opening = critic.ask(shown, prompts.opening)
+    said = critic.write(opening, length=20, end=prompts.tokenizer.end, pad=prompts.tokenizer.pad)
+    said = said.tokens[0, : said.lengths[0]]
+    assert len(said) > 1
+    for place, score in enumerate(scores[0]):
+        question = prompts.next_questions.tokens[place][prompts.next_questions.mask[place]]
+        text = np.concatenate([prompts.opening.tokens[0], said, question, words.tokens[0, place][words.mask[0, place]]])
+        at_once = critic.ask(shown, Texts(text[None], np.ones((1, len(text)), bool)))
+        assert float(critic.score(at_once.last, 1)[0, 0]) == pytest.approx(float(score), abs=1e-4)
+    assert abs(scores - jax.jit(reward.criticise)(reward.params, fitted, context)[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_without_a_critique_nothing_is_said_aloud_either(aloud, reward, score, pictures, scenes):
+    context, none = reward.encode(scenes), critiques(reward, *[[""] * 3] * 2)
+    found = jax.jit(aloud.score)(aloud.params, pictures, context, none)
+    np.testing.assert_allclose(found, score(pictures, context, none), atol=1e-5)
+    behind = jax.jit(aloud.score)(aloud.params, pictures, context, critiques(reward, SAID, SAID))
+    assert abs(behind - score(pictures, context, critiques(reward, SAID, SAID))).min() > 1e-4
+    with pytest.raises(InputError, match="nothing is said aloud in it"):
+        reward.prompts.aloud(["Ann."])
+
+
+@pytest.mark.slow
+def test_what_is_said_aloud_is_learned_word_by_word(aloud, reward, pictures, scenes):
+    """Behind it critiques and preferences; what learns no words reads none."""
+    given, said = batch(reward, pictures, scenes, np.ones((2, 3))), ("Ann has a red hat.", "Ben.")
+    given |= {"first_aloud": aloud.prompts.aloud(said), "second_aloud": aloud.prompts.aloud(said[::-1])}
+    found, silent = loss_of(aloud, given), loss_of(reward, given)
+    logits = []
+    for side in ("first", "second"):
+        critic, context = aloud.network.bind(aloud.params), given["context"]
+        opening = critic.ask(aloud.show(critic, given[side], context), aloud.prompts.opening)
+        texts = Texts(*given[f"{side}_aloud"])
+        logits.append(token_cross_entropy(critic.answer(opening, texts).logits, *texts).sum())
+    assert float(found.metrics["described"]) == pytest.approx(float(sum(logits)) / 2, rel=1e-4)
+    told = {name: float(value) for name, value in found.metrics.items()}
+    assert float(found.sum) == pytest.approx(told["critique"] + told["described"] + told["ranking"], rel=1e-4)
+    assert told["critique"] != pytest.approx(float(silent.metrics["critique"]), rel=1e-3)
+    assert float(silent.metrics["described"]) == 0
+    plain = [loss_of(each, given, critique=0.0, without_critique=1.0) for each in (aloud, reward)]
+    assert float(plain[0].sum) == pytest.approx(float(plain[1].sum), rel=1e-6)
 
 
 def test_a_row_does_not_depend_on_those_beside_it(reward, score, pictures, scenes):

@@ -38,9 +38,15 @@ class CritiqueModelling(Algorithm):
         if not 0 <= self.without_critique <= 1:
             raise InputError(f"without_critique {self.without_critique!r}", "it is a share", "give one from 0 to 1")
 
+    @property
+    def _plain(self):
+        """Whether nothing is learned of words: none are written then, and no score is read behind any."""
+        return not self.critique and self.without_critique == 1
+
     def loss(self, models, batch, key) -> Loss:
-        """`batch`: first and second f32[b, h, w, 3], of each the critiques, Texts [b, k, m], the scenes' context, and
-        `better` f32[b, k]: 1 where the first picture is, -1 the second, 0 for a tie, NaN where nobody said.
+        """`batch`: first and second f32[b, h, w, 3], of each the critiques, Texts [b, k, m], and where that is said
+        aloud what it shows, Texts [b, 1, n]; the scenes' context, and `better` f32[b, k]: 1 where the first picture
+        is, -1 the second, 0 for a tie, NaN where nobody said.
         """
         reward, params = models.policy
         critic = reward.network.bind(params)
@@ -49,38 +55,56 @@ class CritiqueModelling(Algorithm):
             jax.tree.map(lambda *parts: jnp.concatenate(parts), *both)
             for both in ((batch["context"],) * 2, (batch["first_critiques"], batch["second_critiques"]))
         )
-        found = critic.judge(reward.ask(critic, reward.fit(pictures, twice), twice), Texts(*critiques))
+        shown, prompts = reward.show(critic, reward.fit(pictures, twice), twice), reward.prompts
+        asked = at_once = critic.ask(shown, prompts.questions)
+        described = jnp.zeros(len(pictures))
+        if prompts.room.aloud and not self._plain:
+            opening = critic.ask(shown, prompts.opening)
+            said = Texts(*(jnp.concatenate(x) for x in zip(batch["first_aloud"], batch["second_aloud"], strict=True)))
+            answered = critic.answer(opening, said)
+            described = token_cross_entropy(answered.logits, *said)[:, 0]
+            asked = critic.ask(answered.cache, prompts.next_questions)
+        found = critic.judge(asked, Texts(*critiques), at_once)
         words = token_cross_entropy(found.logits, *critiques)
         said = ~jnp.isnan(batch["better"])
         better = jnp.where(said, batch["better"], 0)  # a NaN that is left out would come back in the gradient
         share = self.without_critique
         ranked = (1 - share) * _ranking(found.after, better) + share * _ranking(found.before, better)
         ranked = jnp.where(said, ranked, 0).sum(1) / jnp.maximum(said.sum(1), 1)
-        critique = sum(jnp.split(words.mean(1), 2)) / 2
+        critique, described = (sum(jnp.split(each, 2)) / 2 for each in (words.mean(1), described))
         right = {"with": found.after, "without": found.before}
         accuracies = {f"accuracy_{name}_critique": _accuracy(scores, better) for name, scores in right.items()}
-        loss = self.critique * critique + self.gamma * ranked
-        metrics = {"critique": critique.sum(), "ranking": ranked.sum(), **accuracies}
+        loss = self.critique * (critique + described) + self.gamma * ranked
+        metrics = {"critique": critique.sum(), "described": described.sum(), "ranking": ranked.sum(), **accuracies}
         return Loss(loss.sum(), jnp.float32(len(loss)), metrics)
 
 
 @dataclass(frozen=True)
 class Describing(Algorithm):
-    """Pictures are described, and compared with the portraits, word by word: a backbone that sees."""
+    """Portraits and pictures are described, and then compared, word by word: a backbone that sees."""
 
     batch: ClassVar[str] = "descriptions"
 
     def loss(self, models, batch, key) -> Loss:
-        """`batch`: pictures f32[b, h, w, 3], the scenes' context, and `answers`, Texts [b, 2, m]."""
+        """`batch`: pictures f32[b, h, w, 3], the scenes' context, `aloud` and `comparison`, Texts [b, 1, m]."""
         reward, params = models.policy
-        critic, context, answers = reward.network.bind(params), batch["context"], Texts(*batch["answers"])
-        fitted = reward.fit(batch["pictures"], context)
-        asked = reward.ask(critic, fitted, context, reward.prompts.first_questions)
-        found = critic.judge(asked, answers)
-        words = token_cross_entropy(found.logits, *answers)
-        told = (found.logits.argmax(-1) == answers.tokens) & answers.mask
-        right = told.sum((1, 2)) / answers.mask.sum((1, 2))
-        return summed(words.mean(1), description=words[:, 0], comparison=words[:, 1], tokens_right=right)
+        critic, context, prompts = reward.network.bind(params), batch["context"], reward.prompts
+        shown = reward.show(critic, reward.fit(batch["pictures"], context), context)
+        texts = [Texts(*batch[name]) for name in ("aloud", "comparison")]
+        described = critic.answer(critic.ask(shown, prompts.opening), texts[0])
+        compared = critic.answer(critic.ask(described.cache, prompts.comparing), texts[1])
+        losses, right = [], []
+        for found, text in zip((described, compared), texts, strict=True):
+            losses.append(token_cross_entropy(found.logits, *text)[:, 0])
+            told = (found.logits.argmax(-1) == text.tokens) & text.mask
+            right.append(told.sum((1, 2)) / text.mask.sum((1, 2)))
+        metrics = {
+            "description": losses[0],
+            "comparison": losses[1],
+            "description_right": right[0],
+            "comparison_right": right[1],
+        }
+        return summed(sum(losses) / 2, **metrics)
 
 
 def _ranking(scores, better):

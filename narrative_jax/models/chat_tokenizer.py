@@ -23,6 +23,11 @@ def question(text: str) -> str:
     return f"{said}<|im_start|>assistant\n"
 
 
+def next_question(text: str) -> str:
+    """What is asked after an answer, as `question` does."""
+    return f"\n<|im_start|>user\n{text}{END_TOKEN}\n<|im_start|>assistant\n"
+
+
 class ChatTokenizer:
     """Texts as tokens and back. `picture` stands for a picture, `end` closes an answer, `pad` fills a row."""
 

@@ -1,6 +1,7 @@
 """A vision-language model that criticises: its head of words writes, a second head gives what was written a number."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -29,6 +30,16 @@ class Asked(NamedTuple):
     cache: Cache
 
 
+class Answered(NamedTuple):
+    """Answers to questions: the hidden states f32[b · k, width] that they end in, what is expected in the places of
+    their tokens, f32[b, k, m, vocabulary], and what was read with them.
+    """
+
+    last: jax.Array
+    logits: jax.Array
+    cache: Cache
+
+
 class Judged(NamedTuple):
     """Scores f32[b, k] before any critique and after it, and what is expected in the places of its tokens,
     f32[b, k, m, vocabulary].
@@ -40,8 +51,12 @@ class Judged(NamedTuple):
 
 
 @cache
-def structure(config: VlmConfig) -> tuple[Network, Mapping[str, jax.ShapeDtypeStruct]]:
-    """The network and the shapes of its weights: many entries of a run ask, and tracing takes a moment."""
+def structure(config: VlmConfig, kept: str = "") -> tuple[Network, Mapping[str, jax.ShapeDtypeStruct]]:
+    """The network and the shapes of its weights: many entries of a run ask, and tracing takes a moment.
+
+    `kept` stands for what the config says that blocks keep for the gradient.
+    """
+    config = replace(config, kept=kept) if kept else config
     return abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
 
 
@@ -67,23 +82,34 @@ class Critic(nnx.Module):
         # Differences of scores alone mean anything: a bias would not be learned.
         self.reward = Linear(config.width, 1, axes=("embed", None), bias=False, rngs=rngs)
 
-    def ask(self, inputs: VlmInputs, questions: Texts) -> Asked:
-        """Read what is shown, and then each of the questions [k, n] to it."""
-        _, cache = self.vlm.read(inputs)
-        rows, count = len(inputs.tokens), len(questions.tokens)
+    def show(self, inputs: VlmInputs) -> Cache:
+        """Read what is shown."""
+        return self.vlm.read(inputs)[1]
+
+    def ask(self, read: Cache, questions: Texts) -> Asked:
+        """Read each of the questions [k, n] to what was read, side by side."""
+        rows, count = len(read.there), len(questions.tokens)
         tokens, mask = (jnp.tile(part, (rows, 1)) for part in questions)
-        hidden, cache = self.vlm.read_on(tokens, mask, cache.branched(count))
+        hidden, cache = self.vlm.read_on(tokens, mask, read.branched(count))
         return Asked(last_of(hidden, mask), cache)
 
-    def judge(self, asked: Asked, critiques: Texts) -> Judged:
-        """Scores before and after critiques [b, k, m], and what is expected in their tokens' places."""
-        tokens, mask = (part.reshape(-1, part.shape[-1]) for part in critiques)
-        hidden, _, _ = self.vlm.step(tokens, mask, asked.cache)
-        ends = jnp.where(mask.any(1, keepdims=True), last_of(hidden, mask), asked.last)
+    def answer(self, asked: Asked, answers: Texts) -> Answered:
+        """What comes of answers [b, k, m] to questions."""
+        tokens, mask = (part.reshape(-1, part.shape[-1]) for part in answers)
+        hidden, found, position = self.vlm.step(tokens, mask, asked.cache)
         before_each = jnp.concatenate([asked.last[:, None], hidden[:, :-1]], axis=1)
-        shape = critiques.tokens.shape
-        logits = self.vlm.logits(before_each)
-        return Judged(self.score(asked.last, shape[1]), self.score(ends, shape[1]), logits.reshape(*shape, -1))
+        logits = self.vlm.logits(before_each).reshape(*answers.tokens.shape, -1)
+        return Answered(last_of(hidden, mask), logits, asked.cache.longer(*found, mask, position))
+
+    def judge(self, asked: Asked, critiques: Texts, at_once: Asked) -> Judged:
+        """Scores before and after critiques [b, k, m], and what is expected in their tokens' places.
+
+        Before any, and of an empty one, a score is read where the same questions were asked `at_once`.
+        """
+        found, count = self.answer(asked, critiques), critiques.tokens.shape[1]
+        there = critiques.mask.reshape(-1, critiques.mask.shape[-1]).any(1, keepdims=True)
+        ends = jnp.where(there, found.last, at_once.last)
+        return Judged(self.score(at_once.last, count), self.score(ends, count), found.logits)
 
     def score(self, hidden: jax.Array, count: int) -> jax.Array:
         """Scores f32[b, k] of hidden states f32[b · k, width] after each of `count` questions."""

@@ -13,7 +13,7 @@ from narrative_jax.core.mesh import check_divided, devices_of_batch, make_mesh
 from narrative_jax.planning import words
 from narrative_jax.planning.programs import sampler_program, scoring_program, train_program
 from narrative_jax.planning.report import compiled, remedies
-from narrative_jax.planning.rewards import REWARD, reward_entries
+from narrative_jax.planning.rewards import reward_entries
 from narrative_jax.planning.search import search
 from narrative_jax.planning.topologies import chip_of, devices_of
 from narrative_jax.runs.directory import Context
@@ -94,7 +94,7 @@ def _program(name, contexts, mesh, chip, pairs):
     program = programs.get(name, train_program)(context, mesh)
     report = compiled(program, mesh.size, chip)
     if not report.fits:
-        generates = trains and context.entry.get("trains", "") != REWARD
+        generates = name in train_entries(context.config)
         what = remedies(report, devices_of_batch(mesh), preset_of(context).kept if generates else "")
         print(words.misfit(report, what), flush=True)
     records = (pairs or program.rows * program.runs) if trains else None

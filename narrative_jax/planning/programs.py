@@ -12,18 +12,11 @@ from narrative_jax.core.mesh import batch_sharding, check_batch, traced_on, weig
 from narrative_jax.core.options import parse
 from narrative_jax.generators.sampling import Drawer
 from narrative_jax.planning.flops import Flops, flops, live
-from narrative_jax.planning.rewards import (
-    REWARD,
-    abstract_reward_trainee,
-    annotation_shapes,
-    picture_shapes,
-    scene_shapes,
-)
+from narrative_jax.planning.rewards import REWARD, planned_reward, scored_with
 from narrative_jax.planning.trainee import abstract_trainee
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
 from narrative_jax.runs.generator import preset_of, sampling_of
-from narrative_jax.runs.rewards import BATCH_SIZE, trainable_reward
 from narrative_jax.trainees.encoding import batch_shapes
 from narrative_jax.training.step import gradients, make_step, new_state
 
@@ -97,8 +90,7 @@ def _planned(context, algorithm, kept):
     """What is trained, and the shapes of a batch."""
     rows = options_of(context).batch_size
     if context.entry.get("trains", "") == REWARD:
-        trainee = abstract_reward_trainee(context, kept)
-        return trainee, annotation_shapes(trainee.policy, algorithm, rows)
+        return planned_reward(context, algorithm, kept, rows)
     preset = preset_of(context)
     trainee = abstract_trainee(context, preset.keeping(kept) if kept else preset, algorithm)
     return trainee, batch_shapes(algorithm.batch, trainee.base, rows, trainee.reward)
@@ -109,24 +101,15 @@ def scoring_program(context: Context, mesh: Mesh) -> Program:
 
     As many pictures as the first entry that scores with it takes. Raises InputError.
     """
-    reward, shapes = trainable_reward(context).abstract()
-    sizes = [section.get("batch_size", None) for section in map(context.config.get, context.config.stages)
-             if section.stage == "score" and section.get("reward_from", "") == context.name]  # fmt: skip
-    rows, batch = next(filter(None, sizes), BATCH_SIZE), batch_sharding(mesh)
+    reward, shapes, rows, pictures, asked = scored_with(context)
     check_batch(f"batch_size of what scores with {context.name}", rows, mesh)
-    context_shapes, pictures = scene_shapes(reward, rows), picture_shapes(reward, rows)
-    fitted = jax.eval_shape(reward.fit, pictures, context_shapes)
 
     def run(params, fitted, asked):
         with traced_on(mesh):
             return reward.criticise(params, fitted, asked)
 
-    spread = lambda leaf: _spread(leaf, batch)  # noqa: E731
-    arguments = (
-        _spread_weights(shapes, reward.axes, mesh),
-        jax.tree.map(spread, fitted),
-        jax.tree.map(spread, context_shapes),
-    )
+    given = jax.tree.map(lambda leaf: _spread(leaf, batch_sharding(mesh)), (pictures, asked))
+    arguments = (_spread_weights(shapes, reward.axes, mesh), *given)
     return Program("scoring", "pictures", rows, 1, jax.jit(run), arguments)
 
 

@@ -11,10 +11,11 @@ from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.options import names_of, parse
 from narrative_jax.core.records import Scene, Subject
+from narrative_jax.core.types import Params
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
-from narrative_jax.runs.rewards import trainable_reward
+from narrative_jax.runs.rewards import BATCH_SIZE, trainable_reward
 from narrative_jax.trainees.reward import RewardTrainee
 
 REWARD = "reward"  # what such an entry trains
@@ -25,6 +26,25 @@ def reward_entries(config: Mapping[str, Any]) -> list[str]:
     """The entries that train a reward on critiques, in order."""
     trained = [name for name in config["stages"] if config[name].get("trains", "") == REWARD]
     return [name for name in trained if config[name]["algorithm"] == "critique"]
+
+
+def planned_reward(
+    context: Context, algorithm: Algorithm, kept: str, rows: int
+) -> tuple[RewardTrainee, dict[str, Any]]:
+    """What the context's entry trains, and the shapes of a batch of so many annotated pairs. Raises InputError."""
+    trainee = abstract_reward_trainee(context, kept)
+    return trainee, annotation_shapes(trainee.policy, algorithm, rows)
+
+
+def scored_with(context: Context) -> tuple[PureReward, Params, int, Any, Any]:
+    """What the context's entry trains, without its adapter, the shapes of its weights, how many pictures the first
+    entry that scores with it takes at once, and the shapes of these and of their scenes.
+    """
+    reward, shapes = trainable_reward(context).abstract()
+    sections = [context.config[name] for name in context.config.stages]
+    sizes = [each.get("batch_size", None) for each in sections if each.get("reward_from", "") == context.name]
+    rows = next(filter(None, sizes), BATCH_SIZE)
+    return reward, shapes, rows, _pictures(reward, rows), _scenes(reward, rows)
 
 
 def abstract_reward_trainee(context: Context, kept: str = "") -> RewardTrainee:
@@ -59,23 +79,27 @@ def annotation_shapes(reward: PureReward, algorithm: Algorithm, rows: int) -> di
     if algorithm.batch != _BATCH:
         rule = f"the step that learns from {_BATCH} is planned"
         raise InputError(f"a step that learns from {algorithm.batch}", rule, "name another entry in --only")
-    context = scene_shapes(reward, rows)
+    context = _scenes(reward, rows)
     critiques = _shaped(reward.prompts.texts([[""] * len(reward.aspects)]), rows)
     better = jax.ShapeDtypeStruct((rows, len(reward.aspects)), np.float32)
-    sides = {side: picture_shapes(reward, rows) for side in ("first", "second")}
-    return {**sides, "context": context, "better": better, **{f"{side}_critiques": critiques for side in sides}}
+    sides = ("first", "second")
+    batch = {"context": context, "better": better} | dict.fromkeys(sides, _pictures(reward, rows))
+    batch |= {f"{side}_critiques": critiques for side in sides}
+    if reward.prompts.room.aloud:
+        batch |= {f"{side}_aloud": _shaped(reward.prompts.aloud([""]), rows) for side in sides}
+    return batch
 
 
-def scene_shapes(reward: PureReward, rows: int) -> Any:
-    """Of the context of so many scenes."""
+def _scenes(reward, rows):
+    """Shapes of the context of so many scenes."""
     room = reward.prompts.room
     photo = np.zeros((1, room.side, room.side, 3), np.uint8)
     blank = Scene("", "", (Subject("", "", photo),) * room.max_subjects, "")
     return _shaped(reward.encode([blank]), rows)
 
 
-def picture_shapes(reward: PureReward, rows: int) -> jax.ShapeDtypeStruct:
-    """Of so many pictures as they are fitted."""
+def _pictures(reward, rows):
+    """Shapes of so many pictures as they are fitted."""
     side = reward.prompts.room.side
     return jax.ShapeDtypeStruct((rows, side, side, 3), np.float32)
 

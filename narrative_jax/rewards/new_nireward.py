@@ -1,10 +1,9 @@
 """NIReward while it is trained."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from narrative_jax.core.errors import InputError, check_name
@@ -28,7 +27,6 @@ from narrative_jax.rewards.nireward_files import (
     prompts_by,
     save_nireward,
 )
-from narrative_jax.rewards.nireward_prompts import INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 
@@ -70,13 +68,13 @@ class NewNIReward:
         reward = NIReward(self.size, prompts, network, read)
         return reward, lambda: reward.params
 
-    def abstract(self, kept: str = "") -> tuple[NIReward, Mapping[str, jax.ShapeDtypeStruct]]:
+    def abstract(self, kept: str = "") -> tuple[NIReward, Params]:
         """The reward and the shapes of its weights, for a step that is planned, without its files: questions are as
         long as the tokeniser that ships has them. `kept` stands for what the size says of blocks.
         """
         config, room = NIREWARD_SIZES[self.size]
-        network, shapes = structure(replace(config, kept=kept) if kept else config)
-        prompts = prompts_by(BACKBONE / TOKENIZER, config, room, self.instructions or INSTRUCTIONS)
+        network, shapes = structure(config, kept)
+        prompts = prompts_by(BACKBONE / TOKENIZER, config, room, self.instructions or instructions_of(BACKBONE))
         return NIReward(self.size, prompts, network, lambda: shapes), shapes
 
     def trains(self, name: str) -> bool:

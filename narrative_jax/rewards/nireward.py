@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.models.critic import Asked, Critic, Texts
+from narrative_jax.models.critic import Critic, Texts
 from narrative_jax.models.network import Network
 from narrative_jax.models.preprocessing import CLIP, normalise
-from narrative_jax.models.vlm import VlmInputs
+from narrative_jax.models.vlm import Cache, VlmInputs
 from narrative_jax.models.vlm_inputs import as_patches
 from narrative_jax.rewards.adapted import CarriesAdapters
 from narrative_jax.rewards.base import FitsAndJudges, size_name
@@ -25,8 +25,10 @@ from narrative_jax.rewards.regions import fit
 class NIReward(CarriesAdapters, FitsAndJudges):
     """Writes a critique of each aspect, then gives it a number; only differences of these mean anything.
 
-    Scores are those of its own critiques unless others are given. Their gradient is that with the critiques' words held
-    fixed. `read` gives the weights, once they are needed.
+    Where its size has room for that, it first says aloud what portraits and picture show, in its own words, and
+    criticises behind them. Scores are those of its own critiques unless others are given; one without a critique is
+    read where nothing was said. Their gradient is that with all words held fixed. `read` gives the weights, once they
+    are needed.
     """
 
     differentiable: ClassVar[bool] = True
@@ -74,7 +76,8 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         if critiques is None:
             return self.criticise(params, fitted, context)[1]
         critic = self.network.bind(params)
-        return critic.judge(self.ask(critic, fitted, context), critiques).after
+        asked, at_once = self._asked(params, self.show(critic, fitted, context))
+        return critic.judge(asked, critiques, at_once).after
 
     def criticise(
         self, params: Params, fitted: jax.Array, context: Shown, keys: jax.Array | None = None
@@ -86,21 +89,32 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
         critic = self.network.bind(params)
-        asked = self.ask(critic, fitted, context)  # once, for critiques and for their scores
-        critiques = self._written(*jax.lax.stop_gradient((params, asked)), keys)
-        return critiques, critic.judge(asked, critiques).after
+        asked, at_once = self._asked(params, self.show(critic, fitted, context))  # once, to write and to score
+        critiques = self._written(params, asked, self.prompts.room.critique, len(self.aspects), keys)
+        return critiques, critic.judge(asked, critiques, at_once).after
 
-    def _written(self, params, asked, keys):
-        critic, tokenizer, length = self.network.bind(params), self.prompts.tokenizer, self.prompts.room.critique
+    def _asked(self, params, shown):
+        """The aspects' questions behind what is said aloud, and at once."""
+        critic, room = self.network.bind(params), self.prompts.room
+        at_once = critic.ask(shown, self.prompts.questions)
+        if not room.aloud:
+            return at_once, at_once
+        opening = critic.ask(shown, self.prompts.opening)
+        said = self._written(params, opening, room.aloud, 1)
+        return critic.ask(critic.answer(opening, said).cache, self.prompts.next_questions), at_once
+
+    def _written(self, params, asked, length, count, keys=None):
+        params, asked = jax.lax.stop_gradient((params, asked))
+        critic, tokenizer = self.network.bind(params), self.prompts.tokenizer
         found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
         mask = jnp.arange(length) < found.lengths[:, None]
-        return Texts(*(part.reshape(-1, len(self.aspects), length) for part in (found.tokens, mask)))
+        return Texts(*(part.reshape(-1, count, length) for part in (found.tokens, mask)))
 
-    def ask(self, critic: Critic, fitted: jax.Array, context: Shown, questions: Texts | None = None) -> Asked:
-        """What the network has read of pictures when it begins to answer, the aspects' questions or others."""
+    def show(self, critic: Critic, fitted: jax.Array, context: Shown) -> Cache:
+        """What the network has read of scenes and pictures before it is asked anything."""
         seen = as_patches(normalise(fitted, CLIP), self.prompts.tower)
 
         patches = jnp.asarray(context.inputs.patches)
         here = jnp.arange(patches.shape[1]) == context.place[:, None]
         patches = jnp.where(here[..., None, None], seen[:, None], patches)
-        return critic.ask(VlmInputs(*context.inputs)._replace(patches=patches), questions or self.prompts.questions)
+        return critic.show(VlmInputs(*context.inputs)._replace(patches=patches))

@@ -10,7 +10,7 @@ import numpy as np
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.records import Scene
-from narrative_jax.models.chat_tokenizer import PICTURE, ChatTokenizer, question
+from narrative_jax.models.chat_tokenizer import PICTURE, ChatTokenizer, next_question, question
 from narrative_jax.models.critic import Texts
 from narrative_jax.models.vlm import VlmInputs
 from narrative_jax.models.vlm_inputs import Interleaved, Picture, collate, read_picture
@@ -23,20 +23,23 @@ INSTRUCTIONS = {
     "identity_consistency": "Identity consistency: does everyone look as in the portrait?",
     "visual_quality": "Visual quality: is the picture clean, complete and well composed?",
 }
-# What a network learns to see by: what a picture shows, and how it differs from the portraits.
-DESCRIBE = ("Describe the picture, from left to right.", "Compare everyone with the portrait.")
+# What a network learns to see by, and before it criticises says aloud: what portraits and picture show; and how these
+# differ, which it cannot tell of what it has not put into words.
+DESCRIBE = "Describe everyone's portrait, and then the picture from left to right."
+COMPARE = "Compare everyone with the portrait."
 
 
 @dataclass(frozen=True)
 class Room:
-    """How much is read and written: squares of `side` pixels for pictures, tokens for all that is shown, subjects, and
-    tokens of a critique.
+    """How much is read and written: squares of `side` pixels for pictures, tokens for all that is shown, subjects,
+    tokens of a critique, and of what is said `aloud` before it, 0 where nothing is.
     """
 
     side: int
     tokens: int
     max_subjects: int
     critique: int
+    aloud: int = 0
 
 
 def check_instructions(instructions: Mapping[str, str]) -> None:
@@ -86,16 +89,26 @@ class Prompts:
 
     @cached_property
     def questions(self) -> Texts:
-        """The aspects' [k, n]."""
-        return self._asked(list(self.instructions.values()))
+        """The aspects' [k, n], where nothing was asked before."""
+        return self._asked([each + self._around[1] for each in self.instructions.values()])
 
     @cached_property
-    def first_questions(self) -> Texts:
-        """Those of `DESCRIBE`, [2, n]."""
-        return self._asked(DESCRIBE)
+    def next_questions(self) -> Texts:
+        """The aspects' [k, n], after what was said aloud."""
+        return self._asked(map(next_question, self.instructions.values()))
 
-    def _asked(self, instructions):
-        tokens = [self.tokenizer.encode(each + self._around[1]) for each in instructions]
+    @cached_property
+    def opening(self) -> Texts:
+        """`DESCRIBE`, [1, n]."""
+        return self._asked([DESCRIBE + self._around[1]])
+
+    @cached_property
+    def comparing(self) -> Texts:
+        """`COMPARE`, [1, n], after what was said aloud."""
+        return self._asked([next_question(COMPARE)])
+
+    def _asked(self, questions):
+        tokens = list(map(self.tokenizer.encode, questions))
         return Texts(*(part[0] for part in _padded([tokens], max(map(len, tokens)), self.tokenizer.pad)))
 
     def texts(self, critiques: Sequence[Sequence[str]]) -> Texts:
@@ -103,8 +116,18 @@ class Prompts:
 
         An empty one is none; one that is longer than there is room for is cut off, as the network's own are.
         """
-        tokens = [[self._closed(each) for each in of_picture] for of_picture in critiques]
-        return _padded(tokens, self.room.critique, self.tokenizer.pad)
+        return self._answers(critiques, self.room.critique)
+
+    def aloud(self, described: Sequence[str]) -> Texts:
+        """What is said aloud of each picture, as tokens [b, 1, m]. Raises InputError where there is no room for it."""
+        if not self.room.aloud:
+            given, rule = f"a room of {self.room}", "nothing is said aloud in it"
+            raise InputError(given, rule, "take another size of NIReward, e.g. 'storybook'")
+        return self._answers([[each] for each in described], self.room.aloud)
+
+    def _answers(self, texts, room):
+        tokens = [[self._closed(each, room) for each in of_picture] for of_picture in texts]
+        return _padded(tokens, room, self.tokenizer.pad)
 
     def words(self, critiques: Texts) -> list[list[str]]:
         """Critiques [b, k, m] as texts."""
@@ -114,10 +137,10 @@ class Prompts:
             for of_picture in zip(tokens, mask, strict=True)
         ]
 
-    def _closed(self, critique):
+    def _closed(self, answer, room):
         """Its tokens, the end's too; none of an empty one."""
-        tokens = [*self.tokenizer.encode(critique), self.tokenizer.end] if critique else []
-        return tokens[: self.room.critique]
+        tokens = [*self.tokenizer.encode(answer), self.tokenizer.end] if answer else []
+        return tokens[:room]
 
     def _interleaved(self, scene):
         """Subjects with their names, what is asked for, and a place for the picture."""
@@ -137,7 +160,7 @@ class Prompts:
 
     @cached_property
     def _around(self):
-        """What is said before all questions, and after each."""
+        """What is said before the first question, and after it."""
         before, after = question(_MARK).split(_MARK)
         return before, after
 

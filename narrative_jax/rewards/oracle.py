@@ -95,7 +95,7 @@ def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
 
 
 def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[tuple[str, str]]:
-    """What each picture u8[b, 40, 40, 3] shows and how it differs from its scene's portraits, in words.
+    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, and how they differ, in words.
 
     Raises InputError for a scene without facts.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
-from narrative_jax.storybook.descriptions import comparison, description
+from narrative_jax.storybook.descriptions import aloud, comparison, description
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.wear import blurred, noisy
@@ -117,11 +117,14 @@ class TrainingSet:
         return found
 
     def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """What each target shows, and how it differs from the portraits, in words."""
+        """What portraits and target show of each, and how they differ, in words."""
         indices = [self._check(index) for index in indices]
         all_facts, true = drawings(self.split, indices, self.seed, self.world)
         shown = self._drawing(indices)
-        return [(description(shown, row), comparison(facts, true, shown, row)) for row, facts in enumerate(all_facts)]
+        return [
+            (aloud(facts, description(shown, row)), comparison(facts, true, shown, row))
+            for row, facts in enumerate(all_facts)
+        ]
 
     def _drawing(self, indices):
         """What the targets show, flaws and all."""

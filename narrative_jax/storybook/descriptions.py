@@ -1,4 +1,4 @@
-"""What a picture shows, in words: known from what it was drawn from, or as the oracle sees it."""
+"""What portraits and a picture show, in words: known from what it was drawn from, or as the oracle sees it."""
 
 from collections.abc import Sequence
 
@@ -32,6 +32,12 @@ def description(drawing: Drawing, row: int) -> str:
     return _sentence([*people, f"{place}, {style}"])
 
 
+def aloud(facts: Facts, described: str) -> str:
+    """What the portraits of a scene show, by names, and then the `description` of a picture."""
+    portraits = "; ".join(f"{each.name}: {_worn(each.attributes)}" for each in facts.characters)
+    return f"{portraits}. In the picture: {described[0].lower()}{described[1:]}"
+
+
 def comparison(facts: Facts, true: Drawing, shown: Drawing, row: int) -> str:
     """How those whom a picture shows differ from their portraits; `true` is the drawing that a scene asks for."""
     faults = []
@@ -50,22 +56,25 @@ def comparison(facts: Facts, true: Drawing, shown: Drawing, row: int) -> str:
 
 
 def seen_descriptions(pictures: np.ndarray, all_facts: Sequence[Facts]) -> list[tuple[str, str]]:
-    """The same of pictures f32[b, 40, 40, 3] in [-1, 1] of scenes with these facts, as the oracle reads them.
+    """`aloud`, and the comparison, of pictures f32[b, 40, 40, 3] in [-1, 1] of scenes, as the oracle reads them.
 
     The differences are its findings on identity. Raises InputError.
     """
     seen = parse(pictures, WORLD.max_characters + 1)
     findings = compare(seen, all_facts).findings
     return [
-        (description(seen.drawing, row), critique("identity_consistency", found, facts))
+        (aloud(facts, description(seen.drawing, row)), critique("identity_consistency", found, facts))
         for row, (found, facts) in enumerate(zip(findings, all_facts, strict=True))
     ]
 
 
 def _person(codes, pose):
-    has = _values(codes)
+    return f"{_worn(_values(codes))}, {_DOING[pose]}"
+
+
+def _worn(has):
     hair, hat = f"{has['hair']} {has['hair_colour']} hair", f"a {has['hat_colour']} {has['hat']}"
-    return f"{has['skin']} skin, {hair}, {hat}, {has['coat']} coat, {has['trousers']} trousers, {_DOING[pose]}"
+    return f"{has['skin']} skin, {hair}, {hat}, {has['coat']} coat, {has['trousers']} trousers"
 
 
 def _values(codes):

@@ -1,6 +1,7 @@
 """What a reward learns from: preferences and annotations of two pictures, or descriptions of one."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.rewards.base import PureReward
+from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.runs.annotations import makes_annotations, open_annotated
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
@@ -83,9 +85,15 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
     """Both pictures of each pair that the entry's source annotated, their critiques, and which is better.
 
     Where `better` f32[b, aspects] is 1 the first one is, where it is -1 the second; 0 is a tie, NaN where nobody said.
+    What a reward says aloud of Storybook's pictures is what the oracle sees in them.
     Raises InputError.
     """
     pairs = open_annotated(context, context.entry.source, reward.aspects)
+
+    @cache  # a picture is in several pairs
+    def described(id):
+        picture = pairs.pictures.candidate(id)
+        return describe_images(picture.image[None], [pairs.pictures.scene(picture.scene_id)])[0][0]
 
     def make_batch(indices):
         ids = [pairs.ids[i] for i in indices]
@@ -94,6 +102,8 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
             candidates = [pairs.pictures.candidate(id) for id in of]
             batch[side] = _pictures(candidates, fitted)
             batch[f"{side}_critiques"] = reward.prompts.texts([pairs.said(id, reward.aspects) for id in of])
+            if reward.prompts.room.aloud:
+                batch[f"{side}_aloud"] = reward.prompts.aloud([described(id) for id in of])
         batch["context"] = reward.encode([pairs.pictures.scene(each.scene_id) for each in candidates])
         return [" and ".join(each) for each in ids], batch
 
@@ -101,14 +111,16 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
 
 
 def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """Pictures of a training set with their scenes, and answers to `nireward_prompts.DESCRIBE`."""
+    """Pictures of a training set with their scenes, what is said aloud of them, and how they and portraits differ."""
 
     def make_batch(indices):
         found = examples.batch(indices)
+        aloud, compared = zip(*examples.descriptions(indices), strict=True)
         batch = {
             "pictures": to_float(np.stack([fitted(example.target) for example in found])),
             "context": reward.encode([example.scene for example in found]),
-            "answers": reward.prompts.texts(examples.descriptions(indices)),
+            "aloud": reward.prompts.aloud(aloud),
+            "comparison": reward.prompts.texts([[each] for each in compared]),
         }
         return [example.scene.id for example in found], batch
 
