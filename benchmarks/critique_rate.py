@@ -7,8 +7,8 @@ then each aspect's question, a critique is written greedily, and the head reads 
 prompts are made by the same code. torch runs transformers' Qwen2-VL in inference mode: `generate` on each question with
 all that comes before it, as the library has it ("whole prompts"); and by hand, as ours does, what the questions share
 once, its keys and values repeated for each question ("shared"); attention is torch's fused kernel. Weights, random, are
-the same and never say that a critique ends: each has all the tokens there is room for, and nothing is said aloud before. Critiques that differ stop the
-benchmark, and scores that do. The sides then take turns, float32, all cores.
+the same and never say that a critique ends: each has all the tokens there is room for, and nothing is said aloud
+before. Critiques that differ stop the benchmark, and scores that do. The sides then take turns, float32, all cores.
 """
 
 import argparse
