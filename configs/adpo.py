@@ -2,17 +2,17 @@
 
     python -m narrative_jax.launch --config=configs/adpo.py
 
-Four candidates of each of 1,024 train scenes, criticised and scored by NIReward, read in deviations of pictures of 256
-other scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a) and SFT on the
-chosen pictures beside, judged by the oracle on 256 test scenes. The NIReward that ships learned from raters of other
-scenes, who see the oracle's findings (configs/nireward.py); none of them sees a picture of this run.
-`:raters` has three of them score the candidates themselves: privileged feedback. `:proxies` asks neither: CLIP's
-cosine, an identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them
-the head was trained on raters. `:controls` is `:raters` over three training seeds beside SFT on the chosen pictures at
-equal compute, DPO on shuffled labels, on pairs by presence alone, without SFT beside, and on as many pairs by each rule
-at one β, each compared with ADPO of its seed; best-of-4 by the raters and by presence, tuned guidance, and pictures
-that copy the portrait. `:recipes` trains in other ways on the same pairs, at the same compute, and has the oracle say
-on tune scenes how far each gets. `:flux` aligns FLUX.1-dev with two subjects by published rewards, on 64 chips: for
+Four candidates of each of 1,024 train scenes, scored by three raters, read in deviations of pictures of 256 other
+scenes, screened by dominance and rejection sampling, aligned by Diffusion-DPO with adaptive β(a) and SFT on the chosen
+pictures beside, judged by the oracle on 256 test scenes. Raters see the oracle's findings: feedback is privileged.
+`:nireward` asks no rater about these pictures: the NIReward that ships, which learned from raters of other scenes and
+the oracle's descriptions (configs/nireward.py), criticises and scores them. `:proxies` asks neither: CLIP's cosine, an
+identity encoder and an aesthetic head score one aspect each, as where only published rewards exist; of them the head
+was trained on raters. `:controls` adds the same over three training seeds beside SFT on the chosen pictures at equal
+compute, DPO on shuffled labels, on pairs by presence alone, without SFT beside, and on as many pairs by each rule at
+one β, each compared with ADPO of its seed; best-of-4 by the raters and by presence, tuned guidance, and pictures that
+copy the portrait. `:recipes` trains in other ways on the same pairs, at the same compute, and has the oracle say on
+tune scenes how far each gets. `:flux` aligns FLUX.1-dev with two subjects by published rewards, on 64 chips: for
 `python -m narrative_jax.plan`. `:tiny` is a smoke run.
 """
 
@@ -20,14 +20,13 @@ from ml_collections import ConfigDict
 
 from narrative_jax.core.errors import check_name
 
-VARIANTS = ("", "raters", "proxies", "controls", "recipes", "flux", "tiny")
+VARIANTS = ("", "nireward", "proxies", "controls", "recipes", "flux", "tiny")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe; with `--config.scenes=FILE.jsonl` on scenes of one's own, then without gold.
+    """The recipe; with `--config.scenes=FILE.jsonl` on scenes of one's own, then without raters and gold.
 
-    The reward "" is `nireward` for Storybook and, unless its weights are named, `picture_statistics` for scenes of
-    one's own; raters judge Storybook's alone.
+    The reward "" is `raters` for Storybook and `picture_statistics` for scenes of one's own.
     """
     check_name("variant", variant, VARIANTS)
     config = ConfigDict()
@@ -49,7 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.stages = ("reference", "calibrate", "generate", "score", "screen", "align", "evaluate")
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
     config.generate = {"stage": "generate", "split": "train", "scenes": 1024, "scene_seed": 1, "per_scene": 4}
-    rewards = {"": NIREWARD, "proxies": PROXIES, "flux": PROXIES}
+    rewards = {"nireward": NIREWARD, "proxies": PROXIES, "flux": PROXIES}
     config.score = {"stage": "score", "source": "generate", **rewards.get(variant, RATERS)}
     _calibrate(config)
     config.screen = {
@@ -104,8 +103,8 @@ def get_config(variant: str = "") -> ConfigDict:
 # Attention and MLP of both kinds of blocks; modulation stays as it is.
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
 
-NIREWARD = {"reward": "", "nireward": {"weights": ""}, "batch_size": 64}
-RATERS = {"reward": "raters", "raters": {"seeds": (0, 1, 2)}}
+RATERS = {"reward": "", "raters": {"seeds": (0, 1, 2)}}
+NIREWARD = {"reward": "nireward", "nireward": {"weights": ""}, "batch_size": 64}
 # Storybook's own small ones; for a real generator, published weights and their sizes.
 PROXIES = {
     "reward": "per_aspect",

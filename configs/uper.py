@@ -117,6 +117,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "per_scene": 2,
         "trained": ("refl", "sft"),
         "reward": "",
+        "raters": {"seeds": (0, 1, 2)},
         "compare": (("refl", "sft"),),
         "controls": ("copying",),
     }

@@ -17,9 +17,8 @@ from narrative_jax.runs.opening import opened
 from narrative_jax.runs.summary import at_work
 from narrative_jax.runs.tables import Tables
 
-# What "" means, for Storybook's scenes and for one's own, which the NIReward that ships has not learned to judge.
-PICTURE_STATISTICS = "picture_statistics"
-DEFAULTS = {"reward": ("nireward", PICTURE_STATISTICS), "on_no_pairs": ("stop", "skip")}
+# What "" means, for Storybook's scenes and for one's own, which no rater can judge.
+DEFAULTS = {"reward": ("raters", "picture_statistics"), "on_no_pairs": ("stop", "skip")}
 
 
 def default_tables() -> Tables:
@@ -66,7 +65,7 @@ def run(
 def completed(config: ConfigDict) -> ConfigDict:
     """The config with a name wherever it leaves the choice to its scenes ("", see DEFAULTS): config.json names it.
 
-    The section of the reward that was not chosen so means nothing, and is left out; weights named in it choose it.
+    The section of the reward that was not chosen so means nothing, and is left out.
     """
     config = ConfigDict(config.to_dict())
     own = bool(config.get("scenes", ""))
@@ -74,20 +73,13 @@ def completed(config: ConfigDict) -> ConfigDict:
     for section in (config, *judging):
         for key, choices in DEFAULTS.items():
             if section.get(key, None) == "":
-                given = section.get(choices[0], {}).get("weights", "")
-                _choose(section, key, *(choices[::-1] if own and not given else choices))
+                section[key] = choices[own]
+                if choices[not own] in section:
+                    del section[choices[not own]]
     if own:
         config.scenes = File(config.scenes)
         _calibrate_by_themselves(config)
     return config
-
-
-def _choose(section, key, chosen, other):
-    section[key] = chosen
-    if other in section:
-        del section[other]
-        if chosen == PICTURE_STATISTICS and "batch_size" in section:
-            del section["batch_size"]  # it was the other's, a network's
 
 
 def _calibrate_by_themselves(config):

@@ -146,7 +146,7 @@ def test_config(refuse, change, message):
 
 def test_variant(refuse):
     said = refuse(variant="tinny")
-    assert "unknown variant 'tinny': known are raters, proxies, controls, recipes, flux, tiny; did you mean" in said
+    assert "unknown variant 'tinny': known are nireward, proxies, controls, recipes, flux, tiny; did you mean" in said
     assert "'tiny'?" in said
 
 

@@ -61,8 +61,8 @@ def test_a_calibration_of_something_else_is_refused(changes, said):
 
 
 CHANGES = [
-    ("", "batch_size", "32"),
-    (":raters", "raters.seeds", "(5,)"),
+    ("", "raters.seeds", "(5,)"),
+    (":nireward", "batch_size", "32"),
     (":tiny", "reward", "oracle"),
     (":proxies", "identity.encoder", "dinov2"),
 ]

@@ -78,7 +78,7 @@ def test_without_a_name_the_commands_are_listed(tmp_path):
         (("study", "coverge"), "did you mean 'study coverage'?"),
         (
             ("launch", "--config=adpo:tinny"),
-            "unknown variant 'tinny': known are raters, proxies, controls, recipes, flux, tiny; did",
+            "unknown variant 'tinny': known are nireward, proxies, controls, recipes, flux, tiny; did",
         ),
         (("study", "coverage", "--studies=0"), "studies 0: studies is an integer ≥ 1"),
         (("sample", "--promt=x"), "unrecognized arguments: --promt=x; see --help"),

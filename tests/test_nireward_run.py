@@ -207,9 +207,9 @@ def test_critiques_of_peoples_own_pictures(run, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_main_job_is_criticised_by_what_ships(tmp_path, capsys):
-    """configs/adpo.py, smaller: scores and words by NIReward, no rater asked, words under pictures in the report."""
-    config = load(str(CONFIG.with_name("adpo.py")))
+def test_candidates_are_criticised_by_what_ships(tmp_path, capsys):
+    """configs/adpo.py:nireward, smaller: scores and words by NIReward, no rater, words under pictures in the report."""
+    config = load(f"{CONFIG.with_name('adpo.py')}:nireward")
     config.reference.scenes, config.generate.scenes, config.evaluate.scenes = 4, 6, 4
     config.screen.update(rule="average", rejection=False)
     config.align.update(total_steps=2, batch_size=4, save_every=2, sample_every=0)

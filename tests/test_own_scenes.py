@@ -56,8 +56,7 @@ def write(path, scenes):
 
 
 def arguments(workdir, scenes, weights, *changes):
-    judged = ("score.reward=", "evaluate.reward=")  # by what can, as in the main job
-    values = (f"scenes={scenes}", f"generator.weights={weights}", *judged, *changes)
+    values = (f"scenes={scenes}", f"generator.weights={weights}", *changes)
     return [f"--config={CONFIG}:tiny", f"--workdir={workdir}", *(f"--config.{value}" for value in values)]
 
 

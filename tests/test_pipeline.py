@@ -198,7 +198,7 @@ def test_the_scenes_choose_what_the_config_leaves_open(tmp_path):
         entry = {"stage": "make", "reward": "", **changes.pop("first", {})}
         return pipeline.completed(config(**{"scenes": "", "on_no_pairs": "", **changes}, first=entry))
 
-    assert (judge().first.reward, judge().on_no_pairs) == ("nireward", "stop")
+    assert (judge().first.reward, judge().on_no_pairs) == ("raters", "stop")
     own = judge(scenes="mine.jsonl")
     assert (own.first.reward, own.on_no_pairs) == ("picture_statistics", "skip")
     assert judge(scenes="mine.jsonl", on_no_pairs="stop", first={"reward": "oracle"}).first.reward == "oracle"
@@ -208,21 +208,14 @@ def test_the_scenes_choose_what_the_config_leaves_open(tmp_path):
 
 def test_the_section_of_the_reward_that_was_not_chosen_is_left_out():
     """It would be an option that means nothing; one that somebody named stays, whether it is used or not."""
-    both = {"stage": "make", "nireward": {"weights": ""}, "picture_statistics": {}}
-    sections = {"nireward", "picture_statistics"}
+    both = {"stage": "make", "raters": {"seeds": (0,)}, "picture_statistics": {}}
+    sections = {"raters", "picture_statistics"}
 
     def kept(reward, scenes):
         return sections & set(pipeline.completed(config(scenes=scenes, first={**both, "reward": reward})).first)
 
-    assert kept("", "") == {"nireward"} and kept("", "mine.jsonl") == {"picture_statistics"}
-    assert kept("nireward", "mine.jsonl") == sections
-    both.update(batch_size=32, nireward={"weights": "mine.safetensors"})
-    named = pipeline.completed(config(scenes="mine.jsonl", first={**both, "reward": ""})).first
-    assert (named.reward, named.batch_size, "picture_statistics" in named) == ("nireward", 32, False), (
-        "weights are named"
-    )
-    del both["nireward"]["weights"]
-    assert "batch_size" not in pipeline.completed(config(scenes="mine.jsonl", first={**both, "reward": ""})).first
+    assert kept("", "") == {"raters"} and kept("", "mine.jsonl") == {"picture_statistics"}
+    assert kept("raters", "mine.jsonl") == sections
 
 
 def test_a_manifest_cut_short_is_named(tmp_path):

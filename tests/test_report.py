@@ -426,8 +426,8 @@ def test_no_oracle_judges_scenes_of_a_user():
 @pytest.mark.parametrize(
     ("name", "score", "informed"),
     [
-        ("adpo.py", "score", STORYBOOK_NIREWARD),
-        ("adpo.py:raters", "score", RATERS),
+        ("adpo.py", "score", RATERS),
+        ("adpo.py:nireward", "score", STORYBOOK_NIREWARD),
         ("adpo.py:proxies", "score", f"several rewards, among them {HEAD}"),
         ("reward.py", "by_scalar", LEARNED),
         ("reward.py", "by_aesthetic", LEARNED),

@@ -110,7 +110,7 @@ def targets(folder: Path) -> dict[str, Target]:
             "\n".join(map(json.dumps, lines)).encode(),
             "scenes.jsonl",
             read_scenes,
-            lambda path: checked(f"--config.scenes={path}", "--config.score.reward=", "--config.evaluate.reward="),
+            lambda path: checked(f"--config.scenes={path}"),
         ),
         "JSONL of pairs": Target(
             "\n".join(map(json.dumps, pairs)).encode(),
