@@ -1,6 +1,7 @@
 """What an addition may touch: one of each kind, unknown to the package, runs by tables of names."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,7 @@ from narrative_jax.core.config import load
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
 from narrative_jax.core.images import to_float
-from narrative_jax.core.records import Candidate, Score
+from narrative_jax.core.records import Annotation, Candidate, Score
 from narrative_jax.data.datasets import open_records
 from narrative_jax.generators.rollout import rollout
 from narrative_jax.models.lora import read_adapter
@@ -171,3 +172,5 @@ def test_a_reward_that_writes_critiques_trains_an_adapter_of_its_own(tmp_path):
     np.testing.assert_allclose(np.array(scores), np.asarray(expected), rtol=1e-4, atol=1e-5)
     assert not np.allclose(np.array(scores), np.asarray(reward.score(read(), images, None)), atol=1e-3)
     assert read_json(tmp_path / "critic" / "calibration.json")["reward"] == "critic"
+    said = open_records(tmp_path / "by_critic" / "annotations", Annotation).columns("critique")["critique"]
+    assert len(said) == len(scores) and all(re.fullmatch("[a-h]{3}", words) for words in said)

@@ -34,6 +34,13 @@ class Reader(nnx.Module):
         return self.judge(jnp.concatenate([images.mean((1, 2)), said], 1))
 
 
+class Letters:
+    """Its language: a letter for each token."""
+
+    def words(self, critiques):
+        return [["".join(chr(ord("a") + token) for token in row)] for row in np.asarray(critiques)]
+
+
 @dataclass(frozen=True)
 class Critic(FitsAndJudges):
     name: ClassVar[str] = "critic"
@@ -41,6 +48,7 @@ class Critic(FitsAndJudges):
     differentiable: ClassVar[bool] = True
     needs_facts: ClassVar[bool] = False
     least_size: ClassVar[tuple] = (1, 1)
+    prompts: ClassVar[Letters] = Letters()
     network: Network
     params: Any
 

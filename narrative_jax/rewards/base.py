@@ -55,9 +55,9 @@ class PureReward(Reward, Protocol):
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
     stack, as `lora.append_adapter` does; `criticise(params, fitted, context, keys=None) -> (critiques, scores)` writes
-    what `judge` then reads as `critiques`, and judges so. Those that a step can be planned with have `shapes`, of their
-    weights, and `blank(rows)`, the context of so many scenes without content; their options' `abstract()` asks for no
-    file.
+    what `judge` then reads as `critiques`, and judges so, with `prompts` whose `words` and `texts` turn critiques into
+    words and back. Those that a step can be planned with have `shapes`, of their weights, and `blank(rows)`, the
+    context of so many scenes without content; their options' `abstract()` asks for no file.
     """
 
     axes: Mapping[str, tuple]
