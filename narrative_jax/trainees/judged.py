@@ -1,7 +1,6 @@
 """What a reward learns from: preferences and annotations of two pictures, or descriptions of one."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
+from narrative_jax.core.memory import Memory
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.runs.annotations import makes_annotations, open_annotated
@@ -18,6 +18,7 @@ from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_sourc
 from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 
 Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
+_DESCRIBED = 64  # megabytes of descriptions
 _EVERY = 2  # every other example is a drawn one, where some were drawn
 _REMEDIES = {
     "annotations": "name an entry that annotates",
@@ -90,10 +91,12 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
     """
     pairs = open_annotated(context, context.entry.source, reward.aspects)
 
-    @cache  # a picture is in several pairs
-    def described(id):
-        picture = pairs.pictures.candidate(id)
-        return describe_images(picture.image[None], [pairs.pictures.scene(picture.scene_id)])[0][0]
+    known = Memory(_DESCRIBED, len)  # a picture is in several pairs
+
+    def describe(ids):
+        pictures = [pairs.pictures.candidate(id) for id in ids]
+        scenes = [pairs.pictures.scene(each.scene_id) for each in pictures]
+        return [aloud for aloud, _ in describe_images(np.stack([each.image for each in pictures]), scenes)]
 
     def make_batch(indices):
         ids = [pairs.ids[i] for i in indices]
@@ -103,7 +106,7 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
             batch[side] = _pictures(candidates, fitted)
             batch[f"{side}_critiques"] = reward.prompts.texts([pairs.said(id, reward.aspects) for id in of])
             if reward.prompts.room.aloud:
-                batch[f"{side}_aloud"] = reward.prompts.aloud([described(id) for id in of])
+                batch[f"{side}_aloud"] = reward.prompts.aloud(known.look_up(of, describe))
         batch["context"] = reward.encode([pairs.pictures.scene(each.scene_id) for each in candidates])
         return [" and ".join(each) for each in ids], batch
 
