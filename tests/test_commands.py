@@ -34,6 +34,16 @@ def test_rater_agreement_prints_a_table(tmp_path):
     assert re.match(r"\| share of 48 pairs, % +\| overall \| prompt following \|", done.stdout)
 
 
+@pytest.mark.slow
+def test_what_ships_says_aloud_what_it_sees(tmp_path):
+    done = run("aloud", "--pictures", "32", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, _, *rows = done.stdout.splitlines()
+    assert header.startswith("| said of") and header.count("there, precision, recall") == 3
+    portraits = next(row for row in rows if row.startswith("| portraits"))
+    assert min(float(share) for share in re.findall(r", (\d\.\d+)", portraits)) > 0.9
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -42,6 +52,8 @@ def test_rater_agreement_prints_a_table(tmp_path):
         ("contact_sheet", ("--out", "no/where.png"), "folder no: it must exist and be writable; mkdir -p no"),
         ("contact_sheet", ("--seed", "-1"), "seed -1: seed is an integer ≥ 0"),
         ("rater_agreement", ("--scenes", "1"), "scenes 1: scenes is an integer ≥ 2"),
+        ("aloud", ("--pictures", "8"), "pictures 8: pictures is an integer ≥ 32"),
+        ("aloud", ("--weights", "no.safetensors"), "weights 'no.safetensors': there is no such file"),
         ("coverage", ("--studies", "0"), "studies 0: studies is an integer ≥ 1"),
         ("coverage", ("--studies", "many"), "invalid int value: 'many'; see --help"),
     ],

@@ -208,13 +208,13 @@ def test_what_it_says_aloud_it_criticises_behind(aloud, reward, pictures, scenes
     shown = aloud.show(critic, fitted, context)
     opening = critic.ask(shown, prompts.opening)
     said = critic.write(opening, length=20, end=prompts.tokenizer.end, pad=prompts.tokenizer.pad)
-    said = said.tokens[0, : said.lengths[0]]
+    said = said.tokens[0, 0, : said.lengths[0, 0]]
     assert len(said) > 1
     for place, score in enumerate(scores[0]):
         question = prompts.next_questions.tokens[place][prompts.next_questions.mask[place]]
         text = np.concatenate([prompts.opening.tokens[0], said, question, words.tokens[0, place][words.mask[0, place]]])
         at_once = critic.ask(shown, Texts(text[None], np.ones((1, len(text)), bool)))
-        assert float(critic.score(at_once.last, 1)[0, 0]) == pytest.approx(float(score), abs=1e-4)
+        assert float(critic.score(at_once.last)[0, 0]) == pytest.approx(float(score), abs=1e-4)
     assert abs(scores - jax.jit(reward.criticise)(reward.params, fitted, context)[1]).max() > 1e-3
 
 

@@ -20,7 +20,7 @@ from small_vlm import BUCKET, PICTURE, SHAPES, TIED, UNTIED, VOCABULARY, batch, 
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.lora import append_adapter, linear_paths
 from narrative_jax.models.network import abstract, split
-from narrative_jax.models.vlm import Vlm, last_of
+from narrative_jax.models.vlm import Vlm, VlmInputs, last_of
 from narrative_jax.models.vlm_files import QWEN2_VL_MODULES, QWEN2_VL_NAMES, QWEN2_VL_SIZES, load_vlm_weights
 from narrative_jax.models.vlm_inputs import Interleaved, collate
 from narrative_jax.models.vlm_writing import write
@@ -206,7 +206,7 @@ def writer(network, ends=(), sampled=False, times=1):
     def run(params, prompts, keys=None, temperature=1.0):
         module = network.bind(params)
         hidden, cache = module.read(prompts)
-        last = jnp.repeat(last_of(hidden, prompts.mask), times, axis=0)
+        last = jnp.repeat(last_of(hidden, prompts.mask)[:, None], times, axis=1)
         drawn = {"keys": keys, "temperature": temperature} if sampled else {}
         return write(module, last, cache.branched(times), length=LENGTH, ends=ends, pad=PAD, **drawn)
 
@@ -224,10 +224,10 @@ def test_greedy_writing(models):
     expected = theirs.generate(**given, **options, eos_token_id=end)[:, start:].numpy()
     run = writer(network, (end,))
     found = run(params, batch(config))
-    np.testing.assert_array_equal(found.tokens[:, : expected.shape[1]], expected)
-    assert not np.any(found.tokens[:, expected.shape[1] :])
+    np.testing.assert_array_equal(found.tokens[:, 0, : expected.shape[1]], expected)
+    assert not np.any(found.tokens[:, 0, expected.shape[1] :])
     lengths = [list(row).index(end) + 1 if end in row else LENGTH for row in free]
-    assert list(found.lengths) == lengths and min(lengths) < LENGTH
+    assert list(found.lengths[:, 0]) == lengths and min(lengths) < LENGTH
     run(params, batch(config, prompts(config)[::-1]))
     assert run._cache_size() == 1
 
@@ -249,10 +249,10 @@ def test_several_ways_to_go_on_share_what_was_read(models):
 
     mask = np.arange(5) < np.array([len(end) for end in endings])[:, None]
     tokens = np.stack([np.pad(end, (0, 5 - len(end))) for end in endings])
-    found = shared(params, batch(config, begun), np.tile(tokens, (2, 1)), np.tile(mask, (2, 1)))
-    expected = writer(network)(params, batch(config, whole))
-    np.testing.assert_array_equal(found.tokens, expected.tokens)
-    assert len(np.unique(expected.tokens, axis=0)) > 3
+    found = shared(params, batch(config, begun), *(np.stack([each] * 2) for each in (tokens, mask)))
+    expected = writer(network)(params, batch(config, whole)).tokens[:, 0]
+    np.testing.assert_array_equal(found.tokens.reshape(expected.shape), expected)
+    assert len(np.unique(expected, axis=0)) > 3
 
 
 @ONE_SIZE
@@ -261,17 +261,18 @@ def test_drawn_tokens(models, logits):
     """As often as their probabilities say; a row's own whatever is beside it."""
     config, _, network, params = models
     rows, temperature = 3000, 3.0
-    keys = jax.random.split(jax.random.key(0), rows)
-    run = writer(network, sampled=True, times=rows)
+    keys = jax.random.split(jax.random.key(0), (rows // 3, 3))
+    run = writer(network, sampled=True, times=3)
     one = batch(config, prompts(config)[:1])
-    found = run(params, one, keys, temperature).tokens
+    many = VlmInputs(*(np.repeat(part, rows // 3, axis=0) for part in one))
+    found = run(params, many, keys, temperature).tokens.reshape(rows, LENGTH)
     last = one.mask.sum() - 1
     weights = jax.nn.softmax(logits(network, params, one)[0, last] / temperature)
     share = np.bincount(found[:, 0], minlength=VOCABULARY) / rows
     assert np.abs(share - weights).max() <= 4 * 0.5 / math.sqrt(rows)
     assert len(np.unique(found, axis=0)) > rows / 2
-    few = writer(network, sampled=True, times=3)(params, one, keys[:3], temperature)
-    np.testing.assert_array_equal(few.tokens, found[:3])
+    few = run(params, one, keys[:1], temperature).tokens
+    np.testing.assert_array_equal(few[0], found[:3])
 
 
 def loss(module, given):

@@ -44,7 +44,7 @@ def results(path, mesh):
     def written(params, given):
         module = network.bind(params)
         hidden, cache = module.read(given)
-        return write(module, last_of(hidden, given.mask), cache, length=6, ends=(), pad=0).tokens
+        return write(module, last_of(hidden, given.mask)[:, None], cache, length=6, ends=(), pad=0).tokens[:, 0]
 
     with traced_on(mesh):
         value, gradients = jax.jit(jax.value_and_grad(lambda params, given: loss(network.bind(params), given)))(

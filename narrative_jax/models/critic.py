@@ -24,14 +24,16 @@ class Texts(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Each row's questions, side by side: the hidden states f32[b · k, width] that they end in, and what was read."""
+    """Each row's questions, each a way to go on: the hidden states f32[b, k, width] that they end in, and what was
+    read.
+    """
 
     last: jax.Array
     cache: Cache
 
 
 class Answered(NamedTuple):
-    """Answers to questions: the hidden states f32[b · k, width] that they end in, what is expected in the places of
+    """Answers to questions: the hidden states f32[b, k, width] that they end in, what is expected in the places of
     their tokens, f32[b, k, m, vocabulary], and what was read with them.
     """
 
@@ -87,34 +89,32 @@ class Critic(nnx.Module):
         return self.vlm.read(inputs)[1]
 
     def ask(self, read: Cache, questions: Texts) -> Asked:
-        """Read each of the questions [k, n] to what was read, side by side."""
-        rows, count = len(read.there), len(questions.tokens)
-        tokens, mask = (jnp.tile(part, (rows, 1)) for part in questions)
+        """Read each of the questions [k, n] to what was read."""
+        count, n = questions.tokens.shape
+        tokens, mask = (jnp.broadcast_to(part, (len(read.seen), count, n)) for part in questions)
         hidden, cache = self.vlm.read_on(tokens, mask, read.branched(count))
         return Asked(last_of(hidden, mask), cache)
 
     def answer(self, asked: Asked, answers: Texts) -> Answered:
         """What comes of answers [b, k, m] to questions."""
-        tokens, mask = (part.reshape(-1, part.shape[-1]) for part in answers)
-        hidden, found, position = self.vlm.step(tokens, mask, asked.cache)
-        before_each = jnp.concatenate([asked.last[:, None], hidden[:, :-1]], axis=1)
-        logits = self.vlm.logits(before_each).reshape(*answers.tokens.shape, -1)
-        return Answered(last_of(hidden, mask), logits, asked.cache.longer(*found, mask, position))
+        hidden, found, position = self.vlm.step(*answers, asked.cache)
+        before_each = jnp.concatenate([asked.last[:, :, None], hidden[:, :, :-1]], axis=2)
+        cache = asked.cache.longer(*found, answers.mask, position)
+        return Answered(last_of(hidden, answers.mask), self.vlm.logits(before_each), cache)
 
     def judge(self, asked: Asked, critiques: Texts, at_once: Asked) -> Judged:
         """Scores before and after critiques [b, k, m], and what is expected in their tokens' places.
 
         Before any, and of an empty one, a score is read where the same questions were asked `at_once`.
         """
-        found, count = self.answer(asked, critiques), critiques.tokens.shape[1]
-        there = critiques.mask.reshape(-1, critiques.mask.shape[-1]).any(1, keepdims=True)
-        ends = jnp.where(there, found.last, at_once.last)
-        return Judged(self.score(at_once.last, count), self.score(ends, count), found.logits)
+        found = self.answer(asked, critiques)
+        ends = jnp.where(critiques.mask.any(-1, keepdims=True), found.last, at_once.last)
+        return Judged(self.score(at_once.last), self.score(ends), found.logits)
 
-    def score(self, hidden: jax.Array, count: int) -> jax.Array:
-        """Scores f32[b, k] of hidden states f32[b · k, width] after each of `count` questions."""
-        return jnp.float32(self.reward(hidden)).reshape(-1, count)
+    def score(self, hidden: jax.Array) -> jax.Array:
+        """Scores f32[...] of hidden states f32[..., width]."""
+        return jnp.float32(self.reward(hidden))[..., 0]
 
     def write(self, asked: Asked, *, length: int, end: int, pad: int, **how) -> Written:
-        """A critique [b · k, length] to each question, `end` the last of its tokens; see `vlm_writing.write`."""
+        """A critique [b, k, length] to each question, `end` the last of its tokens; see `vlm_writing.write`."""
         return write(self.vlm, asked.last, asked.cache, length=length, ends=(end,), pad=pad, **how)

@@ -77,26 +77,30 @@ class VlmInputs(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What was read: keys and values [blocks, b, key_heads, m, d] of m tokens, and which are there, bool[b, m].
+    """What was read: keys and values [blocks, b, key_heads, m, d] of m tokens.
 
-    `position` i32[b] is that of the token that comes next. Heads come first, so that one query more meets them as they
-    lie. While words are written keys and values are lists, each block's its own, see `Vlm.room_in`.
+    A row may go on in several ways, which share what was read before they part and do not see each other: `seen`
+    bool[b, ways, m] says which tokens each of them sees, `position` i32[b, ways] is that of its next one. Heads come
+    first, so that one query more meets them as they lie. While words are written keys and values are lists, each
+    block's its own, see `Vlm.room_in`.
     """
 
     keys: jax.Array
     values: jax.Array
-    there: jax.Array
+    seen: jax.Array
     position: jax.Array
 
     def branched(self, times: int) -> "Cache":
-        """Each row so many times side by side, to go on in as many ways."""
-        keys, values = (jnp.repeat(x, times, axis=1) for x in (self.keys, self.values))
-        return Cache(keys, values, jnp.repeat(self.there, times, axis=0), jnp.repeat(self.position, times))
+        """To go on in so many times as many ways."""
+        seen, position = (jnp.repeat(x, times, axis=1) for x in (self.seen, self.position))
+        return self._replace(seen=seen, position=position)
 
     def longer(self, keys: jax.Array, values: jax.Array, mask: jax.Array, position: jax.Array) -> "Cache":
-        """With the keys and values [blocks, b, key_heads, n, d] of tokens that came after."""
+        """With the keys and values [blocks, b, key_heads, ways · n, d] of tokens that came after, each way's n, of
+        which `mask` bool[b, ways, n] are no padding.
+        """
         keys, values = (jnp.concatenate(x, axis=3) for x in ((self.keys, keys), (self.values, values)))
-        return Cache(keys, values, jnp.concatenate([self.there, mask], axis=1), position)
+        return Cache(keys, values, jnp.concatenate([self.seen, _apart(mask)], axis=2), position)
 
 
 class DecoderBlock(nnx.Module):
@@ -119,7 +123,7 @@ class DecoderBlock(nnx.Module):
     def __call__(self, x, rotation, mask, before, attention, place=None):
         """Hidden states after the block, and keys and values of these tokens; `before` are those of earlier ones.
 
-        With a `place` for them among those, all keys and values.
+        With a `place` for these among those, all keys and values.
         """
         normed = self.norm_attention(x)
         q, k, v = (layer(normed).reshape(*x.shape[:2], -1, self.size) for layer in (self.query, self.key, self.value))
@@ -154,41 +158,50 @@ class Vlm(nnx.Module):
 
     def __call__(self, inputs: VlmInputs) -> jax.Array:
         """Hidden states f32[b, n, width] of all tokens, which `logits` and other heads read."""
-        hidden, _ = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
+        hidden, _ = self._through(self._embedded(inputs), inputs.positions, _so_far(inputs.mask))
         return hidden
 
     def read(self, inputs: VlmInputs) -> tuple[jax.Array, Cache]:
         """Hidden states f32[b, n, width], and what `read_on` goes on from."""
-        hidden, found = self._through(self._embedded(inputs), inputs.positions, inputs.mask)
-        return hidden, Cache(*found, inputs.mask, inputs.positions.max((1, 2)) + 1)
+        hidden, found = self._through(self._embedded(inputs), inputs.positions, _so_far(inputs.mask))
+        return hidden, Cache(*found, inputs.mask[:, None], inputs.positions.max((1, 2))[:, None] + 1)
 
     def read_on(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """As `read`, of words i32[b, n] that come after what was read; where `mask` bool[b, n] is 0 is padding."""
+        """As `read`, of words i32[b, ways, n] that come after what was read; where `mask` is 0 is padding.
+
+        Hidden states are f32[b, ways, n, width].
+        """
         hidden, found, position = self.step(tokens, mask, cache)
         return hidden, cache.longer(*found, mask, position)
 
     def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, tuple, jax.Array]:
-        """As `read_on`, but keys and values of these tokens alone, and the next position i32[b]."""
-        places = cache.position[:, None] + jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        positions = jnp.broadcast_to(places[..., None], (*places.shape, 3))
-        hidden, found = self._through(self._words(tokens), positions, mask, cache)
-        return hidden, found, cache.position + mask.sum(1)
+        """As `read_on`, but keys and values of these tokens alone, and the next position i32[b, ways]."""
+        rows, ways, n = tokens.shape
+        places = cache.position[..., None] + jnp.maximum(jnp.cumsum(mask, axis=2) - 1, 0)
+        seen = jnp.concatenate([jnp.repeat(cache.seen, n, axis=1), _so_far_apart(mask)], axis=2)
+        words, before = self._words(tokens.reshape(rows, -1)), (cache.keys, cache.values)
+        hidden, found = self._through(words, _of_words(places.reshape(rows, -1)), seen, before)
+        return hidden.reshape(rows, ways, n, -1), found, cache.position + mask.sum(2)
 
     def write_on(self, tokens: jax.Array, cache: Cache, place: jax.Array) -> tuple[jax.Array, Cache]:
-        """As `read_on`, of one word i32[b] each, whose keys and values have a free place in what `room_in` made."""
-        there = cache.there.at[:, place].set(True)
-        positions = jnp.broadcast_to(cache.position[:, None, None], (len(tokens), 1, 3))
-        hidden, found = self._through(self._words(tokens[:, None]), positions, there, cache, place)
+        """As `read_on`, of one word i32[b, ways] each, whose keys and values lie side by side from a free place on in
+        what `room_in` made; hidden states f32[b, ways, width].
+        """
+        own = _apart(jnp.ones((*tokens.shape, 1), bool))
+        seen = jax.lax.dynamic_update_slice_in_dim(cache.seen, own, place, axis=2)
+        before = list(zip(cache.keys, cache.values, strict=True))
+        hidden, found = self._through(self._words(tokens), _of_words(cache.position), seen, before, place)
         keys, values = map(list, zip(*found, strict=True))
-        return hidden[:, 0], Cache(keys, values, there, cache.position + 1)
+        return hidden, Cache(keys, values, seen, cache.position + 1)
 
     def room_in(self, cache: Cache, more: int) -> Cache:
-        """With free places for so many tokens, and for each block arrays of its own: they are written into where they
-        lie, while a loop over blocks would put all of them together for each word.
+        """With free places for so many tokens of each way, and for each block arrays of its own: they are written into
+        where they lie, while a loop over blocks would put all of them together for each word.
         """
+        more *= cache.seen.shape[1]
         room = [(0, 0), (0, 0), (0, more), (0, 0)]
         keys, values = ([jnp.pad(of_block, room) for of_block in x] for x in (cache.keys, cache.values))
-        return Cache(keys, values, jnp.pad(cache.there, [(0, 0), (0, more)]), cache.position)
+        return Cache(keys, values, jnp.pad(cache.seen, [(0, 0), (0, 0), (0, more)]), cache.position)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits f32[..., vocab_size] of the next token, from hidden states f32[..., width]."""
@@ -209,25 +222,15 @@ class Vlm(nnx.Module):
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))
 
-    def _through(self, x, positions, mask, cache=None, place=None):
-        """Hidden states, normalised, and keys and values [blocks, b, key_heads, n, d].
-
-        With a `place` for one token both these and the `mask` are of all that is there.
+    def _through(self, x, positions, seen, before=None, place=None):
+        """Hidden states, normalised, and keys and values [blocks, b, key_heads, n, d]; with a `place` for tokens among
+        those `before` of all. `seen` bool[b, n, m] says which of all each token sees.
         """
-        config, n = self.config, x.shape[1]
+        config = self.config
         pairs = config.width // config.heads // 2
         rotation = half_rotation(positions, np.repeat(range(3), config.sections), THETA ** -(np.arange(pairs) / pairs))
-        seen, before = mask[:, None], None if cache is None else (cache.keys, cache.values)
-        if place is not None:
-            before = list(zip(*before, strict=True))
-        else:
-            seen = jnp.tril(jnp.ones((n, n), bool)) & seen
-            if cache is not None:
-                earlier = jnp.broadcast_to(cache.there[:, None], (len(x), n, cache.there.shape[1]))
-                seen = jnp.concatenate([earlier, seen], axis=2)
-
-        # Of one query there is no square of logits, which is what the others spare.
-        attention = XLA if n == 1 else config.attention
+        # Of so few queries there is no square of logits, which is what the others spare.
+        attention = config.attention if place is None else XLA
 
         def body(block, x, before):
             return block(x, rotation, seen[:, None], before, attention, place)
@@ -237,6 +240,29 @@ class Vlm(nnx.Module):
 
 
 def last_of(hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    """Hidden states f32[b, width] of the last token of each row that is no padding."""
-    last = jnp.where(mask, jnp.arange(mask.shape[1]), 0).max(1)
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    """Hidden states f32[..., width] of the last token that is no padding, of f32[..., n, width]."""
+    last = jnp.where(mask, jnp.arange(mask.shape[-1]), 0).max(-1)
+    return jnp.take_along_axis(hidden, last[..., None, None], axis=-2)[..., 0, :]
+
+
+def _so_far(mask):
+    """Which tokens each sees, bool[..., n, n], of those that are there, bool[..., n]."""
+    return jnp.tril(jnp.ones((mask.shape[-1],) * 2, bool)) & mask[..., None, :]
+
+
+def _apart(mask):
+    """Which tokens of all ways each way sees, bool[b, ways, ways · n], of its own bool[b, ways, n]."""
+    ways = mask.shape[1]
+    return (jnp.eye(ways, dtype=bool)[..., None] & mask[:, None]).reshape(len(mask), ways, -1)
+
+
+def _so_far_apart(mask):
+    """Which tokens of all ways each token sees, bool[b, ways · n, ways · n], of its own way's bool[b, ways, n]."""
+    rows, ways, n = mask.shape
+    own = jnp.eye(ways, dtype=bool)[:, None, :, None] & _so_far(mask)[:, :, :, None]
+    return own.reshape(rows, ways * n, ways * n)
+
+
+def _of_words(places):
+    """Positions i32[b, n, 3] of words, whose time, row and column are one, i32[b, n]."""
+    return jnp.broadcast_to(places[..., None], (*places.shape, 3))

@@ -1,4 +1,4 @@
-"""Writing with a `Vlm`: token after token, all rows at once, in one compiled program."""
+"""Writing with a `Vlm`: token after token, all ways of all rows at once, in one compiled program."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from narrative_jax.models.vlm import Cache, Vlm
 
 
 class Written(NamedTuple):
-    """Tokens i32[b, length], and how many of each row are no padding, i32[b]; an end token counts."""
+    """Tokens i32[b, ways, length], and how many of each way are no padding, i32[b, ways]; an end token counts."""
 
     tokens: jax.Array
     lengths: jax.Array
@@ -36,31 +36,34 @@ def write(
 ) -> Written:
     """Up to `length` tokens after what was read, to the first of `ends`, then `pad`; for use inside jit.
 
-    `last` f32[b, width] are the hidden states of the last tokens read. Tokens are the likeliest ones or, with a random
-    key for each row, `keys` [b], drawn at a temperature > 0. A row's are the same whatever rows are beside it.
+    `last` f32[b, ways, width] are the hidden states of the last tokens read. Tokens are the likeliest ones or, with a
+    random key for each way, `keys` [b, ways], drawn at a temperature > 0. They are the same whatever is beside them.
     """
-    rows, read = cache.there.shape
+    rows, ways, read = cache.seen.shape
 
     def chosen(hidden, step):
         logits = model.logits(hidden)
         if keys is None:
             return logits.argmax(-1)
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return jax.vmap(jax.random.categorical)(now, logits / temperature)
+        return jax.vmap(jax.vmap(draw, (0, 0, None)), (0, 0, None))(keys, logits, step)
+
+    def draw(key, logits, step):
+        return jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
 
     def put(state, tokens):
         tokens = jnp.where(state.done, pad, tokens).astype(jnp.int32)
         done = state.done | jnp.isin(tokens, jnp.array(ends))
-        return state.tokens.at[:, state.step].set(tokens), done
+        return state.tokens.at[..., state.step].set(tokens), done
 
     def go_on(state):
-        hidden, cache = model.write_on(state.tokens[:, state.step - 1], state.cache, read + state.step - 1)
+        place = read + ways * (state.step - 1)
+        hidden, cache = model.write_on(state.tokens[..., state.step - 1], state.cache, place)
         tokens, done = put(state, chosen(hidden, state.step))
         return _State(state.step + 1, tokens, done, cache)
 
     cache = model.room_in(cache, length - 1)
-    nothing = _State(0, jnp.full((rows, length), pad, jnp.int32), jnp.zeros(rows, bool), cache)
+    nothing = _State(0, jnp.full((rows, ways, length), pad, jnp.int32), jnp.zeros((rows, ways), bool), cache)
     start = _State(jnp.int32(1), *put(nothing, chosen(last, 0)), cache)
     end = jax.lax.while_loop(lambda state: (state.step < length) & ~state.done.all(), go_on, start)
     ended = jnp.isin(end.tokens, jnp.array(ends))
-    return Written(end.tokens, jnp.where(ended.any(1), ended.argmax(1) + 1, length))
+    return Written(end.tokens, jnp.where(ended.any(-1), ended.argmax(-1) + 1, length))

@@ -87,28 +87,35 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         See `judge`.
         """
         if keys is not None:
-            keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys).reshape(-1)
+            keys = jax.vmap(lambda key: jax.random.split(key, len(self.aspects)))(keys)
         critic = self.network.bind(params)
         asked, at_once = self._asked(params, self.show(critic, fitted, context))  # once, to write and to score
-        critiques = self._written(params, asked, self.prompts.room.critique, len(self.aspects), keys)
+        critiques = self._written(params, asked, self.prompts.room.critique, keys)
         return critiques, critic.judge(asked, critiques, at_once).after
+
+    def say(self, params: Params, fitted: jax.Array, context: Shown) -> Texts:
+        """What it says aloud of pictures before it criticises them, [b, 1, m]; of a size with room for that."""
+        return self._said(params, self.show(self.network.bind(params), fitted, context))[1]
 
     def _asked(self, params, shown):
         """The aspects' questions behind what is said aloud, and at once."""
-        critic, room = self.network.bind(params), self.prompts.room
+        critic = self.network.bind(params)
         at_once = critic.ask(shown, self.prompts.questions)
-        if not room.aloud:
+        if not self.prompts.room.aloud:
             return at_once, at_once
-        opening = critic.ask(shown, self.prompts.opening)
-        said = self._written(params, opening, room.aloud, 1)
+        opening, said = self._said(params, shown)
         return critic.ask(critic.answer(opening, said).cache, self.prompts.next_questions), at_once
 
-    def _written(self, params, asked, length, count, keys=None):
+    def _said(self, params, shown):
+        """What is said aloud, behind the question for it."""
+        opening = self.network.bind(params).ask(shown, self.prompts.opening)
+        return opening, self._written(params, opening, self.prompts.room.aloud)
+
+    def _written(self, params, asked, length, keys=None):
         params, asked = jax.lax.stop_gradient((params, asked))
         critic, tokenizer = self.network.bind(params), self.prompts.tokenizer
         found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
-        mask = jnp.arange(length) < found.lengths[:, None]
-        return Texts(*(part.reshape(-1, count, length) for part in (found.tokens, mask)))
+        return Texts(found.tokens, jnp.arange(length) < found.lengths[..., None])
 
     def show(self, critic: Critic, fitted: jax.Array, context: Shown) -> Cache:
         """What the network has read of scenes and pictures before it is asked anything."""

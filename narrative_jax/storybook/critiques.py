@@ -13,7 +13,7 @@ DOING = {
     "walks": "walking",
     "reads": "reading",
 }
-_THINGS = {
+THINGS = {
     "skin": "skin",
     "hair": "hair",
     "hair_colour": "hair",
@@ -22,10 +22,9 @@ _THINGS = {
     "coat": "coat",
     "trousers": "trousers",
 }
-ALIKE = "everyone looks as in the portrait"
 _PRAISE = {
     "prompt_following": "everyone asked for is there and does what was asked, in the right place and style",
-    "identity_consistency": ALIKE,
+    "identity_consistency": "everyone looks as in the portrait",
     "visual_quality": "a clean picture, complete and well composed",
 }
 _BLEMISHES = (
@@ -33,7 +32,7 @@ _BLEMISHES = (
     (0.09, "it is badly blurred or noisy"),
     (0.05, "it is not clean"),
 )
-_HIDDEN = 0.1  # share of a figure that a rater calls cut off or covered
+HIDDEN = 0.1  # share of a figure that a rater calls cut off or covered
 
 
 # What a fault is one of, and whose or of whom, by its words; the first that fits.
@@ -83,10 +82,14 @@ def critique(aspect: str, seen: Findings, asked: Facts) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def unlike(name: str, attribute: str, value: str, asked: str) -> str:
-    """That somebody has a value of an attribute in place of the one that was asked for."""
+def blemish(seen: Findings) -> str:
+    """How a picture that is not clean looks, "" for a clean one."""
+    return next((text for limit, text in _BLEMISHES if seen.distance > limit), "")
+
+
+def _instead(name, attribute, value, asked):
     verb, article = ("are" if attribute == "trousers" else "is"), ("a " if attribute == "hat" else "")
-    return f"{name}'s {_THINGS[attribute]} {verb} {article}{value} instead of {article}{asked}"
+    return f"{name}'s {THINGS[attribute]} {verb} {article}{value} instead of {article}{asked}"
 
 
 def _prompt_faults(seen, asked):
@@ -120,17 +123,17 @@ def _identity_faults(seen, asked):
     if not seen.characters:
         yield "nobody can be recognised"
     for character in seen.characters:
-        for thing in dict.fromkeys(_THINGS[attribute] for attribute in character.unreadable):
+        for thing in dict.fromkeys(THINGS[attribute] for attribute in character.unreadable):
             yield f"{character.name}'s {thing} cannot be made out"
         for attribute, value in character.wrong.items():
-            owner, thing = character.leaked.get(attribute), f"{character.name}'s {_THINGS[attribute]}"
+            owner, thing = character.leaked.get(attribute), f"{character.name}'s {THINGS[attribute]}"
             has = "have" if attribute == "trousers" else "has"
             if owner and attribute in ("hair", "hat"):
                 yield f"{thing} is {owner}'s {value}" if attribute == "hat" else f"{thing} is {value} like {owner}'s"
             elif owner:
                 yield f"{thing} {has} taken {owner}'s colour"
             else:
-                yield unlike(character.name, attribute, value, attributes[character.name][attribute])
+                yield _instead(character.name, attribute, value, attributes[character.name][attribute])
         if character.action == PORTRAIT_POSE:
             yield f"{character.name} is copied from the portrait"
 
@@ -142,13 +145,14 @@ def _unlike(seen):
 
 
 def _quality_faults(seen, asked):
-    yield from [text for limit, text in _BLEMISHES if seen.distance > limit][:1]
+    if blemish(seen):
+        yield blemish(seen)
     if not seen.characters:
         yield "there is no figure in it"
     for character in seen.characters:
-        if character.cut > _HIDDEN:
+        if character.cut > HIDDEN:
             yield f"{character.name} is cut off at the edge"
         else:
             yield from (f"{character.name}'s {part} is missing" for part in character.missing_parts)
-        if character.covered > _HIDDEN:
+        if character.covered > HIDDEN:
             yield f"{character.name} is covered by somebody else"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
+from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Example, Scene, Subject
-from narrative_jax.storybook.descriptions import aloud, comparison, description
+from narrative_jax.storybook.descriptions import seen_descriptions
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.wear import blurred, noisy
@@ -117,14 +118,10 @@ class TrainingSet:
         return found
 
     def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """What portraits and target show of each, and how they differ, in words."""
-        indices = [self._check(index) for index in indices]
-        all_facts, true = drawings(self.split, indices, self.seed, self.world)
-        shown = self._drawing(indices)
-        return [
-            (aloud(facts, description(shown, row)), comparison(facts, true, shown, row))
-            for row, facts in enumerate(all_facts)
-        ]
+        """What portraits and target show of each, and how they differ, in words, as the oracle sees it."""
+        found = self.batch(indices)
+        pictures = to_float(np.stack([each.target for each in found]))
+        return seen_descriptions(pictures, [each.scene.facts for each in found])
 
     def _drawing(self, indices):
         """What the targets show, flaws and all."""

@@ -1,0 +1,123 @@
+"""How much of what it sees NIReward says aloud, and how truly: `python -m narrative_jax.study.aloud`.
+
+Of test scenes: rendered pictures, with the flaws and the wear of a training set; drawn as the generator draws; and
+drawn in few steps, guided further. What the oracle sees is what there is.
+"""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from narrative_jax.core.command import Parser, run
+from narrative_jax.core.errors import InputError, check_count
+from narrative_jax.core.images import to_float
+from narrative_jax.core.markdown import table
+from narrative_jax.core.records import Scene
+from narrative_jax.data.sources import storybook_scenes, storybook_training_set
+from narrative_jax.generators.sampling import Sampling
+from narrative_jax.rewards.base import WEIGHTS
+from narrative_jax.rewards.nireward import NIReward
+from narrative_jax.rewards.nireward_files import SHIPPED, load_nireward
+from narrative_jax.rewards.oracle import describe_images
+from narrative_jax.study.drawn import draw, embedded_generator
+
+WAYS = {"drawn": Sampling(), "drawn hurriedly": Sampling(num_steps=4, guidance_scale=4.0, subject_guidance_scale=1.5)}
+_BATCH = 32
+_SEED = 0
+# What a part of what is said about somebody is about, by its words; the first that fits.
+_ABOUT = (
+    ("skin", r".+ skin"),
+    ("hair", r".+ hair"),
+    ("hat", r"a .+ (?:hat|cap)"),
+    ("coat", r".*coat"),
+    ("trousers", r".*trousers"),
+    ("a part is missing", r".+ missing"),
+    ("cut off or covered", r"cut off.*|covered.*"),
+    ("what they do", r".+"),
+)
+
+
+def parts(said: str) -> Iterator[tuple[str, str]]:
+    """What is said aloud in its parts: what each is about, and its words, with whose they are."""
+    portraits, _, picture = said.removesuffix(".").partition(". In the picture: ")
+    for clause in filter(None, portraits.split("; ")):
+        name, _, worn = clause.partition(": ")
+        yield from (("portraits", f"{name} {part}") for part in worn.split(", "))
+    for clause in filter(None, picture.split("; ")):
+        name, colon, told = clause.partition(": ")
+        for part in told.split(", ") if colon else ():
+            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
+            yield about, f"{name} {part}"
+        if clause.endswith(" is missing"):
+            yield "who is missing", clause
+        elif not colon:
+            about = "place and style" if clause.startswith(("in ", "on ", "by ")) else "how clean, somebody too many"
+            yield from ((about, part) for part in clause.split(", "))
+
+
+def counts(said: Sequence[str], true: Sequence[str]) -> dict[str, Counter]:
+    """By what they are about, how many parts are said, how many there are, and how many of both are the same."""
+    found = {"said": Counter(), "there": Counter(), "right": Counter()}
+    for one, other in zip(said, true, strict=True):
+        one, other = Counter(parts(one)), Counter(parts(other))
+        for name, some in (("said", one), ("there", other), ("right", one & other)):
+            for (about, _), count in some.items():
+                found[name][about] += count
+    return found
+
+
+def say(reward: NIReward, images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
+    """What it says aloud of pictures u8[b, h, w, 3]."""
+    write, said = jax.jit(reward.say), []
+    for start in tqdm(range(0, len(scenes), _BATCH), desc="say", delay=5):
+        context = reward.encode(scenes[start : start + _BATCH])
+        fitted = reward.fit(to_float(images[start : start + _BATCH]), context)
+        said += [text for (text,) in reward.prompts.words(write(reward.params, fitted, context))]
+    return said
+
+
+def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
+    """Each kind's name, its pictures and their scenes."""
+    examples = storybook_training_set("worn", count, _SEED, split="test").batch(range(count))
+    yield "rendered", np.stack([each.target for each in examples]), [each.scene for each in examples]
+    generator, params = embedded_generator()
+    scenes = list(storybook_scenes("test", count))
+    for name, sampling in WAYS.items():
+        yield name, draw(generator, params, scenes, 1, sampling)[:, 0], scenes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table in Markdown; returns the exit code."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--weights", default=str(SHIPPED / WEIGHTS), help="of a NIReward (default: the one that ships)")
+    parser.add_argument("--pictures", type=int, default=256, help="of each kind, by batches of 32 (default 256)")
+    return run(_print_table, parser, arguments)
+
+
+def _print_table(options):
+    check_count("pictures", options.pictures, minimum=_BATCH)
+    reward, columns = load_nireward(options.weights), {}
+    if not reward.prompts.room.aloud:
+        raise InputError(
+            f"weights {options.weights}", "this NIReward says nothing aloud", "give those of one that does"
+        )
+    for name, images, scenes in pictures(options.pictures // _BATCH * _BATCH):
+        true = [aloud for aloud, _ in describe_images(images, scenes)]
+        columns[name] = counts(say(reward, images, scenes), true)
+    abouts = list(dict.fromkeys(about for found in columns.values() for about in found["there"]))
+    header = ["said of", *(f"{name}: there, precision, recall" for name in columns)]
+    print(table(header, [[about, *(_cell(found, about) for found in columns.values())] for about in abouts]))
+
+
+def _cell(found, about):
+    shares = (found["right"][about] / max(found[name][about], 1) for name in ("said", "there"))
+    return ", ".join([f"{found['there'][about]:,}", *(f"{share:.2f}" for share in shares)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Counting what is said aloud of pictures, part by part."""
+
+from collections import Counter
+
+from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.study.aloud import counts, parts
+
+SAID = (
+    "Kim: brown skin, long ginger hair, a red cap, red coat, navy trousers; Noa: pale skin, short black hair, "
+    "a green bobble hat, blue coat, teal trousers. In the picture: Kim: brown skin, blurred long ginger hair, "
+    "a blurred red cap, red coat, navy trousers, sitting, left arm missing, covered by somebody else; Noa is missing; "
+    "somebody too many; in a blurred place, by moonlight; it is badly blurred or noisy."
+)
+
+
+def test_each_part_is_about_something():
+    found = Counter(about for about, _ in parts(SAID))
+    once = ("skin", "hair", "hat", "coat", "trousers", "what they do", "a part is missing", "cut off or covered")
+    assert all(found[about] == 1 for about in (*once, "who is missing"))
+    assert found["portraits"] == 10 and found["place and style"] == found["how clean, somebody too many"] == 2
+    assert sum(found.values()) == 23 and list(parts("")) == []
+
+
+def test_a_part_counts_as_right_where_its_words_are_said_of_the_same_one():
+    other = SAID.replace("covered by", "hidden by").replace("navy trousers, sitting", "teal trousers, sitting")
+    found = counts([other, ""], [SAID, SAID])
+    assert found["there"]["trousers"] == 2 and found["said"]["trousers"] == 1 and not found["right"]["trousers"]
+    assert found["right"]["portraits"] == 10 == found["there"]["portraits"] / 2
+    swapped = SAID.replace("Kim", "?").replace("Noa", "Kim").replace("?", "Noa")
+    assert not counts([swapped], [SAID])["right"]["skin"]
+
+
+def test_every_description_is_read_whole():
+    for said, _ in storybook_training_set("raw", 60).descriptions(range(60)):
+        of_people = said.count(" skin") - said.count(":") // 2  # those who are there
+        found = Counter(about for about, _ in parts(said))
+        assert all(found[about] == of_people for about in ("skin", "hair", "hat", "coat", "trousers", "what they do"))
+        assert found["place and style"] == 2
