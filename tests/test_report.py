@@ -744,9 +744,14 @@ def test_the_command_that_is_running(monkeypatch, module, argv, said):
 def test_a_reward_that_learned_to_see_by_the_oracle_is_told():
     config = aligned_by("trained", "http")
     assert privileged(config, "align") == ""
-    config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": "describing", "drawn": "generate"}
+    told = "a reward that learned from the oracle's descriptions"
+    config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": "describing"}
     config["taught"]["after"] = "seeing"
-    assert privileged(config, "align") == "a reward that learned from the oracle's descriptions"
+    assert privileged(config, "align") == told
+    config["taught"] |= {"trains": "reward", "algorithm": "critique", "nireward": {"size": "storybook"}, "after": ""}
+    assert privileged(config, "align") == told, "it says aloud what it sees"
+    config["taught"]["nireward"]["size"] = "7B"
+    assert privileged(config, "align") == ""
 
 
 def leave_entry(folder, stage, **summary):

@@ -6,7 +6,6 @@ them, in one way or several, needs no second look.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from narrative_jax.models.vlm_vision import START, TOWER, VisionTower, VisionTow
 
 THETA = 1_000_000.0
 NOTHING = -1  # where no picture is
+_TOKENS = (3, 2)  # which axis of a block's keys, and of its values, is of tokens
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class VlmInputs(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What was read: keys and values [blocks, b, key_heads, m, d] of m tokens.
+    """What was read: keys [blocks, b, key_heads, d, m] and values [blocks, b, key_heads, m, d] of m tokens.
 
     A row may go on in several ways, which share what was read before they part and do not see each other: `seen`
-    bool[b, ways, m] says which tokens each of them sees, `position` i32[b, ways] is that of its next one. Heads come
-    first, so that one query more meets them as they lie. While words are written keys and values are lists, each
-    block's its own, see `Vlm.room_in`.
+    bool[b, ways, m] says which tokens each of them sees, `position` i32[b, ways] is that of its next one. Keys and
+    values lie as the products of a few queries take them. While words are written both are lists, each block's its
+    own, see `Vlm.room_in`.
     """
 
     keys: jax.Array
@@ -96,10 +96,11 @@ class Cache(NamedTuple):
         return self._replace(seen=seen, position=position)
 
     def longer(self, keys: jax.Array, values: jax.Array, mask: jax.Array, position: jax.Array) -> "Cache":
-        """With the keys and values [blocks, b, key_heads, ways · n, d] of tokens that came after, each way's n, of
-        which `mask` bool[b, ways, n] are no padding.
+        """With the keys and values of tokens that came after, each way's n, way by way, of which `mask`
+        bool[b, ways, n] are no padding.
         """
-        keys, values = (jnp.concatenate(x, axis=3) for x in ((self.keys, keys), (self.values, values)))
+        keys = jnp.concatenate([self.keys, keys], axis=4)
+        values = jnp.concatenate([self.values, values], axis=3)
         return Cache(keys, values, jnp.concatenate([self.seen, _apart(mask)], axis=2), position)
 
 
@@ -127,14 +128,14 @@ class DecoderBlock(nnx.Module):
         """
         normed = self.norm_attention(x)
         q, k, v = (layer(normed).reshape(*x.shape[:2], -1, self.size) for layer in (self.query, self.key, self.value))
-        found = rotate_halves(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
+        found = rotate_halves(k, rotation).transpose(0, 2, 3, 1), v.swapaxes(1, 2)
         seen = found
         if before is not None and place is None:
-            seen = [jnp.concatenate(x, 2) for x in zip(before, found, strict=True)]
+            seen = [jnp.concatenate(x, axis) for *x, axis in zip(before, found, _TOKENS, strict=True)]
         elif before is not None:
-            put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=2)
-            seen = found = tuple(put(whole, new) for whole, new in zip(before, found, strict=True))
-        keys, values = (x.swapaxes(1, 2) for x in seen)
+            put = jax.lax.dynamic_update_slice_in_dim
+            seen = found = tuple(put(*x, place, axis) for *x, axis in zip(before, found, _TOKENS, strict=True))
+        keys, values = seen[0].transpose(0, 3, 1, 2), seen[1].swapaxes(1, 2)
         x = x + self.attention_out(attend(rotate_halves(q, rotation), keys, values, mask, attention).reshape(x.shape))
         normed = self.norm_mlp(x)
         x = x + self.mlp_out(jax.nn.silu(self.mlp_gate(normed)) * self.mlp_in(normed))
@@ -199,9 +200,15 @@ class Vlm(nnx.Module):
         where they lie, while a loop over blocks would put all of them together for each word.
         """
         more *= cache.seen.shape[1]
-        room = [(0, 0), (0, 0), (0, more), (0, 0)]
-        keys, values = ([jnp.pad(of_block, room) for of_block in x] for x in (cache.keys, cache.values))
-        return Cache(keys, values, jnp.pad(cache.seen, [(0, 0), (0, 0), (0, more)]), cache.position)
+
+        def longer(x, axis):
+            return jnp.pad(x, [(0, more if place == axis else 0) for place in range(x.ndim)])
+
+        keys, values = (
+            [longer(of_block, axis) for of_block in x]
+            for x, axis in zip((cache.keys, cache.values), _TOKENS, strict=True)
+        )
+        return Cache(keys, values, longer(cache.seen, 2), cache.position)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits f32[..., vocab_size] of the next token, from hidden states f32[..., width]."""
@@ -223,8 +230,8 @@ class Vlm(nnx.Module):
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))
 
     def _through(self, x, positions, seen, before=None, place=None):
-        """Hidden states, normalised, and keys and values [blocks, b, key_heads, n, d]; with a `place` for tokens among
-        those `before` of all. `seen` bool[b, n, m] says which of all each token sees.
+        """Hidden states, normalised, and keys and values as in `Cache`; with a `place` for tokens among those `before`
+        of all. `seen` bool[b, n, m] says which of all each token sees.
         """
         config = self.config
         pairs = config.width // config.heads // 2

@@ -6,6 +6,7 @@ from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.report.run import Run
 from narrative_jax.report.wording import DOWN, UNCLEAR, UP, change, counted, percent, share_of, signed, words
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect
+from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 from narrative_jax.rewards.oracle import Oracle, Presence
 from narrative_jax.rewards.raters import Raters
 from narrative_jax.runs.generator import GENERATOR
@@ -50,7 +51,7 @@ def privileged(config: dict[str, Any], entry: str) -> str:
         found.append(_of_rewards(config, config[source["source"]], source.get("aspects")))
     if source.get("annotator") == Raters.name:
         found.append(RATERS if source["stage"] == "annotate" else f"pairs kept by {RATERS}")
-    if train.get("trains") == "reward" and train.get("drawn"):
+    if train.get("trains") == "reward" and _describes(train):
         found.append(DESCRIPTIONS)
     return _joined([*found, privileged(config, before) if before else ""])
 
@@ -62,6 +63,12 @@ def is_clear(run: Run) -> bool:
         for arm in run.arms[:1]
         for aspect in run.results["aspects"]
     )
+
+
+def _describes(train):
+    """Whether a reward learns to say what Storybook's pictures show."""
+    _, room = NIREWARD_SIZES[train.get("nireward", {}).get("size", STORYBOOK)]
+    return train["algorithm"] == "describing" or (train["algorithm"] == "critique" and room.aloud > 0)
 
 
 def _of_rewards(config, section, aspects=()):
