@@ -2,7 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
+
 from narrative_jax.data.sources import storybook_training_set
+from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.study.aloud import counts, parts
 
 SAID = (
@@ -31,8 +34,11 @@ def test_a_part_counts_as_right_where_its_words_are_said_of_the_same_one():
 
 
 def test_every_description_is_read_whole():
-    for said, _ in storybook_training_set("raw", 60).descriptions(range(60)):
-        of_people = said.count(" skin") - said.count(":") // 2  # those who are there
+    examples = storybook_training_set("worn", 60).batch(range(60))
+    scenes, images = [each.scene for each in examples], np.stack([each.target for each in examples])
+    for scene, (said, _) in zip(scenes, describe_images(images, scenes), strict=True):
         found = Counter(about for about, _ in parts(said))
+        of_people = len(scene.subjects) - found["who is missing"]
         assert all(found[about] == of_people for about in ("skin", "hair", "hat", "coat", "trousers", "what they do"))
-        assert found["place and style"] == 2
+        assert found["place and style"] == 2 and found["how clean, somebody too many"] >= 1
+        assert sum(found.values()) == said.count(", ") + said.count("; ") + 2

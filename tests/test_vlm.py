@@ -387,7 +387,7 @@ def test_on_eight_devices(tmp_path):
     subprocess.run([sys.executable, script, out], env={**os.environ, **flags}, check=True)
     found = json.loads(out.read_text())
     one = found.pop("one")
-    assert len(found) == 2 and not one["spread"]
+    assert len(found) == 3 and not one["spread"]
     for mesh, each in found.items():
         assert each["laid"] and each["spread"] >= 20, mesh
         assert each["tokens"] == one["tokens"]

@@ -23,7 +23,11 @@ from narrative_jax.models.vlm import Vlm, last_of
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES, load_vlm_weights
 from narrative_jax.models.vlm_writing import write
 
-MESHES = {"fsdp8": {"fsdp": 8}, "cube": {"data": 2, "fsdp": 2, "tensor": 2}}
+MESHES = {
+    "fsdp8": {"fsdp": 8},
+    "cube": {"data": 2, "fsdp": 2, "tensor": 2},
+    "context2": {"fsdp": 2, "tensor": 2, "context": 2},
+}
 CONFIG = replace(TIED, kept="attention")
 SHOWN = ("token_embedding", "vision.patch_embedding", "blocks.*.key.kernel", "blocks.*.mlp_out.kernel")
 
@@ -43,8 +47,10 @@ def results(path, mesh):
 
     def written(params, given):
         module = network.bind(params)
-        hidden, cache = module.read(given)
-        return write(module, last_of(hidden, given.mask)[:, None], cache, length=6, ends=(), pad=0).tokens[:, 0]
+        _, cache = module.read(given)
+        mask = jnp.broadcast_to(jnp.arange(4) < jnp.array([[2], [4], [3]]), (len(given.mask), 3, 4))
+        hidden, cache = module.read_on(7 + jnp.cumsum(mask, 2), mask, cache.branched(3))
+        return write(module, last_of(hidden, mask), cache, length=6, ends=(), pad=0).tokens
 
     with traced_on(mesh):
         value, gradients = jax.jit(jax.value_and_grad(lambda params, given: loss(network.bind(params), given)))(

@@ -24,9 +24,7 @@ class Texts(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Each row's questions, each a way to go on: the hidden states f32[b, k, width] that they end in, and what was
-    read.
-    """
+    """Each row's questions, a branch each: the hidden states f32[b, k, width] that they end in, and what was read."""
 
     last: jax.Array
     cache: Cache
@@ -89,7 +87,7 @@ class Critic(nnx.Module):
         return self.vlm.read(inputs)[1]
 
     def ask(self, read: Cache, questions: Texts) -> Asked:
-        """Read each of the questions [k, n] to what was read."""
+        """Read each of the questions [k, n] to what was read, which has one branch: each begins one."""
         count, n = questions.tokens.shape
         tokens, mask = (jnp.broadcast_to(part, (len(read.seen), count, n)) for part in questions)
         hidden, cache = self.vlm.read_on(tokens, mask, read.branched(count))

@@ -79,10 +79,10 @@ class VlmInputs(NamedTuple):
 class Cache(NamedTuple):
     """What was read: keys [blocks, b, key_heads, d, m] and values [blocks, b, key_heads, m, d] of m tokens.
 
-    A row may go on in several ways, which share what was read before they part and do not see each other: `seen`
-    bool[b, ways, m] says which tokens each of them sees, `position` i32[b, ways] is that of its next one. Keys and
-    values lie as the products of a few queries take them. While words are written both are lists, each block's its
-    own, see `Vlm.room_in`.
+    A row may go on in several branches, which share what was read before they part and do not see each other: `seen`
+    bool[b, branches, m] says which tokens each of them sees, `position` i32[b, branches] is that of its next one. Keys
+    and values lie so that products with a few queries need no transposed copy. While words are written both are lists,
+    each block's its own, see `Vlm.room_in`.
     """
 
     keys: jax.Array
@@ -91,16 +91,18 @@ class Cache(NamedTuple):
     position: jax.Array
 
     def branched(self, times: int) -> "Cache":
-        """To go on in so many times as many ways."""
+        """With each branch so many times side by side."""
         seen, position = (jnp.repeat(x, times, axis=1) for x in (self.seen, self.position))
         return self._replace(seen=seen, position=position)
 
     def longer(self, keys: jax.Array, values: jax.Array, mask: jax.Array, position: jax.Array) -> "Cache":
-        """With the keys and values of tokens that came after, each way's n, way by way, of which `mask`
-        bool[b, ways, n] are no padding.
+        """With the keys and values of tokens that came after, each branch's n, branch by branch, of which `mask`
+        bool[b, branches, n] are no padding.
         """
-        keys = jnp.concatenate([self.keys, keys], axis=4)
-        values = jnp.concatenate([self.values, values], axis=3)
+        keys, values = (
+            jnp.concatenate(x, 1 + axis)  # behind that of blocks
+            for *x, axis in zip((self.keys, self.values), (keys, values), _TOKENS, strict=True)
+        )
         return Cache(keys, values, jnp.concatenate([self.seen, _apart(mask)], axis=2), position)
 
 
@@ -168,25 +170,26 @@ class Vlm(nnx.Module):
         return hidden, Cache(*found, inputs.mask[:, None], inputs.positions.max((1, 2))[:, None] + 1)
 
     def read_on(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """As `read`, of words i32[b, ways, n] that come after what was read; where `mask` is 0 is padding.
+        """As `read`, of words i32[b, branches, n] that come after what was read; where `mask` is 0 is padding.
 
-        Hidden states are f32[b, ways, n, width].
+        Hidden states are f32[b, branches, n, width].
         """
         hidden, found, position = self.step(tokens, mask, cache)
         return hidden, cache.longer(*found, mask, position)
 
     def step(self, tokens: jax.Array, mask: jax.Array, cache: Cache) -> tuple[jax.Array, tuple, jax.Array]:
-        """As `read_on`, but keys and values of these tokens alone, and the next position i32[b, ways]."""
-        rows, ways, n = tokens.shape
+        """As `read_on`, but keys and values of these tokens alone, and the next position i32[b, branches]."""
+        rows, branches, n = tokens.shape
         places = cache.position[..., None] + jnp.maximum(jnp.cumsum(mask, axis=2) - 1, 0)
         seen = jnp.concatenate([jnp.repeat(cache.seen, n, axis=1), _so_far_apart(mask)], axis=2)
         words, before = self._words(tokens.reshape(rows, -1)), (cache.keys, cache.values)
         hidden, found = self._through(words, _of_words(places.reshape(rows, -1)), seen, before)
-        return hidden.reshape(rows, ways, n, -1), found, cache.position + mask.sum(2)
+        return hidden.reshape(rows, branches, n, -1), found, cache.position + mask.sum(2)
 
     def write_on(self, tokens: jax.Array, cache: Cache, place: jax.Array) -> tuple[jax.Array, Cache]:
-        """As `read_on`, of one word i32[b, ways] each, whose keys and values lie side by side from a free place on in
-        what `room_in` made; hidden states f32[b, ways, width].
+        """As `read_on`, of one word i32[b, branches] each; hidden states f32[b, branches, width].
+
+        Their keys and values lie side by side from a free place on in what `room_in` made.
         """
         own = _apart(jnp.ones((*tokens.shape, 1), bool))
         seen = jax.lax.dynamic_update_slice_in_dim(cache.seen, own, place, axis=2)
@@ -196,8 +199,8 @@ class Vlm(nnx.Module):
         return hidden, Cache(keys, values, seen, cache.position + 1)
 
     def room_in(self, cache: Cache, more: int) -> Cache:
-        """With free places for so many tokens of each way, and for each block arrays of its own: they are written into
-        where they lie, while a loop over blocks would put all of them together for each word.
+        """With free places for so many tokens of each branch, and for each block arrays of its own: they are written
+        into where they lie, while a loop over blocks would put all of them together for each word.
         """
         more *= cache.seen.shape[1]
 
@@ -258,16 +261,16 @@ def _so_far(mask):
 
 
 def _apart(mask):
-    """Which tokens of all ways each way sees, bool[b, ways, ways · n], of its own bool[b, ways, n]."""
-    ways = mask.shape[1]
-    return (jnp.eye(ways, dtype=bool)[..., None] & mask[:, None]).reshape(len(mask), ways, -1)
+    """Which tokens of all branches each branch sees, bool[b, branches, branches · n]: its own, bool[b, branches, n]."""
+    branches = mask.shape[1]
+    return (jnp.eye(branches, dtype=bool)[..., None] & mask[:, None]).reshape(len(mask), branches, -1)
 
 
 def _so_far_apart(mask):
-    """Which tokens of all ways each token sees, bool[b, ways · n, ways · n], of its own way's bool[b, ways, n]."""
-    rows, ways, n = mask.shape
-    own = jnp.eye(ways, dtype=bool)[:, None, :, None] & _so_far(mask)[:, :, :, None]
-    return own.reshape(rows, ways * n, ways * n)
+    """As `_so_far`, bool[b, branches · n, branches · n], where a token sees none of other branches than its own."""
+    rows, branches, n = mask.shape
+    own = jnp.eye(branches, dtype=bool)[:, None, :, None] & _so_far(mask)[:, :, :, None]
+    return own.reshape(rows, branches * n, branches * n)
 
 
 def _of_words(places):

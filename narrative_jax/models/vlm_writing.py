@@ -1,4 +1,4 @@
-"""Writing with a `Vlm`: token after token, all ways of all rows at once, in one compiled program."""
+"""Writing with a `Vlm`: token after token, all branches of all rows at once, in one compiled program."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from narrative_jax.models.vlm import Cache, Vlm
 
 
 class Written(NamedTuple):
-    """Tokens i32[b, ways, length], and how many of each way are no padding, i32[b, ways]; an end token counts."""
+    """Tokens i32[b, branches, length], and how many of them are no padding, i32[b, branches]; an end token counts."""
 
     tokens: jax.Array
     lengths: jax.Array
@@ -36,10 +36,10 @@ def write(
 ) -> Written:
     """Up to `length` tokens after what was read, to the first of `ends`, then `pad`; for use inside jit.
 
-    `last` f32[b, ways, width] are the hidden states of the last tokens read. Tokens are the likeliest ones or, with a
-    random key for each way, `keys` [b, ways], drawn at a temperature > 0. They are the same whatever is beside them.
+    `last` f32[b, branches, width] are the hidden states of the last tokens read. Tokens are the likeliest ones or, with
+    a random key for each branch, `keys` [b, branches], drawn at a temperature > 0, the same whatever is beside them.
     """
-    rows, ways, read = cache.seen.shape
+    rows, branches, read = cache.seen.shape
 
     def chosen(hidden, step):
         logits = model.logits(hidden)
@@ -56,13 +56,13 @@ def write(
         return state.tokens.at[..., state.step].set(tokens), done
 
     def go_on(state):
-        place = read + ways * (state.step - 1)
+        place = read + branches * (state.step - 1)
         hidden, cache = model.write_on(state.tokens[..., state.step - 1], state.cache, place)
         tokens, done = put(state, chosen(hidden, state.step))
         return _State(state.step + 1, tokens, done, cache)
 
     cache = model.room_in(cache, length - 1)
-    nothing = _State(0, jnp.full((rows, ways, length), pad, jnp.int32), jnp.zeros((rows, ways), bool), cache)
+    nothing = _State(0, jnp.full((rows, branches, length), pad, jnp.int32), jnp.zeros((rows, branches), bool), cache)
     start = _State(jnp.int32(1), *put(nothing, chosen(last, 0)), cache)
     end = jax.lax.while_loop(lambda state: (state.step < length) & ~state.done.all(), go_on, start)
     ended = jnp.isin(end.tokens, jnp.array(ends))

@@ -25,7 +25,7 @@ INSTRUCTIONS = {
 }
 # What a network learns to see by, and before it criticises says aloud: what portraits and picture show; and how these
 # differ, which it cannot tell of what it has not put into words.
-DESCRIBE = "Describe everyone's portrait, and then the picture from left to right."
+DESCRIBE = "Describe everyone's portrait, and then the picture."
 COMPARE = "Compare everyone with the portrait."
 
 

@@ -87,6 +87,11 @@ def blemish(seen: Findings) -> str:
     return next((text for limit, text in _BLEMISHES if seen.distance > limit), "")
 
 
+def obscured(seen: Findings) -> str:
+    """That a picture, being hardly one of this world, shows hardly anything; "" for others and where nobody is seen."""
+    return "hardly anything can be made out" if seen.characters and seen.alike < 1 else ""
+
+
 def _instead(name, attribute, value, asked):
     verb, article = ("are" if attribute == "trousers" else "is"), ("a " if attribute == "hat" else "")
     return f"{name}'s {THINGS[attribute]} {verb} {article}{value} instead of {article}{asked}"
@@ -139,9 +144,8 @@ def _identity_faults(seen, asked):
 
 
 def _unlike(seen):
-    """A picture that is hardly one of this world shows hardly anything."""
-    if seen.characters and seen.alike < 1:
-        yield "hardly anything can be made out"
+    if obscured(seen):
+        yield obscured(seen)
 
 
 def _quality_faults(seen, asked):

@@ -10,7 +10,6 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
-from narrative_jax.storybook.descriptions import seen_descriptions
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.wear import blurred, noisy
@@ -93,7 +92,11 @@ class TrainingSet:
         """Several examples at once, which costs less an example."""
         indices = [self._check(index) for index in indices]
         asked = scenes(self.split, indices, self.seed, 0.0 if self.kind == "refined" else BUSY_PORTRAITS, self.world)
-        targets = np.round((self._pictures(indices) + 1) * 127.5).astype(np.uint8)
+        pictures = render(self._drawing(indices))
+        if self.kind == "worn":
+            for row, index in enumerate(indices):
+                pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
+        targets = np.round((pictures + 1) * 127.5).astype(np.uint8)
         return [Example(scene, target) for scene, target in zip(asked, targets, strict=True)]
 
     def silhouettes(self, indices: Sequence[int]) -> np.ndarray:
@@ -111,20 +114,6 @@ class TrainingSet:
             slots = (codes[:, None] == identities).all(-1).argmax(1)
             found.append(tuple((places[slots, 0] / SIZE).tolist()))
         return found
-
-    def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """What portraits and target show of each, and how they differ, in words, as the oracle sees it."""
-        indices = [self._check(index) for index in indices]
-        all_facts, _ = drawings(self.split, indices, self.seed, self.world)
-        return seen_descriptions(self._pictures(indices), all_facts)
-
-    def _pictures(self, indices):
-        """The targets, f32[b, h, w, 3] in [-1, 1]."""
-        pictures = render(self._drawing(indices))
-        if self.kind == "worn":
-            for row, index in enumerate(indices):
-                pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
-        return pictures
 
     def _drawing(self, indices):
         """What the targets show, flaws and all."""

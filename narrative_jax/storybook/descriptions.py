@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from narrative_jax.storybook.critiques import DOING, HIDDEN, THINGS, blemish, critique
+from narrative_jax.storybook.critiques import DOING, HIDDEN, THINGS, blemish, critique, obscured
 from narrative_jax.storybook.oracle import Findings, Seen, compare
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, WORLD, Character, Facts
@@ -13,9 +13,9 @@ _DOING = {**DOING, PORTRAIT_POSE: "standing"}
 
 
 def aloud(asked: Facts, seen: Findings) -> str:
-    """What the portraits of a scene show, and then the picture, by names: all that the faults of a critique are of.
+    """What the portraits of a scene show, and then the picture, by names; any critique's faults can be told from it.
 
-    What cannot be made out is called blurred.
+    What cannot be made out is called blurred; what is hidden is told as it is in the portrait.
     """
     portraits = "; ".join(f"{each.name}: {_worn(each.attributes)}" for each in asked.characters)
     there = {each.name: each for each in seen.characters}
@@ -24,9 +24,7 @@ def aloud(asked: Facts, seen: Findings) -> str:
         people.append("somebody too many")
     where = "in a blurred place" if seen.location is None else LOCATIONS[seen.location]
     style = "in a blurred style" if seen.style is None else STYLES[seen.style]
-    looks = [blemish(seen) or "it is clean"]
-    if seen.alike < 1:
-        looks.append("hardly anything can be made out")
+    looks = filter(None, (blemish(seen) or "it is clean", obscured(seen)))
     return f"{portraits}. In the picture: {'; '.join([*people, f'{where}, {style}', *looks])}."
 
 

@@ -26,7 +26,7 @@ from narrative_jax.rewards.nireward_files import SHIPPED, load_nireward
 from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.study.drawn import draw, embedded_generator
 
-WAYS = {"drawn": Sampling(), "drawn hurriedly": Sampling(num_steps=4, guidance_scale=4.0, subject_guidance_scale=1.5)}
+WAYS = {"drawn": Sampling(), "guided further": Sampling(num_steps=4, guidance_scale=4.0, subject_guidance_scale=1.5)}
 _BATCH = 32
 _SEED = 0
 # What a part of what is said about somebody is about, by its words; the first that fits.
@@ -109,14 +109,15 @@ def _print_table(options):
     for name, images, scenes in pictures(options.pictures // _BATCH * _BATCH):
         true = [aloud for aloud, _ in describe_images(images, scenes)]
         columns[name] = counts(say(reward, images, scenes), true)
-    abouts = list(dict.fromkeys(about for found in columns.values() for about in found["there"]))
+    abouts = dict.fromkeys(about for found in columns.values() for of in ("there", "said") for about in found[of])
     header = ["said of", *(f"{name}: there, precision, recall" for name in columns)]
     print(table(header, [[about, *(_cell(found, about) for found in columns.values())] for about in abouts]))
 
 
 def _cell(found, about):
-    shares = (found["right"][about] / max(found[name][about], 1) for name in ("said", "there"))
-    return ", ".join([f"{found['there'][about]:,}", *(f"{share:.2f}" for share in shares)])
+    counted = [(found["right"][about], found[name][about]) for name in ("said", "there")]
+    shares = [f"{right / count:.2f}" if count else "–" for right, count in counted]
+    return ", ".join([f"{found['there'][about]:,}", *shares])
 
 
 if __name__ == "__main__":

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Example, Scene
 from narrative_jax.data.datasets import open_records
-from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 
@@ -50,11 +47,6 @@ class DrawnExamples:
         """See `TrainingSet`: the only one is looked for in the whole picture."""
         return [(0.5,) for _ in indices]
 
-    def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """See `TrainingSet`; as the oracle reads what was drawn."""
-        examples = self.batch(indices)
-        return describe_images(np.stack([each.target for each in examples]), [each.scene for each in examples])
-
 
 class WithDrawn:
     """The examples of a training set, but for each `every`th, which is a drawn one."""
@@ -72,10 +64,6 @@ class WithDrawn:
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
         """See `TrainingSet`."""
         return self._of_both(indices, lambda examples, part: examples.whereabouts(part))
-
-    def descriptions(self, indices: Sequence[int]) -> list[tuple[str, str]]:
-        """See `TrainingSet`."""
-        return self._of_both(indices, lambda examples, part: examples.descriptions(part))
 
     def _of_both(self, indices, read):
         """What `read` gives for each index, each of both sets asked once."""

@@ -114,18 +114,21 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
 
 
 def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """Pictures of a training set with their scenes, what is said aloud of them, and how they and portraits differ."""
+    """Pictures of a training set with their scenes, what is said aloud of them, and how they and portraits differ: as
+    the oracle sees it.
+    """
 
     def make_batch(indices):
         found = examples.batch(indices)
-        aloud, compared = zip(*examples.descriptions(indices), strict=True)
+        scenes, pictures = [each.scene for each in found], [each.target for each in found]
+        aloud, compared = zip(*describe_images(np.stack(pictures), scenes), strict=True)
         batch = {
-            "pictures": to_float(np.stack([fitted(example.target) for example in found])),
-            "context": reward.encode([example.scene for example in found]),
+            "pictures": to_float(np.stack(list(map(fitted, pictures)))),
+            "context": reward.encode(scenes),
             "aloud": reward.prompts.aloud(aloud),
             "comparison": reward.prompts.texts([[each] for each in compared]),
         }
-        return [example.scene.id for example in found], batch
+        return [scene.id for scene in scenes], batch
 
     return Batches(len(examples), make_batch)
 
