@@ -5,10 +5,10 @@
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
 better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
-described and compared with portraits (`:backbone` makes it anew, from random weights). It goes on with these and as
-many that were drawn, as the oracle reads them, and then, as NIReward, which says aloud what it sees before it judges,
-learns critiques and preferences. Raters see the oracle's findings, so what it learned from is privileged. `:tiny` is a
-smoke run.
+described and compared with portraits (`:backbone` makes one anew, from random weights). It goes on with these and as
+many that were drawn, in the words of what the oracle sees in them, and then, as NIReward, which says aloud what it sees
+before it judges, learns critiques and preferences. Raters see the oracle's findings too: what it learned from is
+privileged. `:tiny` is a smoke run.
 
 `:7B` is a published Qwen2-VL-7B with an adapter, on preference pairs of one's own: a vision-language model behind an
 OpenAI-compatible server criticises and scores both pictures, and NIReward learns it; for 16 chips, and for
@@ -53,6 +53,22 @@ def get_config(variant: str = "") -> ConfigDict:
         "subject_guidance_scale": 1.0,
         "batch_size": 64,
     }
+    data = _make_data(config)
+    _train(config)
+    config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
+    config.stages = (*data, "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
+    if variant == "backbone":
+        config.stages = ("seeing",)
+        config.seeing.update(drawn="", batch_size=64, total_steps=3000)
+        config.seeing.nireward.backbone = "random"
+        config.seeing.optimizer.update(learning_rate=1e-3, warmup_steps=200)
+    if variant == "tiny":
+        _shrink(config)
+    return config
+
+
+def _make_data(config):
+    """Pictures, the proxies that choose of them, and what raters say of those; returns the entries."""
     draw = {"stage": "generate", "split": "train", "scenes": 2400, "scene_seed": 7, "per_scene": 1}
     for name, sampling in VARIANTS.items():
         config[name] = {**draw, "sampling": sampling}
@@ -83,6 +99,11 @@ def get_config(variant: str = "") -> ConfigDict:
         "raters": {"seeds": (0, 1, 2)},
         "spread": 1.5,
     }
+    return (*VARIANTS, "drawn", *proxies, "proxies", "annotated")
+
+
+def _train(config):
+    """What learns to see, and then to criticise and to score."""
     train = {
         "stage": "train",
         "source": "",
@@ -116,17 +137,6 @@ def get_config(variant: str = "") -> ConfigDict:
     }
     # The same network, its seeing and its compute, that never writes.
     config.plain = {**config.nireward.to_dict(), "hyper": {"critique": 0.0, "gamma": 1.0, "without_critique": 1.0}}
-    config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
-    training = (*VARIANTS, "drawn", *proxies, "proxies", "annotated", "seeing", "nireward", "plain")
-    config.stages = (*training, *_bench(config), "ni_rlhf")
-    if variant == "backbone":
-        config.stages = ("seeing",)
-        config.seeing.update(drawn="", batch_size=64, total_steps=3000)
-        config.seeing.nireward.backbone = "random"
-        config.seeing.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    if variant == "tiny":
-        _shrink(config)
-    return config
 
 
 def _published():
