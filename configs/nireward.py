@@ -122,7 +122,7 @@ def _train(config):
         "drawn": "drawn",
         "training_set": {"kind": "worn", "size": 200_000, "seed": 8},
         "batch_size": 32,
-        "total_steps": 800,
+        "total_steps": 600,
         "optimizer": {**adamw, "learning_rate": 5e-4},
     }
     config.nireward = {
@@ -132,7 +132,7 @@ def _train(config):
         "algorithm": "critique",
         "hyper": {"gamma": 1.0, "without_critique": 0.3},
         "batch_size": 16,
-        "total_steps": 800,
+        "total_steps": 500,
         "optimizer": {**adamw, "learning_rate": 3e-4},
     }
     # The same network, its seeing and its compute, that never writes.
