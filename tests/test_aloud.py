@@ -9,19 +9,19 @@ from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.study.aloud import counts, parts
 
 SAID = (
-    "Kim: brown skin, long ginger hair, a red cap, red coat, navy trousers; Noa: pale skin, short black hair, "
-    "a green bobble hat, blue coat, teal trousers. In the picture: Kim: brown skin, blurred long ginger hair, "
-    "a blurred red cap, red coat, navy trousers, sitting, left arm missing, covered by somebody else; Noa is missing; "
-    "somebody too many; in a blurred place, by moonlight; it is badly blurred or noisy."
+    "Kim: brown skin, long ginger hair, red top hat, red coat, navy trousers; Noa: pale skin, short black hair, "
+    "green bobble hat, blue coat, teal trousers. In the picture: Kim: brown skin, blurred long ginger hair, blurred "
+    "red cap not red top hat, red coat, navy trousers, sitting, left arm missing, covered by somebody else; Noa is "
+    "missing; somebody too many; in a blurred place, by moonlight; it is badly blurred or noisy."
 )
 
 
 def test_each_part_is_about_something():
     found = Counter(about for about, _ in parts(SAID))
     once = ("skin", "hair", "hat", "coat", "trousers", "what they do", "a part is missing", "cut off or covered")
-    assert all(found[about] == 1 for about in (*once, "who is missing"))
+    assert all(found[about] == 1 for about in (*once, "who is missing", "other than in the portrait"))
     assert found["portraits"] == 10 and found["place and style"] == found["how clean, somebody too many"] == 2
-    assert sum(found.values()) == 23 and list(parts("")) == []
+    assert sum(found.values()) == 24 and list(parts("")) == []
 
 
 def test_a_part_counts_as_right_where_its_words_are_said_of_the_same_one():
@@ -41,4 +41,5 @@ def test_every_description_is_read_whole():
         of_people = len(scene.subjects) - found["who is missing"]
         assert all(found[about] == of_people for about in ("skin", "hair", "hat", "coat", "trousers", "what they do"))
         assert found["place and style"] == 2 and found["how clean, somebody too many"] >= 1
-        assert sum(found.values()) == said.count(", ") + said.count("; ") + 2
+        others = said.count(" not ") - said.count("is not clean")
+        assert sum(found.values()) == said.count(", ") + said.count("; ") + others + 2

@@ -49,20 +49,23 @@ def test_it_says_what_was_asked_for_where_nothing_is_wrong():
         assert comparison == "Everyone looks as in the portrait."
         for character in facts.characters:
             has = character.attributes
-            worn = f"{has['skin']} skin, {has['hair']} {has['hair_colour']} hair, a {has['hat_colour']} {has['hat']}"
+            worn = f"{has['skin']} skin, {has['hair']} {has['hair_colour']} hair, {has['hat_colour']} {has['hat']}"
             assert portraits[character.name] == f"{worn}, {has['coat']} coat, {has['trousers']} trousers"
             assert picture[character.name].startswith(f"{portraits[character.name]}, {DOING[character.action]}")
 
 
 def test_a_comparison_names_what_is_said_to_differ(raw):
-    """An attribute does in the words of portrait and picture; a copied pose is one of somebody who stands."""
+    """An attribute that is said to be other than the portrait's; a copied pose is one of somebody who stands."""
     counts = {"other": 0, "copied": 0}
     for facts, (text, comparison), _ in raw:
         portraits, picture, _ = people(text, facts)
         for name, person in picture.items():
             if person == "missing":
                 continue
-            other = not person.replace("blurred ", "").startswith(portraits[name])
+            other = " not " in person
+            worn = [each.partition(" not ") for each in person.replace("blurred ", "").split(", ")[:5]]
+            assert ", ".join(asked or seen for seen, _, asked in worn) == portraits[name]
+            assert all(seen != asked for seen, _, asked in worn)
             named = any(kind in ("attribute", "leak") and of.startswith(name) for kind, of in faults(comparison))
             assert named == other
             copied = ("copied", name) in faults(comparison)
@@ -82,7 +85,7 @@ def test_what_cannot_be_seen_is_said(raw):
     _, picture, rest = people(text, facts)
     assert picture[second.name] == "missing"
     told = picture[first.name].split(", ")
-    assert told[0].startswith("blurred ") and told[2].startswith("a blurred ") and "blurred" not in told[1]
+    assert told[0].startswith("blurred ") and told[2].startswith("blurred ") and "blurred" not in told[1]
     assert told[5:] == ["in a blurred pose", "left arm missing", "covered by somebody else"]
     assert rest == [
         "somebody too many",

@@ -15,9 +15,10 @@ _DOING = {**DOING, PORTRAIT_POSE: "standing"}
 def aloud(asked: Facts, seen: Findings) -> str:
     """What the portraits of a scene show, and then the picture, by names; any critique's faults can be told from it.
 
-    What cannot be made out is called blurred; what is hidden is told as it is in the portrait.
+    What is other than in the portrait is told as that where it is told of: nothing that comes later compares. What
+    cannot be made out is called blurred; what is hidden is told as it is in the portrait.
     """
-    portraits = "; ".join(f"{each.name}: {_worn(each.attributes)}" for each in asked.characters)
+    portraits = "; ".join(f"{each.name}: {', '.join(_things(each.attributes).values())}" for each in asked.characters)
     there = {each.name: each for each in seen.characters}
     people = [_person(each, there.get(each.name)) for each in asked.characters]
     if seen.extra:
@@ -43,8 +44,11 @@ def _person(asked: Character, seen: Seen | None):
     if seen is None:
         return f"{asked.name} is missing"
     blurred = {THINGS[attribute] for attribute in seen.unreadable}
+    portrait, shown = _things(asked.attributes), _things({**asked.attributes, **seen.wrong})
+    worn = [words if words == portrait[thing] else f"{words} not {portrait[thing]}" for thing, words in shown.items()]
+    worn = [f"blurred {words}" if thing in blurred else words for thing, words in zip(shown, worn, strict=True)]
     doing = "in a blurred pose" if seen.action is None else _DOING[seen.action]
-    told = [f"{asked.name}: {_worn({**asked.attributes, **seen.wrong}, blurred)}", doing]
+    told = [f"{asked.name}: {', '.join(worn)}", doing]
     if seen.cut > HIDDEN:
         told.append("cut off at the edge")
     else:
@@ -54,13 +58,11 @@ def _person(asked: Character, seen: Seen | None):
     return ", ".join(told)
 
 
-def _worn(has: Mapping[str, str], blurred=()):
-    things = {
+def _things(has: Mapping[str, str]):
+    return {
         "skin": f"{has['skin']} skin",
         "hair": f"{has['hair']} {has['hair_colour']} hair",
         "hat": f"{has['hat_colour']} {has['hat']}",
         "coat": f"{has['coat']} coat",
         "trousers": f"{has['trousers']} trousers",
     }
-    told = {thing: f"blurred {words}" if thing in blurred else words for thing, words in things.items()}
-    return ", ".join(f"a {words}" if thing == "hat" else words for thing, words in told.items())

@@ -33,7 +33,7 @@ _SEED = 0
 _ABOUT = (
     ("skin", r".+ skin"),
     ("hair", r".+ hair"),
-    ("hat", r"a .+ (?:hat|cap)"),
+    ("hat", r".+ (?:hat|cap)"),
     ("coat", r".*coat"),
     ("trousers", r".*trousers"),
     ("a part is missing", r".+ missing"),
@@ -51,8 +51,11 @@ def parts(said: str) -> Iterator[tuple[str, str]]:
     for clause in filter(None, picture.split("; ")):
         name, colon, told = clause.partition(": ")
         for part in told.split(", ") if colon else ():
-            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
-            yield about, f"{name} {part}"
+            seen, other, _ = part.partition(" not ")
+            about = next(about for about, words in _ABOUT if re.fullmatch(words, seen))
+            yield about, f"{name} {seen}"
+            if other:
+                yield "other than in the portrait", f"{name} {about}"
         if clause.endswith(" is missing"):
             yield "who is missing", clause
         elif not colon:
