@@ -20,11 +20,13 @@ COUNT = 120
 
 
 def told(kind, count=COUNT):
-    """Facts, what is said aloud and how people differ from portraits, and the oracle's findings."""
+    """Facts, what is said aloud, a critique of identity, and the oracle's findings."""
     examples = storybook_training_set(kind, count).batch(range(count))
     scenes, images = [each.scene for each in examples], np.stack([each.target for each in examples])
     facts = [scene.facts for scene in scenes]
-    return list(zip(facts, describe_images(images, scenes), judge(to_float(images), facts).findings, strict=True))
+    findings = judge(to_float(images), facts).findings
+    critiques = [critique("identity_consistency", *each) for each in zip(findings, facts, strict=True)]
+    return list(zip(facts, zip(describe_images(images, scenes), critiques, strict=True), findings, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -61,8 +61,7 @@ def test_each_entry_is_done(run):
     assert summary["annotated/preferences"] == 4 * 3 * 3 and summary["nireward/step"] == 2
     assert summary["compile/seeing"] == summary["compile/nireward"] == summary["compile/plain"] == 1
     described = [json.loads(line) for line in (run / "seeing" / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["description"] > 0 and row["comparison"] > 0 for row in described)
-    assert all(0 <= row[f"{what}_right"] <= 1 for row in described for what in ("description", "comparison"))
+    assert all(row["loss"] > 0 and 0 <= row["right"] <= 1 for row in described)
     for pictures, labels in {"bench": 4 * 6, "kept": 4}.items():
         assert summary[f"{pictures}_faults/there/visual_quality/unclean"] > 0
         assert not any(key.startswith(f"{pictures}_faults/there/") and key.endswith("other") for key in summary)

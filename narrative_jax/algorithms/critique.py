@@ -81,30 +81,19 @@ class CritiqueModelling(Algorithm):
 
 @dataclass(frozen=True)
 class Describing(Algorithm):
-    """Portraits and pictures are described, and then compared, word by word: a backbone that sees."""
+    """What portraits and pictures show, and how they differ, is said aloud, word by word: a backbone that sees."""
 
     batch: ClassVar[str] = "descriptions"
 
     def loss(self, models, batch, key) -> Loss:
-        """`batch`: pictures f32[b, h, w, 3], the scenes' context, `aloud` and `comparison`, Texts [b, 1, m]."""
+        """`batch`: pictures f32[b, h, w, 3], the scenes' context, and `aloud`, Texts [b, 1, m]."""
         reward, params = models.policy
         critic, context, prompts = reward.network.bind(params), batch["context"], reward.prompts
         shown = reward.show(critic, reward.fit(batch["pictures"], context), context)
-        texts = [Texts(*batch[name]) for name in ("aloud", "comparison")]
-        described = critic.answer(critic.ask(shown, prompts.opening), texts[0])
-        compared = critic.answer(critic.ask(described.cache, prompts.comparing), texts[1])
-        losses, right = [], []
-        for found, text in zip((described, compared), texts, strict=True):
-            losses.append(token_cross_entropy(found.logits, *text)[:, 0])
-            told = (found.logits.argmax(-1) == text.tokens) & text.mask
-            right.append(told.sum((1, 2)) / text.mask.sum((1, 2)))
-        metrics = {
-            "description": losses[0],
-            "comparison": losses[1],
-            "description_right": right[0],
-            "comparison_right": right[1],
-        }
-        return summed(sum(losses) / 2, **metrics)
+        text = Texts(*batch["aloud"])
+        logits = critic.answer(critic.ask(shown, prompts.opening), text).logits
+        right = (logits.argmax(-1) == text.tokens) & text.mask
+        return summed(token_cross_entropy(logits, *text)[:, 0], right=right.sum((1, 2)) / text.mask.sum((1, 2)))
 
 
 def _ranking(scores, better):

@@ -23,10 +23,9 @@ INSTRUCTIONS = {
     "identity_consistency": "Identity consistency: does everyone look as in the portrait?",
     "visual_quality": "Visual quality: is the picture clean, complete and well composed?",
 }
-# What a network learns to see by, and before it criticises says aloud: what portraits and picture show; and how these
-# differ, which it cannot tell of what it has not put into words.
+# What a network learns to see by, and says aloud before it criticises: of what it has not put into words it cannot tell
+# how it differs.
 DESCRIBE = "Describe everyone's portrait, and then the picture."
-COMPARE = "Compare everyone with the portrait."
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,6 @@ class Prompts:
     def opening(self) -> Texts:
         """`DESCRIBE`, [1, n]."""
         return self._asked([DESCRIBE + self._around[1]])
-
-    @cached_property
-    def comparing(self) -> Texts:
-        """`COMPARE`, [1, n], after what was said aloud."""
-        return self._asked([next_question(COMPARE)])
 
     def _asked(self, questions):
         tokens = list(map(self.tokenizer.encode, questions))

@@ -14,7 +14,7 @@ from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
-from narrative_jax.storybook.descriptions import seen_descriptions
+from narrative_jax.storybook.descriptions import aloud
 from narrative_jax.storybook.oracle import Judgement, judge
 from narrative_jax.storybook.parse import check_pictures
 from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, World, is_unseen
@@ -94,12 +94,13 @@ def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     return {"one_character": counts == 1, "two_characters": counts == 2, "seen": ~unseen, "unseen": unseen}
 
 
-def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[tuple[str, str]]:
-    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, and how they differ, in words.
+def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
+    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, see `storybook.descriptions.aloud`.
 
     Raises InputError for a scene without facts.
     """
-    return seen_descriptions(to_float(images), [facts_of(scene) for scene in scenes])
+    facts = [facts_of(scene) for scene in scenes]
+    return [aloud(asked, seen) for asked, seen in zip(facts, judge(to_float(images), facts).findings, strict=True)]
 
 
 def facts_of(scene: Scene) -> Facts:

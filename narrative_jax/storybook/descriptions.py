@@ -1,13 +1,10 @@
 """What portraits and a picture show, in words, as the oracle sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-
-from narrative_jax.storybook.critiques import DOING, HIDDEN, THINGS, blemish, critique, obscured
-from narrative_jax.storybook.oracle import Findings, Seen, compare
-from narrative_jax.storybook.parse import parse
-from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, WORLD, Character, Facts
+from narrative_jax.storybook.critiques import DOING, HIDDEN, THINGS, blemish, obscured
+from narrative_jax.storybook.oracle import Findings, Seen
+from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, Character, Facts
 
 _DOING = {**DOING, PORTRAIT_POSE: "standing"}
 
@@ -27,17 +24,6 @@ def aloud(asked: Facts, seen: Findings) -> str:
     style = "in a blurred style" if seen.style is None else STYLES[seen.style]
     looks = filter(None, (blemish(seen) or "it is clean", obscured(seen)))
     return f"{portraits}. In the picture: {'; '.join([*people, f'{where}, {style}', *looks])}."
-
-
-def seen_descriptions(pictures: np.ndarray, all_facts: Sequence[Facts]) -> list[tuple[str, str]]:
-    """`aloud`, and how they differ, of pictures f32[b, 40, 40, 3] in [-1, 1] of scenes: the oracle's findings on
-    identity. Raises InputError.
-    """
-    found = compare(parse(pictures, WORLD.max_characters + 1), all_facts).findings
-    return [
-        (aloud(facts, seen), critique("identity_consistency", seen, facts))
-        for seen, facts in zip(found, all_facts, strict=True)
-    ]
 
 
 def _person(asked: Character, seen: Seen | None):

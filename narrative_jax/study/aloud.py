@@ -110,8 +110,7 @@ def _print_table(options):
             f"weights {options.weights}", "this NIReward says nothing aloud", "give those of one that does"
         )
     for name, images, scenes in pictures(options.pictures // _BATCH * _BATCH):
-        true = [aloud for aloud, _ in describe_images(images, scenes)]
-        columns[name] = counts(say(reward, images, scenes), true)
+        columns[name] = counts(say(reward, images, scenes), describe_images(images, scenes))
     abouts = dict.fromkeys(about for found in columns.values() for of in ("there", "said") for about in found[of])
     header = ["said of", *(f"{name}: there, precision, recall" for name in columns)]
     print(table(header, [[about, *(_cell(found, about) for found in columns.values())] for about in abouts]))

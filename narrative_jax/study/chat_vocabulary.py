@@ -18,7 +18,7 @@ from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
 from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.rewards.nireward_files import BACKBONE
-from narrative_jax.rewards.nireward_prompts import COMPARE, DESCRIBE, INSTRUCTIONS
+from narrative_jax.rewards.nireward_prompts import DESCRIBE, INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 
 _PICTURES = 1500
@@ -39,7 +39,7 @@ def _write():
 
 def _texts() -> Iterator[str]:
     """What is said; pictures of other scenes beside a prompt have every fault that there is."""
-    yield from (question(""), *INSTRUCTIONS.values(), DESCRIBE, COMPARE) * _AROUND
+    yield from (question(""), *INSTRUCTIONS.values(), DESCRIBE) * _AROUND
     examples = storybook_training_set("raw", _PICTURES).batch(range(_PICTURES))
     scenes, targets = [each.scene for each in examples], [each.target for each in examples]
     rng = np.random.default_rng(0)

@@ -96,7 +96,7 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
     def describe(ids):
         pictures = [pairs.pictures.candidate(id) for id in ids]
         scenes = [pairs.pictures.scene(each.scene_id) for each in pictures]
-        return [aloud for aloud, _ in describe_images(np.stack([each.image for each in pictures]), scenes)]
+        return describe_images(np.stack([each.image for each in pictures]), scenes)
 
     def make_batch(indices):
         ids = [pairs.ids[i] for i in indices]
@@ -114,19 +114,15 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
 
 
 def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """Pictures of a training set with their scenes, what is said aloud of them, and how they and portraits differ: as
-    the oracle sees it.
-    """
+    """Pictures of a training set with their scenes, and what is said aloud of them: what the oracle sees."""
 
     def make_batch(indices):
         found = examples.batch(indices)
         scenes, pictures = [each.scene for each in found], [each.target for each in found]
-        aloud, compared = zip(*describe_images(np.stack(pictures), scenes), strict=True)
         batch = {
             "pictures": to_float(np.stack(list(map(fitted, pictures)))),
             "context": reward.encode(scenes),
-            "aloud": reward.prompts.aloud(aloud),
-            "comparison": reward.prompts.texts([[each] for each in compared]),
+            "aloud": reward.prompts.aloud(describe_images(np.stack(pictures), scenes)),
         }
         return [scene.id for scene in scenes], batch
 
