@@ -1,6 +1,7 @@
 """configs/nireward.py whole, at its smallest."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from io import BytesIO
@@ -31,6 +32,7 @@ from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.runs.annotations import open_annotated
 from narrative_jax.runs.critiques import of_the_next
 from narrative_jax.storybook.critiques import critique, faults
+from narrative_jax.study import aloud
 from narrative_jax.trainees.reward import RewardTrainee
 
 KINDS = (("candidates", Candidate), ("scenes", Scene))
@@ -73,6 +75,16 @@ def test_each_entry_is_done(run):
             assert name == "nireward" or -1 <= summary[f"{key}_lead"] <= 1
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]
     assert all(row[name] > 0 for row in rows for name in ("critique", "described", "ranking", "grad_norm"))
+
+
+@pytest.mark.slow
+def test_what_it_says_aloud_is_counted(run, capsys):
+    """Part by part, of three kinds of pictures; it has hardly learned to see."""
+    assert aloud.main([f"--weights={run / 'seeing' / WEIGHTS}", "--pictures=32"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("| said of") and header.count("there, precision, recall") == 3
+    there = {row.split("|")[1].strip(): re.findall(r"\| (\d+), ", row) for row in rows}
+    assert len(there) >= 10 and all(int(count) >= 5 * 32 for count in there["portraits"])
 
 
 @pytest.mark.slow

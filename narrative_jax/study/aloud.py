@@ -1,4 +1,6 @@
-"""How much of what it sees NIReward says aloud, and how truly: `python -m narrative_jax.study.aloud`.
+"""How much of what there is to see NIReward says aloud, and how truly.
+
+    python -m narrative_jax.study.aloud --weights=runs/nireward/seeing/weights.safetensors
 
 Of test scenes: rendered pictures, with the flaws and the wear of a training set; drawn as the generator draws; and
 drawn in few steps, guided further. What the oracle sees is what there is.
@@ -20,9 +22,8 @@ from narrative_jax.core.markdown import table
 from narrative_jax.core.records import Scene
 from narrative_jax.data.sources import storybook_scenes, storybook_training_set
 from narrative_jax.generators.sampling import Sampling
-from narrative_jax.rewards.base import WEIGHTS
 from narrative_jax.rewards.nireward import NIReward
-from narrative_jax.rewards.nireward_files import SHIPPED, load_nireward
+from narrative_jax.rewards.nireward_files import load_nireward
 from narrative_jax.rewards.oracle import describe_images
 from narrative_jax.study.drawn import draw, embedded_generator
 
@@ -97,7 +98,7 @@ def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table in Markdown; returns the exit code."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--weights", default=str(SHIPPED / WEIGHTS), help="of a NIReward (default: the one that ships)")
+    parser.add_argument("--weights", required=True, help="of a NIReward, as its training leaves them, or its seeing")
     parser.add_argument("--pictures", type=int, default=256, help="of each kind, by batches of 32 (default 256)")
     return run(_print_table, parser, arguments)
 
