@@ -50,7 +50,7 @@ def test_rater_agreement_prints_a_table(tmp_path):
         (
             "aloud",
             ("--weights", str(SHIPPED / WEIGHTS)),
-            "this NIReward says nothing aloud; give those of one that does",
+            "this NIReward says nothing aloud",
         ),
         ("coverage", ("--studies", "0"), "studies 0: studies is an integer ≥ 1"),
         ("coverage", ("--studies", "many"), "invalid int value: 'many'; see --help"),
