@@ -3,11 +3,12 @@
     python -m narrative_jax.launch --config=configs/uper.py
 
 Of 4,000 raw pairs of a portrait and a picture, portraits are put on white and pairs left out that raters find to show
-somebody else. A LoRA adapter learns from the others; a second one, on top, follows a composite reward through the last
-steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that it did not
-follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
+somebody else. A LoRA adapter learns from the others; a second one, on top, follows a reward of text and subject through
+the last steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that
+it did not follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
 privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the composite
-reward prefers, and the best of four; `:ablations` has one change at a time of the reward and of how it is followed.
+reward prefers, and the best of four; `:ablations` has UPER's own reward, with an aesthetic head, and one change at a
+time of the reward and of how it is followed.
 `:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
 `python -m narrative_jax.plan`. `:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published
 rewards:
@@ -29,6 +30,10 @@ from narrative_jax.core.errors import check_name
 
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
 ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0}
+
+
+LOOKS = {"reward": "aesthetic", "aesthetic": {"clip": "", "head": "", "version": "storybook"}}
+PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}  # UPER's composite reward
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,7 +59,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.reference = {"stage": "generate", "split": "train", "scenes": 256, "scene_seed": 2, "per_scene": 1}
     rewards = {
         "by_text": {"reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}},
-        "by_looks": {"reward": "aesthetic", "aesthetic": {"clip": "", "head": "", "version": "storybook"}},
         "by_subject": {
             "reward": "identity",
             "identity": {"encoder": "iresnet", "weights": "", "size": "storybook", "side": 40, "max_subjects": 1},
@@ -96,8 +100,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "keep_adapters": True,
         "optimizer": {**adamw, "learning_rate": 3e-4},
         "reward": "ensemble",
-        # The paper's weights, and its limit to the pull of the subject's reward.
-        "ensemble": {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}},
+        # The paper's limit to the pull of the subject's reward, and not its third one, PUBLISHED: Storybook's aesthetic
+        # head pulls ten times as hard as the others, and what pleases it is unclean.
+        "ensemble": {"by_text": 0.5, "by_subject": {"weight": 0.5, "clip": 0.2}},
         "hyper": {"window": (4, 8), "reward_weight": 0.3, "flow_matching": 1.0},
     }
     _draw_as_sampled(config, "follow")
@@ -216,7 +221,8 @@ def _add_ablations(config):
     others = {key: value for key, value in ensemble.items() if key != "by_subject"}
     changes = {
         "as_it_is": {},
-        "text_and_looks": {"ensemble": others},
+        "published": {"ensemble": PUBLISHED},
+        "text_alone": {"ensemble": others},
         "subject_alone": {"ensemble": {"by_subject": subject}},
         **{f"with_{name}": {"ensemble": {**others, f"by_{name}": subject}} for name in subjects},
         "without_clip": {"ensemble": {**others, "by_subject": {**subject, "clip": None}}},
@@ -230,10 +236,10 @@ def _add_ablations(config):
         arm = config.follow.to_dict()
         arm["hyper"] |= change.get("hyper", {})
         arms[name] = {**arm, "ensemble": change.get("ensemble", ensemble), "keep_adapters": False, "sample_every": 0}
-    config.update(arms)
+    config.update({**arms, "by_looks": {"stage": "score", "source": "reference", **LOOKS}})
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
-    scores = tuple(f"by_{name}" for name in subjects)
+    scores = ("by_looks", *(f"by_{name}" for name in subjects))
     config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *config.fidelity.measures, "fidelity")
     for name in ("follow", "refl"):
         del config[name]
@@ -250,7 +256,10 @@ def _enlarge(config):
     config.generator.preset = "flux"
     config.sampling.update(num_steps=28, guidance_scale=1.0, batch_size=64)  # guidance is in the network
     config.by_text.clip_cosine.size = "ViT-L/14"
+    config.by_looks = {"stage": "score", "source": "reference", **LOOKS}
     config.by_looks.aesthetic.version = "v2"
+    config.follow.ensemble = ConfigDict(PUBLISHED)
+    config.stages = (*config.stages[:1], "by_looks", *config.stages[1:])
     two = {"weights": "", "max_subjects": 2, "regions": HALVES}
     grid = {"form": "grid", "size": "ViT-g/14", **two}
     config.by_subject = {"stage": "score", "source": "reference", "reward": "subject_consistency"}
@@ -296,6 +305,7 @@ def _own(config):
         "threshold": 3.0,
     }
     config.refl = config.follow
+    config.refl.ensemble = ConfigDict(PUBLISHED)
     config.refl.keep_adapters = False
     config.evaluate = {
         "stage": "evaluate",

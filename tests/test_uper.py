@@ -48,7 +48,7 @@ def test_each_entry_is_done(run):
 def test_each_term_is_told(run):
     rows = [json.loads(line) for line in (run / "follow" / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        for name in ("by_text", "by_looks", "by_subject"):
+        for name in ("by_text", "by_subject"):
             assert np.isfinite(row[f"reward/{name}"]) and row[f"pull/{name}"] > 0
         assert row["error"] > 0 and round(3 * row["t"], 5) in (1, 2), "a step of the window"
 
