@@ -5,10 +5,10 @@
 Of 4,000 raw pairs of a portrait and a picture, portraits are put on white and pairs left out that raters find to show
 somebody else. A LoRA adapter learns from the others; a second one, on top, follows a reward of text and subject through
 the last steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that
-it did not follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left out is
-privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the composite
-reward prefers, and the best of four; `:ablations` has UPER's own reward, with an aesthetic head, and one change at a
-time of the reward and of how it is followed.
+it did not follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left
+out is privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the
+composite reward prefers, and the best of four; `:ablations` has UPER's own reward, with an aesthetic head, and one
+change at a time of the reward and of how it is followed.
 `:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
 `python -m narrative_jax.plan`. `:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published
 rewards:
