@@ -99,8 +99,8 @@ def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
 
     Raises InputError for a scene without facts.
     """
-    facts = [facts_of(scene) for scene in scenes]
-    return [aloud(asked, seen) for asked, seen in zip(facts, judge(to_float(images), facts).findings, strict=True)]
+    findings = judge_images(images, scenes).findings
+    return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
 
 
 def facts_of(scene: Scene) -> Facts:
