@@ -19,7 +19,7 @@ SAID = (
 def test_each_part_is_about_something():
     found = Counter(about for about, _ in parts(SAID))
     once = ("skin", "hair", "hat", "coat", "trousers", "what they do", "a part is missing", "cut off or covered")
-    assert all(found[about] == 1 for about in (*once, "who is missing", "other than in the portrait"))
+    assert all(found[about] == 1 for about in (*once, "who is missing", "what is not as it should be"))
     assert found["portraits"] == 10 and found["place and style"] == found["how clean, somebody too many"] == 2
     assert sum(found.values()) == 24 and list(parts("")) == []
 

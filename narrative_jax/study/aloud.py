@@ -56,12 +56,16 @@ def parts(said: str) -> Iterator[tuple[str, str]]:
             about = next(about for about, words in _ABOUT if re.fullmatch(words, seen))
             yield about, f"{name} {seen}"
             if other:
-                yield "other than in the portrait", f"{name} {about}"
+                yield "what is not as it should be", f"{name} {about}"
         if clause.endswith(" is missing"):
             yield "who is missing", clause
         elif not colon:
-            about = "place and style" if clause.startswith(("in ", "on ", "by ")) else "how clean, somebody too many"
-            yield from ((about, part) for part in clause.split(", "))
+            placed = clause.startswith(("in ", "on ", "by "))
+            for part in clause.split(", "):
+                seen, other, _ = part.partition(" not ") if placed else (part, "", "")
+                yield "place and style" if placed else "how clean, somebody too many", seen
+                if other:
+                    yield "what is not as it should be", seen
 
 
 def counts(said: Sequence[str], true: Sequence[str]) -> dict[str, Counter]:
