@@ -236,8 +236,8 @@ def test_a_reward_in_the_loss_is_planned_without_its_files():
     assert any(".adapters.sft." in name for name in trainee.frozen)
     judging = below("reward", trainee.frozen)
     assert judging.keys() == trainee.reward.axes.keys()
-    assert {name.partition(".")[0] for name in judging} == {"by_text", "by_looks", "by_subject"}
-    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch)) and batch["context"].mean.shape == (4, 3)
+    assert {name.partition(".")[0] for name in judging} == {"by_text", "by_subject"}
+    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch)) and batch["context"].mean.shape == (4, 2)
 
 
 @pytest.mark.parametrize("reward", ["raters", "trained"])

@@ -7,7 +7,7 @@ import pytest
 from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook.corruptions import can_corrupt, corrupt
-from narrative_jax.storybook.critiques import _THINGS, critique, faults
+from narrative_jax.storybook.critiques import THINGS, critique, faults
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.oracle import ASPECTS, Judgement, judge
 from narrative_jax.storybook.raters import NoiseModel, Rater
@@ -70,7 +70,7 @@ def test_every_fault_that_is_named_is_known_by_its_words(sample):
         assert {who for kind, who in prompt if kind == "missing"} == set(seen.missing)
         assert ("too many", "") in prompt or not seen.extra
         assert {who for kind, who in quality if kind == "cut"} == {c.name for c in seen.characters if c.cut > 0.1}
-        wrong = {f"{c.name}'s {_THINGS[attribute]}" for c in seen.characters for attribute in c.wrong}
+        wrong = {f"{c.name}'s {THINGS[attribute]}" for c in seen.characters for attribute in c.wrong}
         assert {what for kind, what in identity if kind in ("attribute", "leak")} == wrong
         lost = {f"{c.name}'s {part}" for c in seen.characters if c.cut <= 0.1 for part in c.missing_parts}
         assert {what for kind, what in quality if kind == "part"} == lost

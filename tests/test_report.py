@@ -415,6 +415,7 @@ def test_raters_who_keep_pairs_and_a_reward_that_is_followed_are_told():
     assert privileged(config, "sft") == ""
     config["said"] = {"stage": "annotate", "annotator": "raters"}
     config["criticises"] = {"stage": "train", "trains": "reward", "reward": "nireward", "source": "said"}
+    config["criticises"] |= {"algorithm": "critique", "nireward": {"size": "7B"}}
     assert privileged(config, "criticises") == RATERS
 
 
