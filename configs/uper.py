@@ -30,10 +30,14 @@ from narrative_jax.core.errors import check_name
 
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
 ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0}
-
-
-LOOKS = {"reward": "aesthetic", "aesthetic": {"clip": "", "head": "", "version": "storybook"}}
-PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}  # UPER's composite reward
+# UPER's third reward, and its composite.
+LOOKS = {
+    "stage": "score",
+    "source": "reference",
+    "reward": "aesthetic",
+    "aesthetic": {"clip": "", "head": "", "version": "storybook"},
+}
+PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -73,6 +77,29 @@ def get_config(variant: str = "") -> ConfigDict:
         "annotator": "raters",
         "threshold": 3.0,
     }
+    _train(config)
+    config.evaluate = {
+        "stage": "evaluate",
+        "split": "test",
+        "scenes": 256,
+        "scene_seed": 0,
+        "per_scene": 2,
+        "trained": ("refl", "sft"),
+        "reward": "",
+        "raters": {"seeds": (0, 1, 2)},
+        "compare": (("refl", "sft"),),
+        "controls": ("copying",),
+    }
+    _measure(config)
+    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *config.fidelity.measures)
+    config.stages += ("fidelity",)
+    if variant:
+        VARIANTS[variant](config)
+    return config
+
+
+def _train(config):
+    """What learns from examples, what then follows the reward, and how far that should have gone."""
     train = {
         "stage": "train",
         "source": "refine",
@@ -111,27 +138,9 @@ def get_config(variant: str = "") -> ConfigDict:
         "source": "follow",
         "scenes": 128,
         "reward": "identity",
-        "identity": {**rewards["by_subject"]["identity"], "encoder": "dinov2"},
+        "identity": {**config.by_subject.identity.to_dict(), "encoder": "dinov2"},
         "gold": True,  # to be looked at
     }
-    config.evaluate = {
-        "stage": "evaluate",
-        "split": "test",
-        "scenes": 256,
-        "scene_seed": 0,
-        "per_scene": 2,
-        "trained": ("refl", "sft"),
-        "reward": "",
-        "raters": {"seeds": (0, 1, 2)},
-        "compare": (("refl", "sft"),),
-        "controls": ("copying",),
-    }
-    _measure(config)
-    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *config.fidelity.measures)
-    config.stages += ("fidelity",)
-    if variant:
-        VARIANTS[variant](config)
-    return config
 
 
 def _draw_as_sampled(config, *names):
@@ -236,7 +245,7 @@ def _add_ablations(config):
         arm = config.follow.to_dict()
         arm["hyper"] |= change.get("hyper", {})
         arms[name] = {**arm, "ensemble": change.get("ensemble", ensemble), "keep_adapters": False, "sample_every": 0}
-    config.update({**arms, "by_looks": {"stage": "score", "source": "reference", **LOOKS}})
+    config.update({**arms, "by_looks": LOOKS})
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
     scores = ("by_looks", *(f"by_{name}" for name in subjects))
@@ -256,7 +265,7 @@ def _enlarge(config):
     config.generator.preset = "flux"
     config.sampling.update(num_steps=28, guidance_scale=1.0, batch_size=64)  # guidance is in the network
     config.by_text.clip_cosine.size = "ViT-L/14"
-    config.by_looks = {"stage": "score", "source": "reference", **LOOKS}
+    config.by_looks = ConfigDict(LOOKS)
     config.by_looks.aesthetic.version = "v2"
     config.follow.ensemble = ConfigDict(PUBLISHED)
     config.stages = (*config.stages[:1], "by_looks", *config.stages[1:])

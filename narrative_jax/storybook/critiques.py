@@ -144,13 +144,13 @@ def _identity_faults(seen, asked):
 
 
 def _unlike(seen):
-    if obscured(seen):
-        yield obscured(seen)
+    if told := obscured(seen):
+        yield told
 
 
 def _quality_faults(seen, asked):
-    if blemish(seen):
-        yield blemish(seen)
+    if told := blemish(seen):
+        yield told
     if not seen.characters:
         yield "there is no figure in it"
     for character in seen.characters:
