@@ -21,7 +21,7 @@ from narrative_jax.generators.flow_presets import FLUX_DEV, TINY_FLOW
 from narrative_jax.models.network import below
 from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_vision import VisionTowerConfig
-from narrative_jax.planning import report, topologies, words
+from narrative_jax.planning import planner, report, topologies, words
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.collectives import by_kind, collectives
 from narrative_jax.planning.flops import flops, live
@@ -440,6 +440,20 @@ def test_bad_input_is_one_line(arguments, said, capsys):
     assert plan.main(list(arguments)) == 2
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
+
+
+def test_bad_input_of_any_program_is_told_before_one_is_compiled(monkeypatch):
+    """Of what draws, although the train step comes first and is in order."""
+    def compiled(*_):
+        raise AssertionError("it compiles")
+
+    monkeypatch.setattr(planner, "devices_of", lambda *_: jax.devices())
+    monkeypatch.setattr(planner, "compiled", compiled)
+    config = load("adpo:tiny")
+    for steps, error, message in ((0, InputError, "num_steps 0"), (2, AssertionError, "it compiles")):
+        config.sampling.num_steps = steps
+        with pytest.raises(error, match=message):
+            plan_of(FrozenConfigDict(pipeline.completed(config)), Asked("v5e:1x1"), pipeline.default_tables())
 
 
 def test_ones_own_chip():

@@ -65,9 +65,11 @@ def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, An
     sizes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     print(f"{asked.slices} × {asked.topology}, mesh {sizes}")
     print(words.assumptions(asked.topology, chip), flush=True)
+    # All of them before the first is compiled, which takes minutes: bad input of the last is told at once.
+    programs = {name: _program(name, contexts, mesh) for name in names}
     reports, told = [], {}
-    for name in names:
-        numbers, told[name] = _program(name, contexts, mesh, chip, asked.pairs)
+    for name, (context, program) in programs.items():
+        numbers, told[name] = _figures(context, program, mesh, chip, asked.pairs, name in contexts)
         reports.append(numbers)
     print(words.columns(told))
     return _head(asked, devices, chip) | {"mesh": dict(mesh.shape), "programs": reports}
@@ -86,12 +88,15 @@ def _contexts(config, tables) -> Mapping[str, Context]:
     return contexts
 
 
-def _program(name, contexts, mesh, chip, pairs):
-    """The numbers of one program, and what the table says of them."""
+def _program(name, contexts, mesh):
+    """A program, and the context that it is of. Raises InputError."""
     programs = {SAMPLING: sampler_program, SCORING: scoring_program}
-    trains = name in contexts
-    context = contexts[name] if trains else list(contexts.values())[-1 if name == SCORING else 0]
-    program = programs.get(name, train_program)(context, mesh)
+    context = contexts[name] if name in contexts else list(contexts.values())[-1 if name == SCORING else 0]
+    return context, programs.get(name, train_program)(context, mesh)
+
+
+def _figures(context, program, mesh, chip, pairs, trains):
+    """The numbers of one program, and what the table says of them."""
     report = compiled(program, mesh.size, chip)
     if not report.fits:
         generates = name in train_entries(context.config)

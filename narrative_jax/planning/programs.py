@@ -117,6 +117,7 @@ def sampler_program(context: Context, mesh: Mesh) -> Program:
     """What draws a batch of pictures with the generator that the run begins with. Raises InputError."""
     generator, shapes = preset_of(context).abstract()
     sampling = sampling_of(context)
+    check_batch("sampling.batch_size", sampling.batch_size, mesh)
     drawer, batch = Drawer(generator, sampling, mesh), batch_sharding(mesh)
     asked = batch_shapes("scenes", generator, sampling.batch_size)["conditioning"]
     seeds = jax.ShapeDtypeStruct((sampling.batch_size,), jnp.uint32)
