@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from base64 import b64decode
 from contextlib import redirect_stdout
@@ -276,6 +277,23 @@ def test_a_run_judged_by_another_world_is_refused(tmp_path):
         write_json(path, results | old)
         with pytest.raises(InputError, match=f"of world .*: the judge is now that of world {WORLD_VERSION}; .*--redo="):
             report.write(folder)
+
+
+def test_the_pairs_shown_are_those_that_the_shown_training_learned_from(tmp_path):
+    """A control of pairs as they are comes behind."""
+    entries = ("refine", "sft", "align", "unrefined", "evaluate")
+    config = configure(("sft", "align", "evaluate"), ["align"], stages=list(entries))
+    config |= {name: {"stage": "refine"} for name in ("refine", "unrefined")}
+    config["sft"]["source"], config["align"] = "refine", {**train("refine", "refl"), "after": "sft"}
+    folder = make_run(tmp_path / "run", config, {"align": (0.1, 0.1)})
+    assert Run(folder).refined == "refine"
+    shutil.rmtree(folder / "evaluate")
+    shutil.rmtree(folder / "align")
+    assert Run(folder).refined == "refine"
+    shutil.rmtree(folder / "sft")
+    assert Run(folder).refined == "unrefined", "nothing has learned: the last"
+    config["align"]["source"] = config["sft"]["source"] = "unrefined"
+    assert Run(make_run(tmp_path / "other", config, {"align": (0.1, 0.1)})).refined == "unrefined"
 
 
 @pytest.mark.parametrize(("chosen", "rejected", "told"), [(0.1, 0.2, True), (-0.1, 0.2, False), (-0.2, -0.1, False)])

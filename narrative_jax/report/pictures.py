@@ -67,11 +67,10 @@ class Pair:
 
 
 def refined(run: Run) -> Iterator[tuple[str, list[Pair]]]:
-    """Some of the pairs that the last refine entry kept, and of those that it left out, by reason."""
-    entry = next(reversed(run.entries("refine")), None)
-    if entry is None:
+    """Some of the pairs that were kept to learn from, and of those that were left out, by reason."""
+    if run.refined is None:
         return
-    folder = run.workdir / entry
+    folder = run.workdir / run.refined
     pictures, scenes = open_records(folder / "candidates", Candidate), open_records(folder / "scenes", Scene)
     row_of = pictures.rows_by("id")
     kept = read_json(folder / KEPT)

@@ -9,6 +9,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
 from narrative_jax.rewards.oracle import WORLD_VERSION
 from narrative_jax.runs.directory import CONFIG, read_manifest, was_trained
+from narrative_jax.runs.lineage import made_from
 from narrative_jax.runs.rewards import TRAINED
 from narrative_jax.runs.trained import training_of
 from narrative_jax.statistics.comparison import GIVEN_PRESENCE
@@ -111,6 +112,13 @@ class Run:
             source = self.config[self.trained].get("source")
             return source if source in self.entries("screen") else None
         return next(iter(self.entries("screen")), None)
+
+    @property
+    def refined(self) -> str | None:
+        """The refine entry that the shown training learned from, or where none has trained the last one."""
+        if self.trained:
+            return made_from(self.config, self.trained, "refine") or None
+        return next(reversed(self.entries("refine")), None)
 
     @property
     def reward(self) -> str | None:
