@@ -310,7 +310,15 @@ def _own(config):
         "background": "",
         "isnet": {"weights": "", "size": "RMBG-1.4"},
         "annotator": "",
-        "server": {"url": "", "model": ""},
+        "server": {
+            "url": "",
+            "model": "",
+            "key_variable": "",
+            "timeout_s": 120.0,
+            "tries": 6,
+            "at_once": 8,
+            "budget": 0,
+        },
         "threshold": 3.0,
     }
     config.refl = config.follow

@@ -93,6 +93,13 @@ def _calibrate_by_themselves(config):
 def check(config: ConfigDict, workdir: str | Path = "", tables: Tables | None = None) -> None:
     """Raise InputError unless every entry of the config names a known stage, has its inputs and passes its check."""
     tables = tables or default_tables()
+    check_stages(config, tables)
+    for name in config.stages:
+        check_entry(Context(FrozenConfigDict(config), name, Path(workdir), tables=tables))
+
+
+def check_stages(config: ConfigDict, tables: Tables) -> None:
+    """Raise InputError unless entries of known stages are listed, each behind those that it needs."""
     resolved(config)
     names = config.get("stages", None)
     if not isinstance(names, tuple | list) or not names:
@@ -108,8 +115,6 @@ def check(config: ConfigDict, workdir: str | Path = "", tables: Tables | None = 
             if source not in names[:position]:
                 rule = f"{name} needs {source!r}, which does not come before it"
                 raise InputError(f"stages {tuple(names)}", rule, f"list {source!r} before {name!r}")
-    for name in names:
-        check_entry(Context(FrozenConfigDict(config), name, Path(workdir), tables=tables))
 
 
 def _run_entry(context: Context, inputs: Mapping[str, Any]) -> None:

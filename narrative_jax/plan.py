@@ -50,14 +50,15 @@ def _plan(argv):
     options, changes = _parse(argv)
     # Imported late: JAX takes its time, and a slip in the flags should not.
     from narrative_jax.core.files import check_writable, write_json
-    from narrative_jax.pipeline import completed, default_tables
+    from narrative_jax.pipeline import check_stages, completed, default_tables
     from narrative_jax.planning.planner import Asked, plan
 
-    config = completed(load_changed(options.config, changes))
+    config, tables = completed(load_changed(options.config, changes)), default_tables()
+    check_stages(config, tables)
     if options.json:
         check_writable(Path(options.json).parent)
     asked = {field.name: getattr(options, field.name) for field in fields(Asked)}
-    found = plan(FrozenConfigDict(config), Asked(**asked), default_tables())
+    found = plan(FrozenConfigDict(config), Asked(**asked), tables)
     if options.json:
         write_json(Path(options.json), {"config": options.config, "changes": changes, **found})
 

@@ -218,9 +218,12 @@ def test_critiques_of_a_server(monkeypatch):
             _read_critiques(wrong)
     annotator = ServerAnnotator("http://localhost:8000/v1", "vlm", budget=2, at_once=1)
     asked = []
-    monkeypatch.setattr(
-        ServerAnnotator, "answer", lambda self, content, *_: asked.append(content) or _read_critiques(answer)
-    )
+
+    def ask(self, request, about, read):
+        asked.append(request["messages"][0]["content"])
+        return answer, read(answer)
+
+    monkeypatch.setattr(ServerAnnotator, "_ask", ask)
     (example,) = storybook_training_set("true", 1).batch(range(1))
     picture = Candidate("c", example.scene.id, example.target, 0, "")
     found = annotator.annotate([picture, picture], [example.scene] * 2)

@@ -444,6 +444,7 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 
 def test_bad_input_of_any_program_is_told_before_one_is_compiled(monkeypatch):
     """Of what draws, although the train step comes first and is in order."""
+
     def compiled(*_):
         raise AssertionError("it compiles")
 
@@ -454,6 +455,25 @@ def test_bad_input_of_any_program_is_told_before_one_is_compiled(monkeypatch):
         config.sampling.num_steps = steps
         with pytest.raises(error, match=message):
             plan_of(FrozenConfigDict(pipeline.completed(config)), Asked("v5e:1x1"), pipeline.default_tables())
+
+
+def test_what_does_not_fit_says_by_how_much(monkeypatch, capsys):
+    """Of what trains also what blocks keep; the numbers are given all the same."""
+
+    def compiled(program, chips, chip):
+        binds = {"program": program.name, "rows": program.rows, "binding": "compute", "roofline_seconds": 1.0}
+        nothing = ("hbm_seconds", "hbm_traffic_bytes_per_chip", "collective_seconds", "network_seconds")
+        nothing += ("collectives_outside_loops_bytes_per_chip",)
+        return report_of(**dict.fromkeys(nothing, 0.0), collective_bytes_per_chip={}, **binds)
+
+    monkeypatch.setattr(planner, "devices_of", lambda *_: jax.devices())
+    monkeypatch.setattr(planner, "compiled", compiled)
+    monkeypatch.setattr(planner, "version", lambda package: "")
+    config = FrozenConfigDict(pipeline.completed(load("adpo:tiny")))
+    found = plan_of(config, Asked("v5e:1x1"), pipeline.default_tables())
+    told = capsys.readouterr().out
+    assert [each["program"] for each in found["programs"]] == ["align", "sampling"]
+    assert told.count("4.00 GiB a chip too much") == 2 and told.count("kept=") == 1
 
 
 def test_ones_own_chip():

@@ -1,12 +1,14 @@
 """Refinement: subjects on white, pairs that show the same, and the reason of each that is left out."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import one_entry
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from narrative_jax import pipeline
@@ -269,12 +271,56 @@ def test_what_a_server_says():
             _read(wrong)
 
 
-def test_a_budget_that_runs_out(monkeypatch):
-    annotator = ServerAnnotator("http://localhost:8000/v1", "vlm", budget=2, at_once=1)
-    monkeypatch.setattr(ServerAnnotator, "answer", lambda self, *asked: (4.0, "Looked for: a. Different: nothing."))
+@pytest.fixture
+def asked(monkeypatch):
+    """The questions that a model behind a server was asked; it is sure of every second one."""
+    asked = []
+
+    def ask(self, request, about, read):
+        asked.append(about)
+        said = {"attributes": ["hat"], "differences": [], "rating": 5 - len(asked) % 2 * 3}
+        return said, read(said)
+
+    monkeypatch.setattr(ServerAnnotator, "_ask", ask)
+    return asked
+
+
+SERVER = {"url": "http://localhost:8000/v1", "model": "vlm"}
+
+
+def test_no_answer_is_paid_for_twice(tmp_path, asked):
+    """Neither one before the budget ran out in the middle of a chunk, nor for another threshold."""
+    found = {"stage": "refine", "training_set": {**SET, "size": 6}, "annotator": "server", "threshold": 5}
+    found = {"refine": {**found, "server": {**SERVER, "budget": 4, "at_once": 1}}}
+    with pytest.raises(InputError, match=r"budget 4: .* run it again to go on, or raise it"):
+        one_entry.run(found, "refine", tmp_path)
+    assert len(asked) == 4
+    numbers = one_entry.run(found, "refine", tmp_path)
+    assert len(asked) == len(set(asked)) == 6 and numbers["kept"] == 3
+    shutil.rmtree(tmp_path / "refine")
+    found["refine"]["threshold"] = 2
+    assert one_entry.run(found, "refine", tmp_path)["kept"] == 6 and len(asked) == 6
+
+
+def test_how_a_server_is_asked_changes_no_result(tmp_path, asked):
+    found = ConfigDict({"scenes": "", "stages": ("refine",), "seed": 0, "report": False, "mesh": {"data": 1}})
+    found.refine = {"stage": "refine", "training_set": {**SET, "size": 6}, "annotator": "server", "threshold": 0.0}
+    found.refine.server = {**SERVER, "budget": 4, "at_once": 1, "tries": 6}
+    with pytest.raises(InputError, match="budget 4"):
+        pipeline.run(found, tmp_path)
+    found.refine.server.update(budget=100, at_once=2, tries=2)
+    pipeline.run(found, tmp_path)
+    assert len(asked) == 6
+    found.refine.server.model = "another"
+    with pytest.raises(InputError, match=r"refine.server.model \('vlm' there, 'another' here\)"):
+        pipeline.run(found, tmp_path)
+
+
+def test_a_budget_that_runs_out(asked):
+    annotator = ServerAnnotator(**SERVER, budget=2, at_once=1)
     scene = storybook_scenes("train", 1)[0]
     examples = [Example(replace(scene, id=str(number)), scene.subjects[0].images[0]) for number in range(3)]
-    assert [each.score for each in annotator.same_subject(examples[:2])] == [4.0, 4.0]
+    assert [each.score for each in annotator.same_subject(examples[:2])] == [2.0, 5.0]
     with pytest.raises(InputError, match="budget 2: so many questions are asked in a run, and all are; run it again"):
         annotator.same_subject(examples[2:])
 

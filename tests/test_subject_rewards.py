@@ -216,6 +216,20 @@ def test_identity_does_not_mind_who_stands_where(duo):
     assert twins < 0.995, "one of them is somebody else"
 
 
+def test_who_is_too_like_pays_and_the_other_does_not(duo, dino):
+    """One is a pasted copy, the other somebody else; who is matched with whom and what is measured stay as they are."""
+    reward, picture, (copied, _) = duo
+    other = shows(pictures(1, SIDE, SIDE, seed=5))[0].subjects[0]
+    asked = [Scene("0", "", [copied, other], "user")]
+    (plain,) = scored(reward, picture, asked)
+    unlike = 2 * plain - 1  # the copy's cosine is 1
+    threshold = (1 + unlike) / 2
+    paying = replace(reward, penalty=3.0, threshold=threshold)
+    np.testing.assert_allclose(scored(paying, picture, asked), plain - 3 * (1 - threshold) / 2, atol=1e-5)
+    measured = [each.measures(each.params, picture, each.encode(asked)) for each in (reward, paying)]
+    np.testing.assert_array_equal(*(found["identity"] for found in measured))
+
+
 @pytest.mark.slow
 def test_blending_is_the_similarity_to_the_other(duo, dino):
     reward, picture, who = duo
@@ -286,6 +300,8 @@ def test_rewards_from_their_options(dino, weights):
     boxes = ((0.0, 0.0, 1.0, 1.0), RIGHT)
     places = {"max_subjects": 2, "regions": regions}
     identity = build(IdentityOptions, weights, **places)
+    paying = build(IdentityOptions, weights, **places, penalty=2, threshold=0.5)
+    assert (paying.penalty, paying.threshold, identity.penalty, identity.threshold) == (2, 0.5, 0, 1)
     assert (identity.name, identity.regions) == ("identity_dinov2_tiny", boxes)
     np.testing.assert_array_equal(
         scored(identity, images, asked), scored(Identity(dino, SIDE, 2, boxes), images, asked)

@@ -285,6 +285,27 @@ def test_muon_moves_a_matrix_alike_in_all_directions_and_the_rest_as_adam():
     assert np.vdot(updates["kernel"], gradients["kernel"]) < 0
 
 
+def test_muon_takes_each_block_of_a_stack_for_itself():
+    """A stack's kernels are matrices, a block at a time, and its biases are none."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 6, 4), "bias": (3, 4), "scale": (3, 5)}
+    drawn = {name: jnp.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    updates = {}
+    for kind in ("stacked", "apart"):
+        gradients = {f"blocks.*.{name}": x for name, x in drawn.items()}
+        if kind == "apart":
+            gradients = {f"blocks.{n}.{name}": x[n] for name, x in drawn.items() for n in range(3)}
+        optimizer = Optimizer(0.1, method="muon", clip_norm=1e9).build(10)
+        weights = jax.tree.map(jnp.zeros_like, gradients)
+        updates[kind], _ = optimizer.update(gradients, optimizer.init(weights), weights)
+    for name, x in drawn.items():
+        for n in range(3):
+            np.testing.assert_allclose(
+                updates["stacked"][f"blocks.*.{name}"][n], updates["apart"][f"blocks.{n}.{name}"], atol=1e-5
+            )
+        assert (np.sign(updates["stacked"][f"blocks.*.{name}"]) == -np.sign(x)).all() == (name != "kernel")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_moments_lie_as_their_weights(method):
     trainee, optimizer = make_trainee(), Optimizer(0.1, method=method).build(2)

@@ -50,7 +50,7 @@ _CRITIQUES = {
 
 @dataclass(frozen=True)
 class ServerAnnotator(ChatModel):
-    """Asks `model`; at most `budget` questions in a run (0: as many as there are): what was answered is kept.
+    """Asks `model`; at most `budget` questions in a run (0: as many as there are).
 
     Of several processes each asks its share of them.
     """
@@ -59,7 +59,7 @@ class ServerAnnotator(ChatModel):
     needs_facts: ClassVar[bool] = False
 
     budget: int = 0
-    _asked: count = field(default_factory=lambda: count(1), compare=False, repr=False)
+    _asked: count = field(default_factory=lambda: count(1), init=False, compare=False, repr=False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,22 +76,20 @@ class ServerAnnotator(ChatModel):
             return [each for said in threads.map(self._criticise, pictures, scenes) for each in said]
 
     def _compare(self, example):
-        self._count()
         content = [text(_QUESTION), *_references(example.scene)]
         content += [text("The last picture:"), picture(example.target)]
         rating, critique = self.answer(content, f"scene {example.scene.id!r}", "comparison", _ANSWER, _read)
         return Annotation(example.scene.id, SAME_SUBJECT, critique, rating, f"{self.name} {self.model}")
 
     def _criticise(self, candidate, scene):
-        self._count()
         content = [text(_CRITICISE), *_references(scene), text(f"Asked for: {scene.prompt}"), text("The picture:")]
         content.append(picture(candidate.image))
         said = self.answer(content, f"candidate {candidate.id!r}", "critique", _CRITIQUES, _read_critiques)
         annotator = f"{self.name} {self.model}"
         return [Annotation(candidate.id, aspect, *said[aspect], annotator) for aspect in ASPECTS]
 
-    def _count(self):
-        """Raise InputError where this process has asked its share of the budget."""
+    def _permit(self):
+        """Count a question. Raise InputError where this process has asked its share of the budget."""
         if self.budget and next(self._asked) > len(range(processes.index(), self.budget, processes.count())):
             given, rule = f"budget {self.budget}", "so many questions are asked in a run, and all are"
             raise InputError(given, rule, "run it again to go on, or raise it")

@@ -7,17 +7,19 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from numbers import Real
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from narrative_jax.core.answers import Answers
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.images import png
 
@@ -37,7 +39,7 @@ class ChatModel:
 
     `key_variable`: the environment variable that holds the API key; "" sends none. An answer may take `timeout_s`; each
     question is asked up to `tries` times, `at_once` of them at a time. Raises InputError for bad options and a missing
-    key. `name` is what messages call it.
+    key. `name` is what messages call it. What it answers may be kept, see `keeping`.
     """
 
     name: ClassVar[str]
@@ -48,6 +50,7 @@ class ChatModel:
     timeout_s: float = 120.0
     tries: int = 6
     at_once: int = 8
+    _answers: Answers | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self):
         self._check_url()
@@ -58,6 +61,15 @@ class ChatModel:
         check_count("tries", self.tries, minimum=1)
         check_count("at_once", self.at_once, minimum=1)
         self._key()
+
+    def keeping(self, answers: Answers) -> Self:
+        """The same one, which leaves each answer there, and asks no question a second time.
+
+        Answers are paid for: neither a failure among others asked meanwhile nor another threshold loses them.
+        """
+        kept = copy(self)
+        object.__setattr__(kept, "_answers", answers)
+        return kept
 
     def answer(self, content: Sequence[Mapping], about: str, kind: str, schema: Mapping, read: Callable[[Any], T]) -> T:
         """What `read` makes of the JSON that the model answers, asked for until it comes or the tries are used up.
@@ -75,6 +87,9 @@ class ChatModel:
                 "json_schema": {"name": kind, "strict": True, "schema": schema},
             },
         }
+        if self._answers and (said := self._answers.find(request)) is not None:
+            return read(said)
+        self._permit()
         until = Retrying(
             retry=retry_if_exception_type(_UnansweredError),
             stop=stop_after_attempt(self.tries),
@@ -82,7 +97,13 @@ class ChatModel:
             before_sleep=_tell,
             reraise=True,
         )
-        return until(self._ask, request, about, read)
+        said, found = until(self._ask, request, about, read)
+        if self._answers:
+            self._answers.keep(request, said)
+        return found
+
+    def _permit(self):
+        """Raise InputError where no more may be asked."""
 
     def _ask(self, request, about, read):
         """Raises _UnansweredError where it may help to ask again, InputError where it cannot."""
@@ -106,7 +127,7 @@ class ChatModel:
         return self._read(response, about, read, limit)
 
     def _read(self, response, about, read, limit):
-        """Raises _UnansweredError."""
+        """What it answers, and what `read` makes of that. Raises _UnansweredError."""
         said = response.text
         try:
             said = response.json()["choices"][0]["message"]["content"]
@@ -114,7 +135,7 @@ class ChatModel:
         except (ValueError, LookupError, TypeError):
             answer = None  # no completion, or no JSON in it: not what was asked for
         try:
-            return read(answer)
+            return answer, read(answer)
         except UnfitError as error:
             value = f"answer of {self.model} on {about}: {self._shown(said)}"
             raise _UnansweredError(

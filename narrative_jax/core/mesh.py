@@ -42,9 +42,14 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> Mesh
     return Mesh(_arranged(filled, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def slices_of(devices: Sequence[Any]) -> int:
+    """How many slices, which only the network connects, devices are of."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
 def _arranged(shape, devices):
     """The devices as an array in which neighbours on an axis are near each other; slices along `data`."""
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = slices_of(devices)
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     data, *others = shape

@@ -50,12 +50,11 @@ def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, An
     names = asked.only.split(",") if asked.only else known
     for name in names:
         check_name("program to plan", name, known)
-    if asked.search and not trained:
-        rule = "it ranks ways to train a generator, and this config trains none"
-        raise InputError("--search", rule, "leave it out")
+    if asked.search:
+        _check_search(asked, trained)
     devices = devices_of(asked.topology, asked.slices)
     if asked.search:
-        entry = next((name for name in names if name in trained), trained[0])
+        entry = asked.only or trained[0]
         print(words.assumptions(asked.topology, chip), flush=True)
         found = {"search": search(contexts[entry], devices, chip, print)}
         return _head(asked, devices, chip) | found
@@ -73,6 +72,19 @@ def plan(config: FrozenConfigDict, asked: Asked, tables: Tables) -> dict[str, An
         reports.append(numbers)
     print(words.columns(told))
     return _head(asked, devices, chip) | {"mesh": dict(mesh.shape), "programs": reports}
+
+
+def _check_search(asked, trained):
+    """Raise InputError unless one entry that trains the generator is meant, and nothing else asked."""
+    if not trained:
+        rule = "it ranks ways to train a generator, and this config trains none"
+        raise InputError("--search", rule, "leave it out")
+    if asked.only not in trained and (asked.only or len(trained) > 1):
+        rule = "--search ranks ways to train one entry of the generator"
+        raise InputError(f"--only {asked.only!r}", rule, f"name one of {', '.join(trained)}")
+    if asked.pairs:
+        rule = "--search ranks ways to train, and says of none how long so many take"
+        raise InputError(f"--pairs {asked.pairs}", rule, "leave it out, and plan the mesh that it found")
 
 
 def _contexts(config, tables) -> Mapping[str, Context]:
@@ -99,7 +111,7 @@ def _figures(context, program, mesh, chip, pairs, trains):
     """The numbers of one program, and what the table says of them."""
     report = compiled(program, mesh.size, chip)
     if not report.fits:
-        generates = name in train_entries(context.config)
+        generates = program.name in train_entries(context.config)
         what = remedies(report, devices_of_batch(mesh), preset_of(context).kept if generates else "")
         print(words.misfit(report, what), flush=True)
     records = (pairs or program.rows * program.runs) if trains else None

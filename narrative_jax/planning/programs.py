@@ -18,7 +18,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
 from narrative_jax.runs.generator import preset_of, sampling_of
 from narrative_jax.trainees.encoding import batch_shapes
-from narrative_jax.training.step import gradients, make_step, new_state
+from narrative_jax.training.step import check_parts, gradients, make_step, new_state
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def train_program(context: Context, mesh: Mesh, kept: str = "", accumulate: int 
     """
     options = options_of(context)
     accumulate = accumulate or options.accumulate
-    check_batch(f"{context.name}.batch_size", options.batch_size, mesh, accumulate)
     algorithm = parse(context.tables.algorithms[options.algorithm], options.hyper, f"{context.name}.hyper").steadied()
+    check_parts(f"{context.name}.batch_size", options.batch_size, accumulate, algorithm, mesh)
     trainee, batch = _planned(context, algorithm, kept)
     optimizer = options.optimizer.build(options.total_steps)
     step = make_step(

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.markdown import table
-from narrative_jax.core.mesh import AXES, check_divided, make_mesh
+from narrative_jax.core.mesh import AXES, check_divided, make_mesh, slices_of
 from narrative_jax.models.stacks import KEPT
 from narrative_jax.planning.alive import held
 from narrative_jax.planning.flops import flops, live
@@ -88,7 +88,8 @@ def search(context: Context, devices: Sequence[Any], chip: Chip, say: Callable[[
 def candidates(context: Context, devices: Sequence[Any], chip: Chip) -> list[Candidate]:
     """All that the mesh, the network and the batch allow, with their estimates; one trace for each policy."""
     found, preset = [], preset_of(context)
-    layouts = list(_layouts(context, len(devices), preset))
+    slices = slices_of(devices)
+    layouts = list(_layouts(context, len(devices), slices, preset))
     if not layouts:
         given = f"{context.name}.batch_size {context.entry.batch_size} on {len(devices)} chips"
         raise InputError(given, "no mesh divides both the network and the batch", "set a batch of a multiple of chips")
@@ -99,9 +100,11 @@ def candidates(context: Context, devices: Sequence[Any], chip: Chip) -> list[Can
         whole = held(jaxpr, [True] * program.weights + [False] * (len(jaxpr.invars) - program.weights))
         for sizes, arguments, trained in layouts:
             for accumulate in _divisors(program.rows // (sizes["data"] * sizes["fsdp"])):
-                temporary, sent = _estimated(sizes, accumulate, whole, trained)
+                temporary, within, sums = _estimated(sizes, accumulate, whole, trained)
+                sending = within / chip.link_bandwidth
+                sending += sums / (chip.network_bandwidth if slices > 1 else chip.link_bandwidth)
                 main = (sizes["data"], sizes["fsdp"], sizes["tensor"], accumulate, kept)
-                found.append(Candidate(*main, arguments, temporary, computing, sent / chip.link_bandwidth))
+                found.append(Candidate(*main, arguments, temporary, computing, sending))
     return found
 
 
@@ -116,9 +119,12 @@ def ranked(found: Iterable[Candidate], chip: Chip) -> list[Candidate]:
     return list(best.values())
 
 
-def _layouts(context, chips, preset):
-    """Sizes of meshes that divide the network and the batch, bytes of arguments on a chip, and of trained weights."""
-    context_axis = context.config.mesh.get("context", 1)
+def _layouts(context, chips, slices, preset):
+    """Sizes of meshes that divide the network and the batch, bytes of arguments on a chip, and of trained weights.
+
+    Data goes over so many `slices`.
+    """
+    context_axis = _context_axis(context)
     rest, batch = chips // context_axis, context.entry.batch_size
     for tensor in _divisors(rest):
         for fsdp in _divisors(rest // tensor):
@@ -127,13 +133,13 @@ def _layouts(context, chips, preset):
                 check_divided(preset.divided, sizes)
             except InputError:
                 continue
-            if batch % (sizes["data"] * fsdp) == 0:
+            if sizes["data"] % slices == 0 and batch % (sizes["data"] * fsdp) == 0:
                 program = train_program(context, AbstractMesh(tuple(sizes.values()), AXES), accumulate=1)
                 yield sizes, program.argument_bytes(), program.trained_bytes
 
 
 def _estimated(sizes, accumulate, whole, trained):
-    """Bytes of a chip beside its arguments, and bytes that it sends: an estimate.
+    """Bytes of a chip beside its arguments, and bytes that it sends within a slice and over data: an estimate.
 
     Weights are gathered over fsdp in each round of each part; gradients add up over data; tensor adds up what two
     layers of a block give.
@@ -143,7 +149,7 @@ def _estimated(sizes, accumulate, whole, trained):
     gathers = whole.gathered * accumulate / sizes["tensor"] * share["fsdp"]
     sums = 2 * share["data"] * trained / sizes["fsdp"]
     between = 2 * share["tensor"] * 2 * whole.carried / rows
-    return whole.peak / (rows * accumulate), gathers + sums + between
+    return whole.peak / (rows * accumulate), gathers + between, sums
 
 
 def _divisors(number):
@@ -152,7 +158,16 @@ def _divisors(number):
 
 def _sizes(context, candidate):
     axes = {axis: getattr(candidate, axis) for axis in ("data", "fsdp", "tensor")}
-    return axes | {"context": context.config.mesh.get("context", 1)}
+    return axes | {"context": _context_axis(context)}
+
+
+def _context_axis(context):
+    """The mesh's, which is not searched. Raises InputError for what is left over."""
+    size = context.config.mesh.get("context", 1)
+    if size < 1:
+        rule = "the search is for the other axes, and takes this one as it is"
+        raise InputError(f"mesh.context {size}", rule, "set it, e.g. to 1")
+    return size
 
 
 def _temporary(report: Report) -> int:

@@ -68,8 +68,15 @@ def chip_of(
     network_gbs: float | None = None,
     hbm_gib: float | None = None,
 ) -> Chip:
-    """What is assumed of a chip of a topology, with one's own TFLOP/s, GB/s and GiB where they are given."""
+    """What is assumed of a chip of a topology, with one's own TFLOP/s, GB/s and GiB where they are given.
+
+    Raises InputError for more memory than the compiler lets a program have.
+    """
     usual = CHIPS[split_name(topology)[0]]
+    if hbm_gib and hbm_gib * GIB > usual.hbm_bytes:
+        most = usual.hbm_bytes / GIB
+        rule = f"the compiler refuses a program that needs more than {most:.2f} GiB of such a chip"
+        raise InputError(f"--hbm-gib {hbm_gib:g}", rule, "give less, or leave it out")
     return Chip(
         flops=tflops * TERA if tflops else usual.flops,
         memory_bandwidth=memory_gbs * GB if memory_gbs else usual.memory_bandwidth,

@@ -42,10 +42,12 @@ class IdentityContext(NamedTuple):
 class Identity(SubjectReward):
     """Mean cosine of the characters in `regions` and the subjects that they are matched with, by the Hungarian method.
 
-    One subject alone is looked for in the whole picture. `side` is that of the squares the encoder sees. With
-    `landmarks`, as ArcFace's networks want it, these are aligned faces of picture and subject images, whose landmarks
-    the scenes give, in place of regions; a picture without faces has 0. The gradient takes matching and landmarks as
-    they are. Raises InputError for fewer regions than subjects, or more than can be matched.
+    One subject alone is looked for in the whole picture. A cosine above `threshold` pays `penalty` for it.
+    `side` is that of the squares the encoder sees. With `landmarks`, as ArcFace's networks want it, these are aligned
+    faces of picture and subject images, whose landmarks the scenes give, in place of regions; a picture without faces
+    has 0. The gradient takes matching and landmarks as they are.
+
+    Raises InputError for fewer regions than subjects, or more than can be matched.
     """
 
     kind: ClassVar[str] = "identity"
@@ -54,6 +56,8 @@ class Identity(SubjectReward):
     max_subjects: int = 1
     regions: tuple[Box, ...] = ()
     landmarks: bool = False
+    penalty: float = 0.0
+    threshold: float = 1.0
 
     def __post_init__(self):
         self.encoder.check_side(self.side)
@@ -94,7 +98,7 @@ class Identity(SubjectReward):
     ) -> jax.Array:
         """f32[b, 1]; see `PureReward`."""
         _, similarity, matching, _ = self._matched(params, fitted, context)
-        return matched_similarity(similarity, matching)[:, None]
+        return matched_similarity(self._penalised(similarity), matching)[:, None]
 
     def measures(
         self,
@@ -155,6 +159,8 @@ class IdentityOptions:
     max_subjects: int = 1
     regions: tuple[Box, ...] = ()
     landmarks: bool = False
+    penalty: float = 0.0
+    threshold: float = 1.0
 
     def build(self) -> Identity:
         """The reward, whose weights are read when they are needed. Raises InputError."""
@@ -166,7 +172,8 @@ class IdentityOptions:
 
     def _made(self, weights):
         encoder = load_encoder(self.encoder, weights, self.size)
-        return Identity(encoder, self.side, self.max_subjects, self.regions, self.landmarks)
+        where = (self.max_subjects, self.regions, self.landmarks)
+        return Identity(encoder, self.side, *where, self.penalty, self.threshold)
 
 
 def _by_subject(seen, matching):

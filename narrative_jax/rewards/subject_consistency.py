@@ -109,10 +109,10 @@ class SubjectContext(NamedTuple):
 
 @dataclass(frozen=True)
 class SubjectConsistency(SubjectReward):
-    """similarity - penalty · relu(similarity - threshold), mean over the subjects (UPER).
+    """How much a picture is like the subject images, less `penalty` for what is above `threshold` (UPER).
 
-    `similarity` is the mean cosine of corresponding patches of picture and subject images, both in squares of `side`.
-    Of several subjects each has its own of `regions`, in their order; without regions all share the whole picture.
+    It is the mean cosine of corresponding patches of picture and subject images, both in squares of `side`. Of several
+    subjects it is the mean; each has its own of `regions`, in their order, or all share the whole picture.
     Raises InputError for patches that do not fit into `side`, and for regions that are not as many as subjects.
     """
 
@@ -160,7 +160,7 @@ class SubjectConsistency(SubjectReward):
         embeddings = embeddings.reshape(*fitted.shape[:2], *embeddings.shape[1:])
         cosines = (embeddings * context.references).sum(-1)
         similarity = (cosines * self.patches.weights(cosines.shape[-1])).sum(-1)
-        values = similarity - self.penalty * jax.nn.relu(similarity - self.threshold)
+        values = self._penalised(similarity)
         return (jnp.where(context.mask, values, 0).sum(1) / jnp.maximum(context.mask.sum(1), 1))[:, None]
 
     def _embed_subject(self, images, corners):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from narrative_jax.core.answers import Answers
+from narrative_jax.core.chat import ChatModel
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import parse
 from narrative_jax.core.records import Annotation, Preference
@@ -16,6 +18,7 @@ from narrative_jax.runs.preferences import Pictures, open_pictures
 
 ANNOTATE = "annotate"
 ANNOTATIONS = "annotations"  # a folder of critiques, of an entry that annotates or scores with a reward that writes
+ANSWERS = ".answers"  # a folder of the run: what models behind servers answered, to be removed to ask anew
 RAW = "raw"  # a folder of it: what each annotator said
 
 
@@ -36,10 +39,14 @@ class AnnotatedPairs:
 
 
 def annotator_of(context: Context) -> Any:
-    """Who annotates for the context's entry, an `annotators.base.Annotator`. Raises InputError."""
+    """Who annotates for the context's entry, an `annotators.base.Annotator`; a model's answers stay in the run.
+
+    Raises InputError.
+    """
     name, known = context.entry.annotator, context.tables.annotators
     check_name("annotator", name, known)
-    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
+    found = parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
+    return found.keeping(Answers(context.workdir / ANSWERS)) if isinstance(found, ChatModel) else found
 
 
 def makes_annotations(context: Context, name: str) -> bool:

@@ -15,6 +15,7 @@ from narrative_jax.runs.entries import ended_by, files_of, inputs_of, is_entry
 
 # No result depends on them; on how often samples are drawn it does where an adapter is kept with each.
 NEUTRAL = ("mesh", "report", "stages", "save_every", "sample_every")
+NEUTRAL += ("budget", "key_variable", "timeout_s", "tries", "at_once")  # how a server is asked, not what
 
 
 @dataclass(frozen=True)

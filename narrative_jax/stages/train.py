@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from narrative_jax.core import processes
-from narrative_jax.core.errors import InputError, check_name, check_share
-from narrative_jax.core.mesh import check_batch, gathered, make_mesh, rows_here, spread
+from narrative_jax.core.errors import check_name, check_share
+from narrative_jax.core.mesh import gathered, make_mesh, rows_here, spread
 from narrative_jax.core.options import files_in, names_of, parse
 from narrative_jax.data.loader import batches
 from narrative_jax.runs.directory import Context
@@ -18,7 +18,7 @@ from narrative_jax.runs.generator import GENERATOR
 from narrative_jax.runs.preferences import has_preferences, makes_preferences
 from narrative_jax.training.loop import Schedule, train
 from narrative_jax.training.optimizer import Optimizer
-from narrative_jax.training.step import make_step, new_state
+from narrative_jax.training.step import check_parts, make_step, new_state
 
 INPUTS = ("source", "reward_from", "ensemble", "drawn", "after")
 LAST = 50  # steps whose numbers stand for the end of a training
@@ -59,11 +59,7 @@ def check(context: Context, options: Options) -> None:
     Schedule(options.total_steps, options.save_every, getattr(own, "sample_every", 0))
     options.optimizer.schedule(options.total_steps)
     check_share("ema_decay", options.ema_decay)
-    for parts in (options.accumulate, algorithm.parts):
-        check_batch("batch_size", options.batch_size, make_mesh(context.config.mesh), parts)
-    if algorithm.whole_batch and options.accumulate > 1:
-        rule = f"{options.algorithm} compares the examples of a whole batch"
-        raise InputError(f"accumulate {options.accumulate}", rule, "set it to 1")
+    check_parts("batch_size", options.batch_size, options.accumulate, algorithm, make_mesh(context.config.mesh))
 
 
 def files(context: Context) -> Iterable[str]:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import jax
 import optax
 import optax.contrib
 
 from narrative_jax.core.errors import InputError, check_count, check_name
+from narrative_jax.core.types import Params
+from narrative_jax.models.stacks import EACH
 
 METHODS = ("adamw", "muon")
 DECAYS = ("constant", "cosine")
@@ -51,9 +54,19 @@ class Optimizer:
         """The optax transformation; gradients are clipped to a global norm of `clip_norm`. Raises InputError."""
         rate, decay = self.schedule(total_steps), self.weight_decay
         if self.method == "muon":
-            method = optax.contrib.muon(
-                rate, weight_decay=decay, adam_b2=self.b2, adam_weight_decay=decay, consistent_rms=1.0
-            )
+            adam = {"adam_b2": self.b2, "adam_weight_decay": decay}
+            matrices = {"muon_weight_dimension_numbers": _matrices}
+            method = optax.contrib.muon(rate, weight_decay=decay, consistent_rms=1.0, **adam, **matrices)
         else:
             method = optax.adamw(rate, b2=self.b2, weight_decay=decay)
         return optax.chain(optax.clip_by_global_norm(self.clip_norm), method)
+
+
+def _matrices(params: Params) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """Which axes of each weight are those of a matrix, None of one that is none: in a stack each block has its own."""
+
+    def axes(path, weight):
+        first = int(EACH in path[-1].key.split("."))
+        return optax.contrib.MuonDimensionNumbers(first, first + 1) if weight.ndim == first + 2 else None
+
+    return jax.tree.map_with_path(axes, params)  # of what stands in for the weights, too, as optax asks

@@ -9,7 +9,8 @@ import optax
 from jax.sharding import Mesh
 
 from narrative_jax.algorithms.base import Algorithm, Batch, Loss, Models
-from narrative_jax.core.mesh import batch_sharding, in_parts, replicated, traced_on, weight_shardings
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.mesh import batch_sharding, check_batch, in_parts, replicated, traced_on, weight_shardings
 from narrative_jax.core.types import Params
 
 
@@ -40,6 +41,15 @@ class Step(NamedTuple):
     state_shardings: TrainState
     frozen_shardings: dict
     batch_sharding: Any
+
+
+def check_parts(name: str, batch_size: int, accumulate: int, algorithm: Algorithm, mesh: Mesh) -> None:
+    """Raise InputError for a batch, called `name`, that mesh and parts do not divide, or that must be whole."""
+    for parts in (accumulate, algorithm.parts):
+        check_batch(name, batch_size, mesh, parts)
+    if algorithm.whole_batch and accumulate > 1:
+        rule = f"{type(algorithm).__name__} compares the examples of a whole batch"
+        raise InputError(f"accumulate {accumulate}", rule, "set it to 1")
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
