@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.mesh import make_mesh, traced_on
 from narrative_jax.models import attention
 from narrative_jax.models.attention import attend
 
@@ -51,6 +52,37 @@ def test_large_logits():
     nearest = jnp.einsum("bnhd,bmhd->bnhm", q, k).argmax(-1)
     expected = jnp.take_along_axis(v.swapaxes(1, 2)[:, None], nearest[..., None, None], axis=3)[..., 0, :]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_splash_is_what_xla_computes(hidden):
+    """By its interpreter: the kernel itself runs on a TPU."""
+    q, k, v = draw("float32", queries=256, keys=384, size=8)
+    mask = np.arange(384) < np.array([200, 384])[:, None, None, None] if hidden else None
+    with traced_on(make_mesh({})):
+        found = jax.jit(lambda q, k, v: attention._splash(q, k, v, mask, interpret=True))(q, k, v)
+    np.testing.assert_allclose(found, attend(q, k, v, mask, "xla"), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "rule"),
+    [
+        ("cpu", "splash", "it runs on a tpu, and this is a cpu; set 'auto'"),
+        ("cpu", "cudnn", "it runs on a gpu, and this is a cpu; set 'auto'"),
+        ("tpu", "splash", "it takes multiples of 128 tokens, and here are 5 and 7; set 'auto'"),
+    ],
+)
+def test_an_implementation_that_cannot_run_is_refused(where, name, rule, monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: where)
+    with traced_on(make_mesh({})), pytest.raises(InputError, match=f"attention '{name}': {rule}"):
+        attend(*draw("float32"), None, name)
+
+
+def test_what_is_traced_without_a_mesh_needs_none(monkeypatch):
+    """On a TPU too."""
+    monkeypatch.setattr(attention, "platform", lambda: "tpu")
+    q, k, v = draw("float32", queries=128, keys=128)
+    np.testing.assert_array_equal(attend(q, k, v), attend(q, k, v, None, "xla"))
 
 
 @pytest.mark.parametrize("kind", ["of keys", "of pairs"])

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from several_processes import places_of
 
-from narrative_jax.core import processes
+from narrative_jax.core import hub, processes
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import open_records
 
@@ -136,8 +138,8 @@ def test_processes_that_were_started_otherwise(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_directory_that_they_do_not_share(tmp_path):
-    again = "import sys; from narrative_jax import launch; from narrative_jax.runs import opening"
-    again += "; opening.SEEN_WITHIN = 1; sys.exit(launch.main())"
+    again = "import sys; from narrative_jax import launch; from narrative_jax.core import processes"
+    again += "; processes.SEEN_WITHIN = 1; sys.exit(launch.main())"
     flags = ["--config=configs/adpo.py:tiny", "--stage=generate"]
     started = [
         start(["-c", again, *flags, f"--workdir={tmp_path / name}"], places)
@@ -155,11 +157,40 @@ def test_a_run_directory_that_they_do_not_share(tmp_path):
     [
         ("first", "JAX_PROCESS_ID 'first': it is a number; give one, e.g. 0 for the first process"),
         ("", "JAX_PROCESS_ID is not set: no cluster tells it either; set it, from 0 for the first process"),
+        ("2", "JAX_PROCESS_ID 2: the 2 processes are numbered from 0 to 1; give each its own"),
     ],
 )
-def test_a_place_that_is_no_number(given, message):
+def test_a_place_that_is_none(given, message):
     code, _, err = finish([start([SCRIPT, "talk"], {**places_of(2)[0], "JAX_PROCESS_ID": given})])[0]
     assert code == 2 and lines(err) == [message]
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:port", ":8476", "localhost:0", "localhost:65536"])
+def test_an_address_that_is_none(address):
+    with pytest.raises(InputError, match=f"JAX_COORDINATOR_ADDRESS '{address}': it is host:port"):
+        processes._check_place(address, 2, 1)
+
+
+def test_a_port_that_another_has():
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"cannot \(Address already in use\); choose another port"):
+            processes._check_place(address, 2, 0)
+        processes._check_place(address, 2, 1)
+    processes._check_place(address, 2, 0)
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe\n", b"[1]\n", b""])
+def test_whoever_else_knocks_is_shown_out(said):
+    door = hub.Hub(1)
+    _, _, *places = door.addresses
+    with socket.create_connection(places[-1], timeout=5) as stranger:
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        assert stranger.recv(1) == b""
+    group = hub.Group(1, 0, door.addresses, None)
+    assert group.gather("any", 3) == [3]
+    group.has_left = door._over = True
 
 
 SRUN = """#!/bin/bash

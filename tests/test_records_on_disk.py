@@ -297,12 +297,14 @@ def test_chunks_make_one_directory_in_order(tmp_path):
     records = candidates(10)
     assert finished_chunks(tmp_path / "chunks") == []
     write_chunk(tmp_path / "chunks", 1, records[4:8])
-    with pytest.raises(InputError, match="chunk 0 is missing"):
-        pack_chunks(tmp_path / "chunks", tmp_path / "d", Candidate)
+    with pytest.raises(InputError, match="chunk 0 of 3 is missing"):
+        pack_chunks(tmp_path / "chunks", tmp_path / "d", Candidate, 3)
     write_chunk(tmp_path / "chunks", 0, records[:4])
     write_chunk(tmp_path / "chunks", 2, records[8:])
     assert finished_chunks(tmp_path / "chunks") == [0, 1, 2]
-    assert pack_chunks(tmp_path / "chunks", tmp_path / "d", Candidate) == 10
+    with pytest.raises(InputError, match="chunk 3 of 4 is missing"):
+        pack_chunks(tmp_path / "chunks", tmp_path / "d", Candidate, 4)
+    assert pack_chunks(tmp_path / "chunks", tmp_path / "d", Candidate, 3) == 10
     assert same(list(open_records(tmp_path / "d", Candidate)), records)
 
 

@@ -143,7 +143,7 @@ class Hub:
                 connection.settimeout(_HELLO)
                 wire = _Wire(connection)
                 messages = iter(wire)
-                hello = next(messages, {})
+                hello = _hello(messages)
                 if hello.get("token") != self._token:  # not one of ours
                     wire.close()
                     continue
@@ -244,6 +244,14 @@ class _Wire:
         with suppress(OSError), self._connection.makefile("rb") as lines:
             for line in lines:
                 yield json.loads(line)
+
+
+def _hello(messages):
+    """What a connection says first; nothing where that is no message, as of somebody who looks for open ports."""
+    with suppress(ValueError):
+        said = next(messages, {})
+        return said if isinstance(said, dict) else {}
+    return {}
 
 
 def _connection(addresses, index):

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import chain
@@ -18,6 +19,7 @@ from narrative_jax.core.command import BAD_INPUT, STOPPED
 from narrative_jax.core.errors import InputError
 
 PATIENCE = 300.0  # seconds that all may take to come together
+SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show another host what one wrote
 _ADDRESS_BYTES = 1024
 _NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -64,6 +66,14 @@ def in_shares(what: str, rows: int, work: Callable[[Sequence[int]], Sequence]) -
     found = gather(what, list(work(mine)) if mine else [])
     by_row = dict(zip(chain.from_iterable(places), chain.from_iterable(found), strict=True))
     return [by_row[row] for row in range(rows)]
+
+
+def is_seen(look: Callable[[], bool]) -> bool:
+    """Whether `look` finds what another process wrote, in the time that a shared file system may take to show it."""
+    until = time.monotonic() + SEEN_WITHIN
+    while not (found := look()) and count() > 1 and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
 
 
 @contextmanager
@@ -115,6 +125,7 @@ def _come_together(environment):
     for name, value in zip(_NUMBERS, (count, index), strict=True):
         if value is None:
             raise InputError(f"{name} is not set", "no cluster tells it either", "set it, from 0 for the first process")
+    _check_place(address, count, index)
     with _patience(address):
         jax.distributed.initialize(
             # Of the end of the first process the others hear from its hub: the runtime would end with a dump.
@@ -145,16 +156,36 @@ def _number(name, environment):
     return text and int(text)
 
 
+def _check_place(address, count, index):
+    """Raise InputError for what the runtime would end with a dump for."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        rule = "it is host:port, where the first process listens"
+        raise InputError(f"JAX_COORDINATOR_ADDRESS {address!r}", rule, "give one, e.g. 10.0.0.1:8476")
+    if index >= count:
+        rule = f"the {count} processes are numbered from 0 to {count - 1}"
+        raise InputError(f"JAX_PROCESS_ID {index}", rule, "give each its own")
+    if index == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:
+            rule = f"the first process listens at this port, and cannot ({os.strerror(error.errno)})"
+            raise InputError(f"JAX_COORDINATOR_ADDRESS {address!r}", rule, "choose another port") from error
+
+
 def _answers(address):
-    host, port = address.rsplit(":", 1)
-    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE / 20):
+    with suppress(OSError), socket.create_connection(_place(address), timeout=PATIENCE / 20):
         return True
     return False
 
 
+def _place(address):
+    host, port = address.rsplit(":", 1)
+    return host.strip("[]"), int(port)
+
+
 def _lasting(address):
     """An address here that stands for another one, and does not hang up when that does."""
-    host, port = address.rsplit(":", 1)
     door = socket.create_server(("127.0.0.1", 0))
 
     def pass_on(source, target):
@@ -163,7 +194,7 @@ def _lasting(address):
                 target.sendall(data)
 
     def connect(near):
-        with near, suppress(OSError), socket.create_connection((host.strip("[]"), int(port))) as far:
+        with near, suppress(OSError), socket.create_connection(_place(address)) as far:
             threading.Thread(target=pass_on, args=(far, near), daemon=True).start()
             pass_on(near, far)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
+from narrative_jax.core import processes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import new_folder
 from narrative_jax.data.kinds import KINDS
@@ -154,16 +155,19 @@ def finished_chunks(folder: str | Path) -> list[int]:
     return sorted(int(path.name.removeprefix("chunk-")) for path in Path(folder).glob("chunk-*"))
 
 
-def pack_chunks(folder: str | Path, destination: str | Path, record_type: type) -> int:
-    """Write the records of all chunks, in order, as one record directory; returns how many.
+def pack_chunks(folder: str | Path, destination: str | Path, record_type: type, count: int) -> int:
+    """Write the records of all chunks, `count` of them, in order, as one record directory; returns how many.
 
-    The chunks stay: remove `folder` once the stage is done. Raises InputError where a chunk is missing or damaged.
+    Waits for those that other hosts wrote to be seen here. The chunks stay: remove `folder` once the stage is done.
+    Raises InputError where a chunk is missing or damaged.
     """
-    numbers = finished_chunks(folder)
-    if numbers != list(range(len(numbers))):
-        missing = next(number for number in range(len(numbers)) if number not in numbers)
-        raise InputError(f"{folder}", f"chunk {missing} is missing", "run the stage again")
-    chunks = (open_records(_chunk(folder, number), record_type) for number in numbers)
+
+    def missing():
+        return sorted({*range(count)} - {*finished_chunks(folder)})
+
+    if not processes.is_seen(lambda: not missing()):
+        raise InputError(f"{folder}", f"chunk {missing()[0]} of {count} is missing", "run the stage again")
+    chunks = (open_records(_chunk(folder, number), record_type) for number in range(count))
     return write_records(destination, chain.from_iterable(chunks))
 
 

@@ -41,6 +41,8 @@ def _obstacle(attention, q, k, mask):
         return "" if even else f"with a mask it takes even numbers of tokens, and here are {q.shape[1]}, {k.shape[1]}"
     if q.shape[2] != k.shape[2]:
         return f"it takes as many heads of keys as of queries, and here are {k.shape[2]} and {q.shape[2]}"
+    if current_mesh() is None:
+        return "it is spread over a mesh, and this is traced without one"
     parts = current_mesh().shape["context"]  # of the queries; all see all keys
     tokens = [f"{n}" for n, multiple in ((q.shape[1], parts * _BLOCKS[-1]), (k.shape[1], _BLOCKS[-1])) if n % multiple]
     if tokens:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
-from narrative_jax.core.mesh import batch_sharding, check_batch, spread_weights
+from narrative_jax.core.mesh import batch_sharding, check_batch, spread_weights, traced_on
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params, Pictures
 
@@ -286,11 +286,18 @@ class OnHost:
 
     @cached_property
     def _judge(self):
-        return jax.jit(self.reward.judge)
+        return self._on_mesh(self.reward.judge)
 
     @cached_property
     def _criticise(self):
-        return jax.jit(self.reward.criticise)
+        return self._on_mesh(self.reward.criticise)
+
+    def _on_mesh(self, work):
+        def run(*given):
+            with traced_on(self.mesh):
+                return work(*given)
+
+        return jax.jit(run)
 
     @cached_property
     def _laid(self):

@@ -54,7 +54,7 @@ def leave_kinds(
         processes.wait_for_all(f"{title}: all chunks")
         for name, kind in kinds.items() if processes.is_first() else ():
             if not (folder / name).exists():
-                pack_chunks(chunks[name], folder / name, kind)
+                pack_chunks(chunks[name], folder / name, kind, -(-len(jobs) // size))
     if processes.is_first():
         for path in chunks.values():  # others' may stand beside them
             shutil.rmtree(path, ignore_errors=True)

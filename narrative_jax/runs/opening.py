@@ -3,7 +3,6 @@
 import fcntl
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,7 +17,6 @@ from narrative_jax.core.hashing import Hashes
 from narrative_jax.runs.directory import CONFIG, HASHES, MANIFEST, Context
 from narrative_jax.runs.provenance import check_fresh, trace
 
-SEEN_WITHIN = 30.0  # seconds that a shared file system may take to show another host what one wrote
 _PACKAGES = ("narrative_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -97,15 +95,13 @@ def _check_shared(workdir):
     """Raise InputError unless all processes see the run directory of the first one."""
     if processes.count() == 1:
         return
-    mark, until = workdir / ".shared", time.monotonic() + SEEN_WITHIN
+    mark = workdir / ".shared"
     token = processes.gather("the mark of the run directory", secrets.token_hex())[0]
     if processes.is_first():
         write_bytes(mark, token.encode())
-    while not mark.exists() or mark.read_text() != token:
-        if time.monotonic() > until:
-            rule = f"process {processes.index()} does not see there what process 0 writes"
-            raise InputError(f"workdir {workdir.absolute()}", rule, "give one on a file system that all hosts share")
-        time.sleep(0.1)
+    if not processes.is_seen(lambda: mark.exists() and mark.read_text() == token):
+        rule = f"process {processes.index()} does not see there what process 0 writes"
+        raise InputError(f"workdir {workdir.absolute()}", rule, "give one on a file system that all hosts share")
     processes.wait_for_all("the run directory")
     if processes.is_first():
         mark.unlink()

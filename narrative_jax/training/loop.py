@@ -64,8 +64,10 @@ def train(
                 # Waits for the step before: two are in flight at most.
                 reporter.report(done, ids, values, started)
                 last, planned = done == schedule.total_steps, done % schedule.save_every == 0
-                stopping = _agreed(stop, planned)
+                # Of several processes each has its own flag, and a step may take as long as a stop leaves time for.
+                stopping = processes.any_of("stop", stop.requested)
                 if schedule.sample_every and done % schedule.sample_every == 0:
+                    reporter.flush()  # what drawing takes is no step's time, and nothing is kept of a loss that is none
                     sample(done, state.ema_params)
                 if last or planned or stopping:
                     reporter.flush()  # only a step whose loss is a number is saved
@@ -75,13 +77,6 @@ def train(
                 bar.set_postfix(reporter.shown, refresh=False)
                 bar.update()
     return state
-
-
-def _agreed(stop: StopFlag, planned: bool) -> bool:
-    """Whether to stop. Of several processes each has its own flag: they compare them where they save anyway."""
-    if processes.count() == 1:
-        return stop.requested
-    return planned and processes.any_of("stop", stop.requested)
 
 
 def _bar(folder: Path, begun: int, schedule: Schedule) -> tqdm:
