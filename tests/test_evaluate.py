@@ -141,7 +141,11 @@ def test_which_arms_there_are():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"controls": ("copies",)}, "unknown control 'copies': known are copying, presence"),
+        ({"controls": ("copies",)}, "unknown control 'copies': known are copying, presence, shown_as_trained"),
+        (
+            {"controls": ("shown_as_trained",), "trained": ()},
+            "'shown_as_trained': it is shown what a trained arm is; name one in trained",
+        ),
         (
             {"controls": ("presence",), "best_of": 0},
             "'presence' of none: it chooses among best_of pictures; set best_of",

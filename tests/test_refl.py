@@ -152,7 +152,8 @@ def test_draft_k_is_the_end_of_a_rollout(models, steps):
         times, asked = policy.sampler_times(4), models.batch["conditioning"]
         return rollout(policy, weights, asked, noise, times, branches, followed=followed), 1
 
-    found, _ = learned(models, algorithm)
+    found, metrics = learned(models, algorithm)
+    assert metrics["t"] == 1 - 3 / 4, "of the picture that is judged"
     # Where a rollout follows steps, prepared subjects carry a gradient of the others too: none here acts on them.
     close(found, by_hand(models, algorithm, draw), 2e-5)
 

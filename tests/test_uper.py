@@ -76,6 +76,18 @@ def test_the_step_is_chosen_by_another_encoder(run):
 
 
 @pytest.mark.slow
+def test_the_baseline_is_also_shown_what_was_learned_from(run):
+    """So that what a cleaner portrait does is told from what was learned."""
+    scenes = [on_white(scene, GivenMasks()) for scene in storybook_scenes("test", 4, characters=1)]
+    painter = sample.load(run, "baseline")
+    drawn = open_records(run / "evaluate" / "shown_as_trained" / "candidates", Candidate)
+    for scene, candidate in zip(scenes, drawn, strict=True):
+        np.testing.assert_allclose(painter.draw_scene(scene, 1)[0].astype(int), candidate.image, atol=1)
+    summary = json.loads((run / "summary.json").read_text())
+    assert "gold/sft_over_shown_as_trained/mean_of_aspects/diff" in summary
+
+
+@pytest.mark.slow
 def test_the_file_holds_both_adapters(run, tmp_path):
     """What is exported draws what the run's last entry does, from the base alone."""
     large = shutil.copytree(run, tmp_path / "run")

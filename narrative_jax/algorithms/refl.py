@@ -134,7 +134,7 @@ class ReFL(Algorithm):
         # The value is the reward's, the gradient that of the pictures along its pull.
         loss = -self.reward_weight * (batch["value"] + moved - jax.lax.stop_gradient(moved))
         times = models.policy.model.sampler_times(self.num_steps)
-        metrics = {"reward": batch["value"], "t": jnp.full_like(moved, times[self._stop(key)])}
+        metrics = {"reward": batch["value"], "t": jnp.full_like(moved, times[self._stop(key) + self.followed - 1])}
         for place, name in enumerate(models.reward.model.term_names):
             metrics |= {f"reward/{name}": batch["rewards"][:, place], f"pull/{name}": batch["norms"][:, place]}
         if self.penalty:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json, write_bytes, write_json
-from narrative_jax.core.records import Example
+from narrative_jax.core.records import Example, Scene
+from narrative_jax.data.datasets import open_records
 from narrative_jax.runs.backgrounds import check_own_subjects
-from narrative_jax.runs.candidates import REFINE, open_candidates
+from narrative_jax.runs.candidates import REFINE, open_candidates, pictures_entry
 from narrative_jax.runs.collected import check_collected, collect_entries
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.generator import preset_of
@@ -74,3 +75,17 @@ def open_examples(context: Context, name: str) -> tuple[Pictures, Sequence[str]]
         records = open_preferences(context, name)
         return records.pictures, sorted({each.chosen_id for each in records.preferences if not each.tie})
     return open_pictures(context, name), read_json(context.path(name) / KEPT)
+
+
+def open_learned_scenes(context: Context, name: str) -> tuple[Callable[[str], Scene], list[str]]:
+    """How a scene is found by its id, and the ids of those that an entry left to learn from: of refined ones the kept.
+
+    Raises InputError.
+    """
+    records = open_records(context.path(pictures_entry(context.config, name)) / "scenes", Scene)
+    rows = records.rows_by("id")
+    ids = list(rows)
+    if context.config[name].stage == REFINE:
+        pictures, kept = open_examples(context, name)
+        ids = list(dict.fromkeys(pictures.scene_ids(kept)))
+    return lambda id: records[rows[id]], ids

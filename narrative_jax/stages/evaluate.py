@@ -29,7 +29,7 @@ from narrative_jax.statistics.comparison import Judged, between, compare
 INPUTS = ("source", "trained", "reward_from", "ensemble")
 sections, files = sections_of, reward_files
 TUNE_SCENES = 64  # that the guidance scale is chosen on
-COPYING, PRESENCE = CONTROLS = ("copying", "presence")
+COPYING, PRESENCE, SHOWN = CONTROLS = ("copying", "presence", "shown_as_trained")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Options(RewardOptions):
     """The arms, and the scenes that they draw `per_scene` pictures of.
 
     These are what the collect entry `source` took pictures of, or else the first `scenes` of a split or of a user's
-    file (0: all). `compare` are pairs of arms. `controls` are more arms of Storybook's scenes: "copying", pictures that
-    are true but for everybody standing as in the portrait, and "presence", of `best_of` the one that shows most of the
-    characters.
+    file (0: all). `compare` are pairs of arms. `controls` are more arms: "shown_as_trained" is the baseline, but shown
+    the subjects as the first trained one is, e.g. without their backgrounds; of Storybook's scenes "copying", pictures
+    that are true but for everybody standing as in the portrait, and "presence", of `best_of` the one that shows most of
+    the characters.
     """
 
     source: str = ""
@@ -77,8 +78,11 @@ def check(context: Context, options: Options) -> None:
 def _check_controls(context, options):
     for name in options.controls:
         check_name("control", name, CONTROLS)
-    if options.controls and _are_own(context, options):
-        raise InputError(f"controls {options.controls}", "the oracle knows Storybook's scenes only", "leave them out")
+    if {*options.controls} - {SHOWN} and _are_own(context, options):
+        rule = f"of people's own scenes there is {SHOWN!r} alone"
+        raise InputError(f"controls {options.controls}", rule, "leave the others out")
+    if SHOWN in options.controls and not options.trained:
+        raise InputError(f"control {SHOWN!r}", "it is shown what a trained arm is", "name one in trained")
     if PRESENCE in options.controls and not options.best_of:
         raise InputError(f"control {PRESENCE!r} of none", "it chooses among best_of pictures", "set best_of, e.g. to 4")
 
@@ -111,8 +115,11 @@ def run(context: Context, options: Options) -> dict[str, float]:
     drawn = Arms(context, options.per_scene, gold=not _are_own(context, options))
     arms = {"baseline": drawn.arm("baseline", scenes, generator, base)}
     trained = [name for name in options.trained if was_trained(context.path(name))]
-    for name, shown in as_trained(context, trained, scenes).items():
-        arms[name] = drawn.arm(name, scenes, *with_trained(context, name, generator, base), shown=shown)
+    shown = as_trained(context, trained, scenes)
+    for name in trained:
+        arms[name] = drawn.arm(name, scenes, *with_trained(context, name, generator, base), shown=shown[name])
+    if SHOWN in options.controls and trained:
+        arms[SHOWN] = drawn.arm(SHOWN, scenes, generator, base, shown=shown[trained[0]])
     chosen = {}
     if options.best_of:
         arms[f"best_of_{options.best_of}"] = drawn.best_of(options.best_of, scenes, generator, base)

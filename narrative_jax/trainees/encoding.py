@@ -19,13 +19,11 @@ from narrative_jax.core.errors import InputError, Stopped
 from narrative_jax.core.files import new_folder
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
-from narrative_jax.data.datasets import open_records
 from narrative_jax.generators.base import Generator
 from narrative_jax.rewards.base import PureReward
-from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.collected import check_collected
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.examples import check_leaves, open_examples
+from narrative_jax.runs.examples import check_leaves, open_examples, open_learned_scenes
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, open_preferences
 from narrative_jax.runs.trained import check_after
@@ -115,19 +113,17 @@ def encoded_examples(
 def encoded_scenes(
     context: Context, generator: Generator, weights: Params, algorithm: Algorithm, reward: PureReward | None
 ) -> Batches:
-    """Conditioning alone: of the scenes that the entry `source` left, or of a training set's."""
+    """Conditioning alone: of the scenes that the entry `source` left to learn from, or of a training set's."""
     if not context.entry.get("source", ""):
         return _drawn(context, lambda scenes, _: {"conditioning": generator.encode(weights, scenes)}, reward)
-    records = open_records(context.path(pictures_entry(context.config, context.entry.source)) / "scenes", Scene)
-    rows = records.rows_by("id")
-    ids = list(rows)
-    asked, scenes = _conditioning(context, generator, weights, lambda id: records[rows[id]], ids)
+    scene, ids = open_learned_scenes(context, context.entry.source)
+    asked, scenes = _conditioning(context, generator, weights, scene, ids)
 
     def make_batch(indices):
         conditioning = jax.tree.map(lambda x: x[scenes[indices]], asked)
         return [ids[i] for i in indices], {"conditioning": conditioning}
 
-    return _judged(Batches(len(ids), make_batch), reward, lambda i: records[rows[ids[i]]])
+    return _judged(Batches(len(ids), make_batch), reward, lambda i: scene(ids[i]))
 
 
 KINDS = {"examples": encoded_examples, "preferences": encoded_preferences, "scenes": encoded_scenes}
