@@ -24,6 +24,7 @@ from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import check_writable, write_bytes
 from narrative_jax.core.images import fit_image, grid, png
+from narrative_jax.data.backgrounds import uncut
 from narrative_jax.data.sources import own_scene, own_subjects, storybook_scenes
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.runs.painter import Painter, is_lora, open_painter
@@ -90,6 +91,9 @@ def _draw(options):
             blank = [np.full_like(portrait, 255) for portrait in portraits]
             rows.append([*(blank if rows else portraits), *images[start : start + _PER_ROW]])
     _report_unread(painter, scene)
+    if names := uncut(scene, painter.background):
+        told = "shown as given, and this run learned from subjects without backgrounds; cut out (a PNG, transparent"
+        print(f"portrait of {', '.join(names)}: {told} around it) pictures are better", file=sys.stderr)
     write_bytes(options.out, png(grid(rows, scale=-(-_SHOWN_SIDE // len(images[0])))))
     drawn = f"{len(images)} of {options.run or 'the embedded generator'}"
     shown = [f"{len(portraits)} portrait(s)", *(f"{drawn} {entry}".strip() for entry in entries)]

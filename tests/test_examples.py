@@ -190,6 +190,14 @@ def test_a_folder_of_files_is_read_group_by_group(tmp_path, monkeypatch):
     assert find_examples(tmp_path)[0] == found and len(kept) == 6, "what was looked at is not looked at again"
 
 
+def test_files_of_one_name_are_refused(tmp_path):
+    """Their examples would have the same ids."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "train.parquet", row())
+    refused("a/train.parquet and .*/b/train.parquet: .*names of their files; rename one", tmp_path)
+
+
 def test_collected_in_chunks(tmp_path, monkeypatch):
     """Scene and picture at once; a stopped run goes on behind what it finished."""
     monkeypatch.setattr(collect, "_CHUNK", 2)

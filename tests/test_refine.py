@@ -325,6 +325,15 @@ def test_a_budget_that_runs_out(asked):
         annotator.same_subject(examples[2:])
 
 
+@pytest.mark.parametrize("grey", [255, 128])
+def test_nothing_is_found_in_an_empty_picture(grey):
+    scene = storybook_scenes("train", 1, characters=1)[0]
+    by = FoundMasks("", "storybook")
+    empty = replace(scene.subjects[0], images=np.full((1, 24, 24, 3), grey, np.uint8))
+    assert unfit(on_white(replace(scene, subjects=(empty,)), by)) == "no foreground in a reference"
+    assert unfit(on_white(scene, by)) == ""
+
+
 def test_found_masks_need_weights(tmp_path):
     with pytest.raises(InputError, match="there is no such file"):
         FoundMasks(str(tmp_path / "none")).masks(storybook_scenes("train", 1)[0].subjects[0])

@@ -170,6 +170,17 @@ def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
             "refl.reward 'identity': follow followed it, and what is followed says nothing",
         ),
         (
+            "refl",  # the same where what is usual is left out
+            {"identity": {key: value for key, value in SUBJECT.items() if key != "max_subjects"}},
+            "refl.reward 'identity': follow followed it",
+        ),
+        (
+            "refl",
+            {"reward": "ensemble", "ensemble": {"by_subject": 1.0}},
+            "refl.reward 'ensemble': follow followed it",
+        ),
+        ("sampling", {"sampler": "heun"}, "sampling.sampler 'heun': refl follows Euler steps"),
+        (
             "follow",
             {"keep_adapters": False},
             "refl.source 'follow': it keeps no adapters to choose",

@@ -68,7 +68,11 @@ class FoundMasks:
         answers = np.stack([self._run(self._weights, square[None])[0] for square in squares])
         answers = np.asarray(resize(answers[..., None], height, width, "bilinear"))[..., 0]
         low, high = (bound(answers, axis=(1, 2), keepdims=True) for bound in (np.min, np.max))
-        return (answers - low) / np.maximum(high - low, 1e-6) > self.threshold
+        found = (answers - low) / np.maximum(high - low, 1e-6) > self.threshold
+        # Stretching finds something in every picture, and a background too: whether they are there, answers say before.
+        share = (answers > self.threshold).mean((1, 2))
+        found[share < LEAST], found[share > MOST] = False, True
+        return found
 
     @cached_property
     def _weights(self) -> Mapping[str, Any]:
@@ -101,11 +105,14 @@ def on_white(scene: Scene, by: Masks) -> Scene:
     return replace(scene, subjects=tuple(subjects))
 
 
+def uncut(scene: Scene, by: Masks | None) -> list[str]:
+    """The names of subjects that come without the masks that they would be cut out by."""
+    return [subject.name for subject in scene.subjects if isinstance(by, GivenMasks) and subject.masks is None]
+
+
 def as_shown(scene: Scene, by: Masks) -> Scene:
-    """`on_white`; a portrait of one's own that comes without a mask, where masks are given, is left as it is."""
-    if isinstance(by, GivenMasks) and any(subject.masks is None for subject in scene.subjects):
-        return scene
-    return on_white(scene, by)
+    """`on_white`; where a portrait of one's own is `uncut`, the scene is left as it is."""
+    return scene if uncut(scene, by) else on_white(scene, by)
 
 
 def unfit(scene: Scene) -> str:

@@ -6,6 +6,7 @@ picture of each side is the target of one example, whose subject is seen in the 
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,6 +100,10 @@ def read_subjects200k(
     if quality > BEST:
         raise InputError(f"quality {quality}", f"ratings are from 0 to {BEST}", f"give one, e.g. {GOOD}")
     check_name("damaged_policy", damaged_policy, DAMAGED_POLICIES)
+    names = Counter(file.stem for file in files)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        same = " and ".join(str(file) for file in files if file.stem == twice)
+        raise InputError(same, "examples are told apart by the names of their files", "rename one")
     pairs, left_out = [], []
     for file in files:
         looked = _look(file, file.stat().st_mtime_ns, quality)

@@ -90,7 +90,8 @@ def check_subjects(scenes: Sequence[Scene], max_subjects: int, patch: int) -> np
     for scene in scenes:
         if not 1 <= len(scene.subjects) <= max_subjects:
             given = f"scene {scene.id!r} with {len(scene.subjects)} subjects"
-            raise InputError(given, f"characters are compared with theirs, 1 to {max_subjects}", "change the scene")
+            remedy = "change the scene, or set the reward's max_subjects, and its regions"
+            raise InputError(given, f"characters are compared with theirs, 1 to {max_subjects}", remedy)
         for subject in scene.subjects:
             height, width = subject.images.shape[1:3]
             if min(height, width) < patch:

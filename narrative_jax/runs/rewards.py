@@ -82,6 +82,18 @@ def same_reward(context: Context, other: Context) -> bool:
     return all(context.entry.get(key, "") == other.entry.get(key, "") for key in keys)
 
 
+def seen_by(context: Context) -> set[str]:
+    """By what the context's reward sees pictures: its encoder and the files of that; of an ensemble those of its terms.
+
+    Raises InputError.
+    """
+    if context.entry.reward == ENSEMBLE:
+        return set().union(*(seen_by(context.of(term)) for term in context.entry[ENSEMBLE]))
+    reward = _named(context, from_disk=False)
+    encoder = getattr(reward, "encoder", reward)
+    return {f"{encoder.name} {sorted(reward_files(context))}"}
+
+
 def check_reward_of(context: Context, name: str, own: bool) -> None:
     """`check_reward` of a score entry whose reward another entry takes. Raises InputError also where that would be
     another one than its scores are of.

@@ -12,14 +12,13 @@ import numpy as np
 from narrative_jax.core.errors import InputError, check_count, check_name
 from narrative_jax.core.files import write_json
 from narrative_jax.data.datasets import write_records
-from narrative_jax.rewards.ensemble import Ensemble
 from narrative_jax.runs import trained
 from narrative_jax.runs.arms import Arms
 from narrative_jax.runs.backgrounds import as_trained, check_own_shown
 from narrative_jax.runs.candidates import draw_candidates, drawer_of, open_drawn
 from narrative_jax.runs.directory import ADAPTER, Context
 from narrative_jax.runs.generator import check_generator
-from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, same_reward, sections_of
+from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of, seen_by
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 INPUTS = ("source", "reward_from", "ensemble")
@@ -57,11 +56,11 @@ def check(context: Context, options: Options) -> None:
     check_count("per_scene", options.per_scene, minimum=1)
     if own and options.gold:
         raise InputError(f"{context.name}.gold", "the oracle knows Storybook's scenes only", "leave it out")
-    for name in _followed(context, options.source):
-        if same_reward(context, context.of(name)):
-            given = f"{context.name}.reward {options.reward!r}"
-            rule = f"{options.source} followed it, and what is followed says nothing of when to stop"
-            raise InputError(given, rule, "take another encoder's")
+    train = context.of(options.source)
+    if train.entry.get("reward", "") and seen_by(context) & seen_by(train):
+        given = f"{context.name}.reward {options.reward!r}"
+        rule = f"{options.source} followed it, and what is followed says nothing of when to stop"
+        raise InputError(given, rule, "take another encoder's")
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
@@ -100,14 +99,6 @@ def _check_kept(train, source):
     if steps < every:
         rule = f"an adapter is kept each {every} steps, and there are {steps}"
         raise InputError(f"{source}.sample_every {every}", rule, "keep them more often, or train longer")
-
-
-def _followed(context, source):
-    """The entries whose rewards the training follows: itself, or those of its ensemble."""
-    section = context.config[source]
-    if not section.get("reward", ""):
-        return []
-    return list(section[Ensemble.name]) if section.reward == Ensemble.name else [source]
 
 
 def _results(scenes, judges, found, chosen):

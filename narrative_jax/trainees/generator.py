@@ -90,6 +90,10 @@ class GeneratorTrainee:
             raise InputError(f"{context.name}.reward {options.reward!r}", rule, "name a reward there, or leave it out")
         reward = open_pure_reward(context, from_disk=False) if options.reward else None
         algorithm.check_models(preset_of(context), reward)
+        sampler = context.config.get("sampling", {}).get("sampler", "euler")
+        if reward and sampler != "euler":
+            rule = f"{context.entry.algorithm} follows Euler steps, and its pictures are drawn as all others"
+            raise InputError(f"sampling.sampler {sampler!r}", rule, "set it to 'euler'")
 
     @classmethod
     def files(cls, context: Context) -> list:
