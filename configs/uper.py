@@ -37,6 +37,7 @@ LOOKS = {
     "reward": "aesthetic",
     "aesthetic": {"clip": "", "head": "", "version": "storybook"},
 }
+MEASURES = ("sees_subject", "sees_cut_out", "clip_sees_subject", "rated")  # nothing follows these
 PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}
 
 
@@ -91,7 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "controls": ("copying", "shown_as_trained"),
     }
     _measure(config)
-    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *config.fidelity.measures)
+    config.stages = ("reference", *rewards, "refine", "sft", "follow", "refl", "evaluate", *MEASURES)
     config.stages += ("fidelity",)
     if variant:
         VARIANTS[variant](config)
@@ -155,11 +156,17 @@ def _measure(config):
     score = {"stage": "score", "source": "reference"}
     subject = config.refl.identity.to_dict()
     config.sees_subject = {**score, "reward": "identity", "identity": subject}
+    config.sees_cut_out = {**score, "reward": "identity", "identity": subject}
+    config.clip_sees_subject = {**score, "reward": "identity", "identity": {**subject, "encoder": "clip"}}
     config.rated = {**score, "reward": "raters", "raters": {"seeds": (0, 1, 2)}}
     config.fidelity = {
         "stage": "fidelity",
         "source": "evaluate",
-        "measures": ("sees_subject", "rated"),
+        "measures": ("sees_subject", "clip_sees_subject", "by_text", "rated"),  # CLIP-I, and CLIP-T, which was followed
+        "cut_out": ("sees_cut_out",),
+        "background": "isnet",
+        "isnet": {"weights": "", "size": "storybook"},
+        "pasted": ("sees_subject",),
         "features": {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40},
         "truth": {"kind": "true", "split": "test", "size": 256, "characters": 1},
     }
@@ -167,7 +174,7 @@ def _measure(config):
 
 def _measure_nothing(config):
     """Leave out what knows Storybook only."""
-    names = (*config.fidelity.measures, "fidelity")
+    names = (*MEASURES, "fidelity")
     config.stages = tuple(name for name in config.stages if name not in names)
     for name in names:
         del config[name]
@@ -207,7 +214,7 @@ def _add_controls(config):
     first = [name for name in arms if name.endswith("_0") and not name.startswith("dpo")]
     rest = [name for name in arms if name not in first]
     before = config.stages[: config.stages.index("sft")]
-    measured = ("evaluate", *config.fidelity.measures, "fidelity")
+    measured = ("evaluate", *MEASURES, "fidelity")
     config.stages = (*before, "unrefined", *first, "drawn", "scored", "preferred", *rest, *chosen, *measured)
     judged = (*chosen, *(name for name in arms if not name.startswith("follow")))
     config.evaluate.update(trained=judged, best_of=4, compare=pairs, **composite)
@@ -253,7 +260,7 @@ def _add_ablations(config):
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
     scores = ("by_looks", "by_held", *(f"by_{name}" for name in subjects))
-    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *config.fidelity.measures, "fidelity")
+    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *MEASURES, "fidelity")
     for name in ("follow", "refl"):
         del config[name]
     pairs = (*((name, "sft") for name in arms), ("sft", "shown_as_trained"))

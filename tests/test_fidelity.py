@@ -9,12 +9,15 @@ from one_entry import check, run
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
-from narrative_jax.core.records import Candidate
+from narrative_jax.core.images import to_float
+from narrative_jax.core.records import Candidate, Scene, Subject
+from narrative_jax.data.backgrounds import FoundMasks, on_white
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.sources import storybook_training_set
 from narrative_jax.report import tables
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.features import Features
+from narrative_jax.rewards.identity import IdentityOptions
 from narrative_jax.statistics import paired_bootstrap, win_rate
 from narrative_jax.statistics.distances import Moments, frechet_distance
 
@@ -28,7 +31,10 @@ def configured(workdir, **changes):
     config = read_json(workdir / "config.json")
     config["by_subject"] = {"stage": "score", "source": "generate", "reward": "identity", "identity": SUBJECT}
     config["rated"] = {"stage": "score", "source": "generate", "reward": "raters", "raters": {"seeds": [0, 1]}}
+    config["cut_out"] = {**config["by_subject"]}
     fidelity = {"source": "evaluate", "measures": ("by_subject", "rated"), "features": FEATURES, "truth": TRUTH}
+    fidelity |= {"cut_out": ("cut_out",), "background": "isnet", "isnet": {"weights": "", "size": "storybook"}}
+    fidelity |= {"pasted": ("by_subject",)}
     given = {key: value for key, value in (fidelity | changes).items() if value is not None}
     config["fidelity"] = {"stage": "fidelity", **given}
     return config
@@ -53,6 +59,38 @@ def test_measures_are_the_rewards_own(measured):
     wins = win_rate(np.sign((after - before).round(9)))
     assert numbers["by_subject/align/win_rate"] == pytest.approx(wins.estimate)
     assert {"rated/prompt_following/diff", "rated/align/win_rate_low"} <= numbers.keys()
+
+
+def test_pictures_and_subjects_are_cut_out_alike(measured):
+    workdir, _ = measured
+    found = np.array(read_json(workdir / "fidelity" / "results.json")["measures"]["cut_out"]["align"])[:, 0]
+    scenes = list(open_records(workdir / "evaluate" / "scenes", Scene))
+    images = np.stack([each.image for each in open_records(workdir / "evaluate" / "align" / "candidates", Candidate)])
+    by, reward = FoundMasks("", "storybook"), IdentityOptions(**SUBJECT).build()
+    masks = np.concatenate([by.masks(Subject("", "", image[None])) for image in images])
+    context = reward.encode([on_white(scene, by) for scene in scenes])
+    white = to_float(np.where(masks[..., None], images, np.uint8(255)))
+    expected = reward.judge(reward.params, reward.fit(white, context), context)
+    assert len(images) == len(scenes) and masks.any()
+    np.testing.assert_allclose(found, np.asarray(expected)[:, 0], atol=1e-5)
+
+
+def test_true_pictures_are_not_pasted_and_portraits_are(measured):
+    """Of what was drawn, the means of the reward's own measures."""
+    workdir, numbers = measured
+    found = np.array(read_json(workdir / "fidelity" / "results.json")["measures"]["by_subject pasted"]["align"])
+    scenes = list(open_records(workdir / "evaluate" / "scenes", Scene))
+    images = np.stack([each.image for each in open_records(workdir / "evaluate" / "align" / "candidates", Candidate)])
+    true = np.stack([example.target for example in storybook_training_set("true", 8, 0, "test").batch(range(8))])
+    reward = IdentityOptions(**SUBJECT).build()
+    truths = true[: len(scenes)]
+    expected = reward.measures(reward.params, to_float(images), reward.encode(scenes), to_float(truths))
+    np.testing.assert_allclose(found, np.stack([expected["copy_paste"], expected["blending"]], 1), atol=1e-4)
+    assert -1 < numbers["by_subject pasted/copy_paste/baseline"] < 1
+    assert "by_subject pasted/align/win_rate" not in numbers
+    others = {**TRUTH, "seed": 1}
+    with pytest.raises(InputError, match="truth of 'test-1-000000': the evaluation is of 'test-0-000000'"):
+        run(configured(workdir, truth=others, measures=None, cut_out=None, background=None), "fidelity", workdir)
 
 
 def test_distances_are_of_the_pictures(measured):
@@ -86,15 +124,14 @@ def test_the_report_tells_them(measured):
     [
         ({"source": "generate"}, "unknown evaluation 'generate'"),
         ({"measures": ("evaluate",)}, "unknown score entry that measures 'evaluate'"),
-        ({"cut_out": ("by_subject",), "background": "given"}, "unknown background 'given'"),
-        (
-            {"truth": None},
-            "fidelity.truth: features of pictures are compared with those of true ones",
-        ),
-        ({"features": None}, "fidelity.truth: features of pictures are compared with those of true ones"),
-        ({"background": "isnet"}, "fidelity.background 'isnet': nothing is cut out; name score entries in cut_out"),
-        ({"background": "isnett"}, "fidelity.background 'isnett': nothing is cut out"),
-        ({"measures": None, "features": None, "truth": None}, "nothing is measured"),
+        ({"background": "given"}, "unknown background 'given'"),
+        ({"truth": None}, "fidelity.truth: features of pictures and what was pasted are told beside true ones"),
+        ({"features": None, "pasted": None}, "fidelity.truth: features of pictures and what was pasted are told"),
+        ({"cut_out": None}, "fidelity.background 'isnet': nothing is cut out; name score entries in cut_out"),
+        ({"cut_out": None, "background": "isnett"}, "fidelity.background 'isnett': nothing is cut out"),
+        ({"cut_out": ("by_subject",)}, "'by_subject' in measures and cut_out: its pictures are shown whole, or cut"),
+        ({"pasted": ("rated",)}, "rated.reward 'raters': pasting is told by an identity encoder; name an entry with"),
+        (dict.fromkeys(("measures", "features", "truth", "cut_out", "pasted", "background")), "nothing is measured"),
         ({"features": {**FEATURES, "side": 41}}, "squares of 41"),
     ],
 )

@@ -116,9 +116,10 @@ class Run:
     @property
     def refined(self) -> str | None:
         """The refine entry that the shown training learned from, or where none has trained the last one."""
-        if self.trained:
+        refined = self.entries("refine")
+        if refined and self.trained:
             return made_from(self.config, self.trained, "refine") or None
-        return next(reversed(self.entries("refine")), None)
+        return next(reversed(refined), None)
 
     @property
     def reward(self) -> str | None:

@@ -167,8 +167,9 @@ def _measured(run, entry, found):
         for aspect in aspects:
             cells = [_difference(numbers, f"{prefix}/{aspect}") for prefix in prefixes]
             rows.append((f"{measure}: {words(aspect)}", _number(numbers, f"{measure}/{aspect}/baseline"), *cells))
-        wins = [share_of(numbers, f"{measure}/{arm}/win_rate") for arm in (first, *others)]
-        rows.append(("  preferred to the baseline", "", *wins))
+        if f"{measure}/{first}/win_rate" in numbers:  # of what is better where it is less, nobody asks
+            wins = [share_of(numbers, f"{measure}/{arm}/win_rate") for arm in (first, *others)]
+            rows.append(("  preferred to the baseline", "", *wins))
     for distance in found["distances"]:
         rows.append((words(distance), *(f"{numbers[f'{distance}/{arm}']:.4f}" for arm in found["arms"])))
     note = f"Means over scenes, and how often a scene's pictures are preferred by each. {PAIRED} {_DISTANCES}"

@@ -2,7 +2,8 @@
 
 The measures of papers on personalised generators, each by the encoder that its name bears: prompts and subjects as
 encoders see them (CLIP-T, CLIP-I, DINO), subjects cut out on both sides (DINOv2-Sim), FID and KID. Nobody should have
-trained on an encoder that judges here; what did is no judge but a witness.
+trained on an encoder that judges here; what did is no judge but a witness. How much of a subject image was pasted is
+told beside the true picture of the same scene (MultiID-Bench).
 """
 
 from collections.abc import Iterable
@@ -20,14 +21,15 @@ from narrative_jax.rewards.features import Features
 from narrative_jax.runs.backgrounds import background_of
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import check_reward_of, open_reward
+from narrative_jax.runs.truths import PASTED, distances_to, pasted
 from narrative_jax.statistics import win_rate
 from narrative_jax.statistics.comparison import Judged, compare
-from narrative_jax.statistics.distances import Moments, frechet_distance, kernel_distance
 from narrative_jax.trainees.base import TrainingSetOptions
 
-INPUTS = ("source", "measures", "cut_out")
+INPUTS = ("source", "measures", "cut_out", "pasted")
 ALONE = True
 _BASELINE = "baseline"
+_IDENTITY = "identity"  # the reward that knows what was pasted
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Options:
 
     Those of `cut_out` see pictures and subject images without their `background`, a name of
     `data.backgrounds.BACKGROUNDS` whose options stand in a section of that name. With `features`, pictures are compared
-    with the true ones of `truth`, a training set of so many pictures.
+    with the true ones of `truth`, a training set of so many pictures. `pasted` are score entries of identity rewards,
+    by whose embeddings copy_paste and blending are told (`Identity.measures`): `truth` has the scenes' true pictures.
     """
 
     source: str
     measures: tuple[str, ...] = ()
     cut_out: tuple[str, ...] = ()
+    pasted: tuple[str, ...] = ()
     background: str = ""
     features: Features | None = None
     truth: TrainingSetOptions | None = None
@@ -59,14 +63,21 @@ def check(context: Context, options: Options) -> None:
     if not context.config[options.source].get("trained", ()):
         rule = "it compares nothing that was trained with the baseline"
         raise InputError(f"evaluation {options.source!r}", rule, f"name train entries in {options.source}.trained")
-    if not (options.measures or options.cut_out or options.features):
+    if not (options.measures or options.cut_out or options.pasted or options.features):
         rule = "nothing is measured"
         raise InputError(f"{context.name} of {options.source!r}", rule, "name score entries in measures, or features")
     own = bool(context.config.scenes or context.config[options.source].get("source", ""))
-    for name in (*options.measures, *options.cut_out):
+    if twice := sorted({*options.measures} & {*options.cut_out}):
+        rule = "its pictures are shown whole, or cut out"
+        raise InputError(f"{twice[0]!r} in measures and cut_out", rule, "make an entry for each")
+    for name in (*options.measures, *options.cut_out, *options.pasted):
         scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
         check_name("score entry that measures", name, scores)
         check_reward_of(context, name, own)
+    for name in options.pasted:
+        if context.config[name].reward != _IDENTITY:
+            given, rule = f"{name}.reward {context.config[name].reward!r}", "pasting is told by an identity encoder"
+            raise InputError(given, rule, f"name an entry with the reward {_IDENTITY!r} in pasted")
     if options.cut_out:
         _background(context, options)
     elif options.background:
@@ -77,15 +88,16 @@ def check(context: Context, options: Options) -> None:
 
 def _check_truth(context, options, own):
     """That there are features where there are true pictures, and these where there are features."""
-    if (options.features is None) != (options.truth is None):
-        given, rule = f"{context.name}.truth", "features of pictures are compared with those of true ones"
-        raise InputError(given, rule, "set features and truth, or neither")
-    if options.features:
+    if (options.features is None and not options.pasted) != (options.truth is None):
+        given, rule = f"{context.name}.truth", "features of pictures and what was pasted are told beside true ones"
+        raise InputError(given, rule, "set it with features or pasted, or neither")
+    if options.truth:
         if own:
             rule = "true pictures are Storybook's, and these are of people's own scenes"
-            raise InputError(f"{context.name}.truth", rule, "leave features and truth out")
-        _ = options.features.network
+            raise InputError(f"{context.name}.truth", rule, "leave features, pasted and truth out")
         options.truth.open()
+    if options.features:
+        _ = options.features.network
         check_count("truth.size", options.truth.size, minimum=4)
 
 
@@ -114,12 +126,18 @@ def run(context: Context, options: Options) -> dict[str, float]:
             raise Stopped
         reward = open_reward(context.of(name))
         seen, pictures = shown["cut out" if name in options.cut_out else ""]
-        judged = {arm: Judged(_judged(reward, seen, images)) for arm, images in pictures.items()}
+        judged = {arm: Judged(_judged(reward, arm, seen, images)) for arm, images in pictures.items()}
         aspects[name], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
         numbers |= compare(judged, columns, name, {}) | _wins(name, judged)
         found[name] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
+    for name in options.pasted:
+        reward, key = open_reward(context.of(name)), f"{name} pasted"
+        judged = {arm: Judged(values) for arm, values in pasted(options.truth, reward.reward, scenes, arms).items()}
+        aspects[key] = list(PASTED)
+        numbers |= compare(judged, dict.fromkeys(PASTED, ()), key, {})
+        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
     if options.features:
-        distances = _distances(options, arms)
+        distances = distances_to(options.truth, options.features, arms)
     results = {"scenes": [scene.id for scene in scenes], "arms": list(arms), "aspects": aspects, "measures": found}
     results["distances"] = list(dict.fromkeys(key.partition("/")[0] for key in distances))
     write_json(context.folder / "results.json", results)
@@ -151,11 +169,11 @@ def _cut_out(images, by):
     return subject.images
 
 
-def _judged(reward, scenes, pictures):
-    """f64[scenes, aspects], means over a scene's pictures."""
+def _judged(reward, arm, scenes, pictures):
+    """f64[scenes, aspects], means over a scene's pictures. Who looks by chance looks at each arm's by another one."""
     count, each = pictures.shape[:2]
     flat = pictures.reshape(-1, *pictures.shape[2:])
-    ids = [f"{scene.id}/{place}" for scene in scenes for place in range(each)]
+    ids = [f"{arm}/{scene.id}/{place}" for scene in scenes for place in range(each)]
     values = reward.score_images(flat, [scene for scene in scenes for _ in range(each)], ids)
     return np.float64(values).reshape(count, each, -1).mean(1)
 
@@ -169,17 +187,4 @@ def _wins(name, judged) -> dict[str, float]:
             found = win_rate(np.sign(((each.values - base) / spread).mean(1).round(9)))
             ends = zip(("", "_low", "_high"), found, strict=True)
             numbers |= {f"{name}/{arm}/win_rate{end}": value for end, value in ends}
-    return numbers
-
-
-def _distances(options, arms) -> dict[str, float]:
-    """FID and KID of each arm by the feature network."""
-    name, truth, numbers = options.features.network.name, options.truth.open(), {}
-    true = options.features.of(np.stack([example.target for example in truth.batch(range(len(truth)))]))
-    moments = Moments.of(true)
-    for arm, images in arms.items():
-        features = options.features.of(images.reshape(-1, *images.shape[2:]))
-        numbers[f"fid_{name}/{arm}"] = frechet_distance(Moments.of(features), moments)
-        for end, value in zip(("", "_low", "_high"), kernel_distance(features, true), strict=True):
-            numbers[f"kid_{name}/{arm}{end}"] = value
     return numbers
