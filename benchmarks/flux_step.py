@@ -313,8 +313,7 @@ def compare():
     trainee, as_array = abstract_trainee(preset), lambda x: x.detach().numpy()
     torch.manual_seed(SEED)
     trainer, batch = torch_trainer(preset, trainee, "cpu"), random_batch(trainee.base)
-    # Sinusoids of 1,000 t, in float32 on both sides, are apart by 1e-5 or so, which β = 500 would make too much of.
-    trainer.beta = 10.0
+    trainer.beta = 10.0  # what sinusoids are apart by in float32, β multiplies: see `dpo_step`
     base = {name: as_array(x).transpose(layout) for name, (x, layout) in trainer.base.items()}
     base = stacked(under(TRANSFORMER, base), trainee.frozen)
     adapter = stacked({name: as_array(x).T for name, x in trainer.parameters.items()}, trainee.params)
