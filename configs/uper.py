@@ -346,6 +346,7 @@ def _own(config):
         "batch_size": 32,
         "identity": {"encoder": "dinov2", "weights": "", "size": "ViT-L/14", "side": 224, "max_subjects": 1},
         "compare": (("refl", "sft"),),
+        "controls": (),
     }
     _measure_nothing(config)
     del config.reference, config.follow

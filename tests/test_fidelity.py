@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from one_entry import check, run
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.files import read_json
-from narrative_jax.core.images import to_float
+from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.core.records import Candidate, Scene, Subject
 from narrative_jax.data.backgrounds import FoundMasks, on_white
 from narrative_jax.data.datasets import open_records
@@ -18,8 +19,10 @@ from narrative_jax.report import tables
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.features import Features
 from narrative_jax.rewards.identity import IdentityOptions
+from narrative_jax.runs.truths import pasted
 from narrative_jax.statistics import paired_bootstrap, win_rate
 from narrative_jax.statistics.distances import Moments, frechet_distance
+from narrative_jax.trainees.base import TrainingSetOptions
 
 HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
 SUBJECT = {"encoder": "dinov2", "weights": "", "size": "storybook", "side": 40, "max_subjects": 2, "regions": HALVES}
@@ -75,8 +78,7 @@ def test_pictures_and_subjects_are_cut_out_alike(measured):
     np.testing.assert_allclose(found, np.asarray(expected)[:, 0], atol=1e-5)
 
 
-def test_true_pictures_are_not_pasted_and_portraits_are(measured):
-    """Of what was drawn, the means of the reward's own measures."""
+def test_what_was_pasted_is_the_rewards_own_measure(measured):
     workdir, numbers = measured
     found = np.array(read_json(workdir / "fidelity" / "results.json")["measures"]["by_subject pasted"]["align"])
     scenes = list(open_records(workdir / "evaluate" / "scenes", Scene))
@@ -88,9 +90,27 @@ def test_true_pictures_are_not_pasted_and_portraits_are(measured):
     np.testing.assert_allclose(found, np.stack([expected["copy_paste"], expected["blending"]], 1), atol=1e-4)
     assert -1 < numbers["by_subject pasted/copy_paste/baseline"] < 1
     assert "by_subject pasted/align/win_rate" not in numbers
-    others = {**TRUTH, "seed": 1}
-    with pytest.raises(InputError, match="truth of 'test-1-000000': the evaluation is of 'test-0-000000'"):
-        run(configured(workdir, truth=others, measures=None, cut_out=None, background=None), "fidelity", workdir)
+
+
+def test_true_pictures_are_not_pasted_and_portraits_are():
+    """Of one character, twice each; and what is true of other scenes is refused."""
+    truth = TrainingSetOptions(**TRUTH, characters=1)
+    scenes, true = zip(*((each.scene, each.target) for each in truth.open().batch(range(8))), strict=True)
+    reward = IdentityOptions(**{**SUBJECT, "max_subjects": 1, "regions": ()}).build()
+    portraits = [fit_image(scene.subjects[0].images[0], 40) for scene in scenes]
+    arms = {name: np.stack([images, images], 1) for name, images in {"true": true, "portraits": portraits}.items()}
+    found = {name: values[:, 0] for name, values in pasted(truth, reward, scenes, arms).items()}
+    np.testing.assert_allclose(found["true"], -1, atol=0.01)
+    np.testing.assert_allclose(found["portraits"], 1, atol=0.01)
+    mixed = {"mixed": np.stack([true, portraits], 1)}
+    np.testing.assert_allclose(pasted(truth, reward, scenes, mixed)["mixed"][:, 0], 0, atol=0.01)
+    for changes, message in (
+        ({"seed": 1}, "truth of '.*': the evaluation is of '.*' there; give it the evaluation's split, seed and"),
+        ({"characters": 2}, "truth of '.*': the evaluation is of '.*' there; give it the evaluation's split, seed and"),
+        ({"size": 5}, r"truth of 5 pictures: each of the evaluation's 8 scenes has its own; set truth.size to 8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pasted(replace(truth, **changes), reward, scenes, arms)
 
 
 def test_distances_are_of_the_pictures(measured):
@@ -130,6 +150,10 @@ def test_the_report_tells_them(measured):
         ({"cut_out": None}, "fidelity.background 'isnet': nothing is cut out; name score entries in cut_out"),
         ({"cut_out": None, "background": "isnett"}, "fidelity.background 'isnett': nothing is cut out"),
         ({"cut_out": ("by_subject",)}, "'by_subject' in measures and cut_out: its pictures are shown whole, or cut"),
+        (
+            {"truth": {**TRUTH, "kind": "raw"}},
+            "fidelity.truth.kind 'raw': what was pasted is told beside true pictures",
+        ),
         ({"pasted": ("rated",)}, "rated.reward 'raters': pasting is told by an identity encoder; name an entry with"),
         (dict.fromkeys(("measures", "features", "truth", "cut_out", "pasted", "background")), "nothing is measured"),
         ({"features": {**FEATURES, "side": 41}}, "squares of 41"),

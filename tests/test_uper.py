@@ -179,6 +179,11 @@ def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
             {"reward": "ensemble", "ensemble": {"by_subject": 1.0}},
             "refl.reward 'ensemble': follow followed it",
         ),
+        (
+            "refl",  # CLIP's image tower, whatever is compared with what
+            {"identity": {**SUBJECT, "encoder": "clip"}},
+            "refl.reward 'identity': follow followed it",
+        ),
         ("sampling", {"sampler": "heun"}, "sampling.sampler 'heun': refl follows Euler steps"),
         (
             "follow",

@@ -87,8 +87,12 @@ class ChatModel:
                 "json_schema": {"name": kind, "strict": True, "schema": schema},
             },
         }
-        if self._answers and (said := self._answers.find(request)) is not None:
-            return read(said)
+        question = {"url": self.url, **request}
+        if self._answers and (said := self._answers.find(question)) is not None:
+            try:
+                return read(said)
+            except UnfitError:  # of an earlier version, which asked for less
+                pass
         self._permit()
         until = Retrying(
             retry=retry_if_exception_type(_UnansweredError),
@@ -99,7 +103,7 @@ class ChatModel:
         )
         said, found = until(self._ask, request, about, read)
         if self._answers:
-            self._answers.keep(request, said)
+            self._answers.keep(question, said)
         return found
 
     def _permit(self):

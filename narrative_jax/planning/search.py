@@ -129,13 +129,14 @@ def _layouts(context, chips, slices, preset):
     for tensor in _divisors(rest):
         for fsdp in _divisors(rest // tensor):
             sizes = {"data": rest // tensor // fsdp, "fsdp": fsdp, "tensor": tensor, "context": context_axis}
-            try:
+            if sizes["data"] % slices or batch % (sizes["data"] * fsdp):
+                continue
+            try:  # parts of an algorithm, too, may not divide it
                 check_divided(preset.divided, sizes)
+                program = train_program(context, AbstractMesh(tuple(sizes.values()), AXES), accumulate=1)
             except InputError:
                 continue
-            if sizes["data"] % slices == 0 and batch % (sizes["data"] * fsdp) == 0:
-                program = train_program(context, AbstractMesh(tuple(sizes.values()), AXES), accumulate=1)
-                yield sizes, program.argument_bytes(), program.trained_bytes
+            yield sizes, program.argument_bytes(), program.trained_bytes
 
 
 def _estimated(sizes, accumulate, whole, trained):

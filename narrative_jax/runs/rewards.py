@@ -83,15 +83,15 @@ def same_reward(context: Context, other: Context) -> bool:
 
 
 def seen_by(context: Context) -> set[str]:
-    """By what the context's reward sees pictures: its encoder and the files of that; of an ensemble those of its terms.
+    """By what the context's reward sees pictures: the name of its encoder; of an ensemble those of its terms.
 
     Raises InputError.
     """
     if context.entry.reward == ENSEMBLE:
         return set().union(*(seen_by(context.of(term)) for term in context.entry[ENSEMBLE]))
     reward = _named(context, from_disk=False)
-    encoder = getattr(reward, "encoder", reward)
-    return {f"{encoder.name} {sorted(reward_files(context))}"}
+    clip = getattr(reward, "clip", None)
+    return {f"clip_{clip.name}" if clip else getattr(reward, "encoder", reward).name}
 
 
 def check_reward_of(context: Context, name: str, own: bool) -> None:

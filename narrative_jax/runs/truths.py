@@ -47,8 +47,13 @@ def distances_to(truth: Any, features: Features, arms: Mapping[str, np.ndarray])
 
 def _true_pictures(truth, scenes):
     """The true ones u8[scenes, h, w, 3] of these very scenes. Raises InputError."""
-    examples = truth.open().batch(range(len(scenes)))
-    if [example.scene.id for example in examples] != [scene.id for scene in scenes]:
-        given, rule = f"truth of {examples[0].scene.id!r}", f"the evaluation is of {scenes[0].id!r} and those behind it"
-        raise InputError(given, rule, "give it the evaluation's split, seed and characters")
+    drawn = truth.open()
+    if len(drawn) < len(scenes):
+        given, rule = f"truth of {len(drawn)} pictures", f"each of the evaluation's {len(scenes)} scenes has its own"
+        raise InputError(given, rule, f"set truth.size to {len(scenes)}")
+    examples = drawn.batch(range(len(scenes)))
+    for example, scene in zip(examples, scenes, strict=True):
+        if (example.scene.id, example.scene.prompt) != (scene.id, scene.prompt):
+            given, rule = f"truth of {example.scene.prompt!r}", f"the evaluation is of {scene.prompt!r} there"
+            raise InputError(given, rule, "give it the evaluation's split, seed and characters")
     return np.stack([example.target for example in examples])

@@ -96,6 +96,14 @@ def _check_truth(context, options, own):
             rule = "true pictures are Storybook's, and these are of people's own scenes"
             raise InputError(f"{context.name}.truth", rule, "leave features, pasted and truth out")
         options.truth.open()
+    if options.pasted:
+        if options.truth.kind != "true":
+            rule = "what was pasted is told beside true pictures"
+            raise InputError(f"{context.name}.truth.kind {options.truth.kind!r}", rule, "set it to 'true'")
+        scenes = context.config[options.source].get("scenes", 0)
+        if options.truth.size < scenes:
+            given = f"{context.name}.truth.size {options.truth.size}"
+            raise InputError(given, f"each of the {scenes} scenes of {options.source} has its own", f"set {scenes}")
     if options.features:
         _ = options.features.network
         check_count("truth.size", options.truth.size, minimum=4)
@@ -116,6 +124,12 @@ def run(context: Context, options: Options) -> dict[str, float]:
     """
     scenes, arms = _open(context, options.source)
     numbers, found, aspects, distances = {}, {}, {}, {}
+    for name in options.pasted:
+        reward, key = open_reward(context.of(name)), f"{name} pasted"
+        judged = {arm: Judged(values) for arm, values in pasted(options.truth, reward.reward, scenes, arms).items()}
+        aspects[key] = list(PASTED)
+        numbers |= compare(judged, dict.fromkeys(PASTED, ()), key, {})
+        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
     by = _background(context, options) if options.cut_out else None
     shown = {"": (scenes, arms)}
     if by:
@@ -130,12 +144,6 @@ def run(context: Context, options: Options) -> dict[str, float]:
         aspects[name], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
         numbers |= compare(judged, columns, name, {}) | _wins(name, judged)
         found[name] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
-    for name in options.pasted:
-        reward, key = open_reward(context.of(name)), f"{name} pasted"
-        judged = {arm: Judged(values) for arm, values in pasted(options.truth, reward.reward, scenes, arms).items()}
-        aspects[key] = list(PASTED)
-        numbers |= compare(judged, dict.fromkeys(PASTED, ()), key, {})
-        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
     if options.features:
         distances = distances_to(options.truth, options.features, arms)
     results = {"scenes": [scene.id for scene in scenes], "arms": list(arms), "aspects": aspects, "measures": found}
@@ -150,9 +158,12 @@ def _open(context, source):
     scenes = list(open_records(folder / "scenes", Scene))
     arms = {}
     for name in read_json(folder / "results.json")["arms"]:
-        drawn = context.config[source].get("trained", ())
-        if name == _BASELINE or name in drawn:
-            images = np.stack([each.image for each in open_records(folder / name / "candidates", Candidate)])
+        records = folder / name / "candidates"
+        if not records.exists():  # nobody drew true pictures and copies
+            continue
+        drawn = open_records(records, Candidate)
+        if name == _BASELINE or len(drawn) == len(scenes) * arms[_BASELINE].shape[1]:  # of best_of there are more
+            images = np.stack([each.image for each in drawn])
             arms[name] = images.reshape(len(scenes), -1, *images.shape[1:])
     return scenes, arms
 
