@@ -6,9 +6,11 @@ Of 4,000 raw pairs of a portrait and a picture, portraits are put on white and p
 somebody else. A LoRA adapter learns from the others; a second one, on top, follows a reward of text and subject through
 the last steps of drawing, and goes on learning from them meanwhile; how far it should have gone, an encoder says that
 it did not follow, on tune scenes. The oracle judges on 256 test scenes. Raters see the oracle's findings: what is left
-out is privileged. `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the
+out is privileged. What is more like the portrait than true pictures are pays for it, or poses would be copied
+(docs/uper.md). `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the
 composite reward prefers, and the best of four; `:ablations` has UPER's own reward, with an aesthetic head, and one
 change at a time of the reward and of how it is followed.
+
 `:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
 `python -m narrative_jax.plan`. `:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published
 rewards:
@@ -30,6 +32,7 @@ from narrative_jax.core.errors import check_name
 
 TARGETS = r".*_blocks\.\d+\.(image\.|text\.)?(attention\.to_[qkv]|to_out|mlp_in|mlp_out|out)"
 ADAPTER = {"rank": 16, "alpha": 16.0, "targets": TARGETS, "segments": ("noisy", "text"), "seed": 0}
+SUBJECT = {"weights": "", "size": "storybook", "side": 40, "max_subjects": 1}
 # UPER's third reward, and its composite.
 LOOKS = {
     "stage": "score",
@@ -66,7 +69,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "by_text": {"reward": "clip_cosine", "clip_cosine": {"weights": "", "size": "storybook"}},
         "by_subject": {
             "reward": "identity",
-            "identity": {"encoder": "iresnet", "weights": "", "size": "storybook", "side": 40, "max_subjects": 1},
+            # True pictures are 0.91 like their portraits, on average: what is more alike copies them, and pays for it.
+            "identity": {**SUBJECT, "encoder": "iresnet", "penalty": 2.0, "threshold": 0.9},
         },
     }
     config.update({name: {"stage": "score", "source": "reference", **reward} for name, reward in rewards.items()})
@@ -139,7 +143,7 @@ def _train(config):
         "source": "follow",
         "scenes": 128,
         "reward": "identity",
-        "identity": {**config.by_subject.identity.to_dict(), "encoder": "dinov2"},
+        "identity": {**SUBJECT, "encoder": "dinov2"},
         "gold": True,  # to be looked at
     }
 
@@ -230,21 +234,22 @@ def _add_ablations(config):
     dinov2 = {"weights": "", "size": "storybook", "side": 40}
     grid = {"form": "grid", "patches": {"size": 24, "stride": 8}}  # of half the side, about, as UPER's of 512
     crops = {"form": "crops", "patches": {"size": 24, "count": 4, "whole": 40}}
-    # Cosines of true pictures and portraits are 0.31 on average by the crops and 0.91 by IResNet: more is a copy.
+    # By the crops true pictures are 0.31 like their portraits, on average.
     subjects = {"grid": grid, "crops": crops, "penalised": {**crops, "penalty": 2.0, "threshold": 0.31}}
     subjects["clip_patches"] = {**crops, "encoder": "clip"}
     for name, form in subjects.items():
         reward = {"reward": "subject_consistency", "subject_consistency": {**dinov2, **form}}
         config[f"by_{name}"] = {"stage": "score", "source": "reference", **reward}
-    config.by_held = {**config.by_subject.to_dict()}
-    config.by_held.identity.update(penalty=2.0, threshold=0.9)
+    config.by_likeness = config.by_subject.to_dict()
+    config.by_likeness.identity.penalty = 0.0
     others = {key: value for key, value in ensemble.items() if key != "by_subject"}
     changes = {
         "as_it_is": {},
         "published": {"ensemble": PUBLISHED},
         "text_alone": {"ensemble": others},
         "subject_alone": {"ensemble": {"by_subject": subject}},
-        **{f"with_{name}": {"ensemble": {**others, f"by_{name}": subject}} for name in ("held", *subjects)},
+        **{f"with_{name}": {"ensemble": {**others, f"by_{name}": subject}} for name in subjects},
+        "without_penalty": {"ensemble": {**others, "by_likeness": subject}},
         "without_clip": {"ensemble": {**others, "by_subject": {**subject, "clip": None}}},
         "raw": {"hyper": {"statistics": "raw"}},
         "by_calibration": {"hyper": {"statistics": "calibration"}},
@@ -259,7 +264,7 @@ def _add_ablations(config):
     config.update({**arms, "by_looks": LOOKS})
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
-    scores = ("by_looks", "by_held", *(f"by_{name}" for name in subjects))
+    scores = ("by_looks", "by_likeness", *(f"by_{name}" for name in subjects))
     config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *MEASURES, "fidelity")
     for name in ("follow", "refl"):
         del config[name]
