@@ -231,14 +231,13 @@ def _add_ablations(config):
     of DINOv2 say of arms that followed it, says nothing.
     """
     ensemble, subject = config.follow.ensemble.to_dict(), config.follow.ensemble.by_subject.to_dict()
-    dinov2 = {"weights": "", "size": "storybook", "side": 40}
     grid = {"form": "grid", "patches": {"size": 24, "stride": 8}}  # of half the side, about, as UPER's of 512
     crops = {"form": "crops", "patches": {"size": 24, "count": 4, "whole": 40}}
     # By the crops true pictures are 0.31 like their portraits, on average.
     subjects = {"grid": grid, "crops": crops, "penalised": {**crops, "penalty": 2.0, "threshold": 0.31}}
     subjects["clip_patches"] = {**crops, "encoder": "clip"}
     for name, form in subjects.items():
-        reward = {"reward": "subject_consistency", "subject_consistency": {**dinov2, **form}}
+        reward = {"reward": "subject_consistency", "subject_consistency": {**SUBJECT, **form}}
         config[f"by_{name}"] = {"stage": "score", "source": "reference", **reward}
     config.by_likeness = config.by_subject.to_dict()
     config.by_likeness.identity.penalty = 0.0
