@@ -305,6 +305,26 @@ def test_a_real_run_in_a_thread_and_beside_a_running_event_loop(tmp_path):
     assert "reference: done before" in done.stdout and (tmp_path / "runs/adpo-tiny/evaluate/manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_what_a_run_compiled_it_does_not_compile_again(tmp_path):
+    command = [sys.executable, "-m", "narrative_jax.launch", "--config=adpo:tiny", "--stage=reference"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+
+    def launched(*flags, **more):
+        done = subprocess.run(
+            [*command, *flags], cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=True
+        )
+        return done.stderr
+
+    launched()
+    kept = sorted(path.name for path in (tmp_path / "runs/adpo-tiny/.compiled").glob("jit_run-*"))
+    again = launched("--redo=reference", JAX_LOG_COMPILES="1")
+    compiled, read = "XLA compilation of jit(run)", "Persistent compilation cache hit for 'jit_run'"
+    assert kept and again.count(read) == again.count(compiled)
+    launched("--redo=reference", JAX_COMPILATION_CACHE_DIR="elsewhere")
+    assert list((tmp_path / "elsewhere").glob("jit_run-*")), "a folder of one's own is used"
+
+
 def test_a_defect_is_raised(folder, monkeypatch):
     monkeypatch.setitem(STAGES, "make", make(lambda context, options: {}["missing"]))
     with pytest.raises(KeyError):

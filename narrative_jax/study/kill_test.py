@@ -27,7 +27,7 @@ from narrative_jax.data.kinds import KINDS
 DIFFERENT = 1
 OF_THE_PROCESS = ("time/", "memory/", "compile/")  # keys of the summary that tell of the process, not of the result
 LOGS = ("config.json", "manifest.json", "elapsed.json", "summary.json", "metrics.jsonl", "report.html")
-HIDDEN = (".lock", ".hashes.json")
+HIDDEN = (".lock", ".hashes.json", ".compiled")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def contents(workdir: Path) -> dict[str, str]:
                 found[name] = {**tensors, "metadata": file.metadata()}
         elif "array_record" in path.name:
             found[name] = b""  # shards order their blocks as threads have it; what is in them is compared above
-        elif path.is_file() and path.name not in LOGS + HIDDEN and not {"checkpoints", "tensorboard"} & set(path.parts):
+        elif path.is_file() and not {*LOGS, *HIDDEN, "checkpoints", "tensorboard"} & set(path.parts):
             found[name] = path.read_bytes()
     numbers = json.loads((workdir / "summary.json").read_bytes())
     found |= {f"summary {key}": value for key, value in numbers.items() if not key.startswith(OF_THE_PROCESS)}
@@ -118,7 +118,8 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 def at_work(workdir: Path) -> str:
     """The entry that a killed run was in."""
-    unfinished = [path.name for path in workdir.iterdir() if path.is_dir() and not (path / "manifest.json").exists()]
+    folders = [path for path in workdir.iterdir() if path.is_dir() and path.name not in HIDDEN]
+    unfinished = [path.name for path in folders if not (path / "manifest.json").exists()]
     return ", ".join(unfinished) or "between two"
 
 
