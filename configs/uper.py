@@ -40,7 +40,7 @@ LOOKS = {
     "reward": "aesthetic",
     "aesthetic": {"clip": "", "head": "", "version": "storybook"},
 }
-MEASURES = ("sees_subject", "sees_cut_out", "clip_sees_subject", "rated")  # nothing follows these
+MEASURES = ("likeness", "sees_subject", "clip_sees_subject", "rated")  # nothing follows these
 PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}
 
 
@@ -159,15 +159,17 @@ def _measure(config):
     """What papers report, by the encoder that chose the step, and the raters' preference."""
     score = {"stage": "score", "source": "reference"}
     subject = config.refl.identity.to_dict()
+    config.likeness = {**config.by_subject.to_dict()}  # what is followed without its penalty, for it to be told beside
+    config.likeness.identity.penalty = 0.0  # that of true pictures
     config.sees_subject = {**score, "reward": "identity", "identity": subject}
-    config.sees_cut_out = {**score, "reward": "identity", "identity": subject}
     config.clip_sees_subject = {**score, "reward": "identity", "identity": {**subject, "encoder": "clip"}}
     config.rated = {**score, "reward": "raters", "raters": {"seeds": (0, 1, 2)}}
     config.fidelity = {
         "stage": "fidelity",
         "source": "evaluate",
-        "measures": ("sees_subject", "clip_sees_subject", "by_text", "rated"),  # CLIP-I, and CLIP-T, which was followed
-        "cut_out": ("sees_cut_out",),
+        # CLIP-I, and CLIP-T, which was followed as likeness was
+        "measures": ("likeness", "sees_subject", "clip_sees_subject", "by_text", "rated"),
+        "cut_out": ("sees_subject",),
         "background": "isnet",
         "isnet": {"weights": "", "size": "storybook"},
         "pasted": ("sees_subject",),
@@ -239,8 +241,6 @@ def _add_ablations(config):
     for name, form in subjects.items():
         reward = {"reward": "subject_consistency", "subject_consistency": {**SUBJECT, **form}}
         config[f"by_{name}"] = {"stage": "score", "source": "reference", **reward}
-    config.by_likeness = config.by_subject.to_dict()
-    config.by_likeness.identity.penalty = 0.0
     others = {key: value for key, value in ensemble.items() if key != "by_subject"}
     changes = {
         "as_it_is": {},
@@ -248,7 +248,7 @@ def _add_ablations(config):
         "text_alone": {"ensemble": others},
         "subject_alone": {"ensemble": {"by_subject": subject}},
         **{f"with_{name}": {"ensemble": {**others, f"by_{name}": subject}} for name in subjects},
-        "without_penalty": {"ensemble": {**others, "by_likeness": subject}},
+        "without_penalty": {"ensemble": {**others, "likeness": subject}},
         "without_clip": {"ensemble": {**others, "by_subject": {**subject, "clip": None}}},
         "raw": {"hyper": {"statistics": "raw"}},
         "by_calibration": {"hyper": {"statistics": "calibration"}},
@@ -263,8 +263,8 @@ def _add_ablations(config):
     config.update({**arms, "by_looks": LOOKS})
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
-    scores = ("by_looks", "by_likeness", *(f"by_{name}" for name in subjects))
-    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *MEASURES, "fidelity")
+    scores = ("by_looks", "likeness", *(f"by_{name}" for name in subjects))
+    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *MEASURES[1:], "fidelity")
     for name in ("follow", "refl"):
         del config[name]
     pairs = (*((name, "sft") for name in arms), ("sft", "shown_as_trained"))

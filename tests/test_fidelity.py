@@ -19,7 +19,7 @@ from narrative_jax.report import tables
 from narrative_jax.report.run import Run
 from narrative_jax.rewards.features import Features
 from narrative_jax.rewards.identity import IdentityOptions
-from narrative_jax.runs.truths import pasted
+from narrative_jax.runs.truths import pasted, true_pictures
 from narrative_jax.statistics import paired_bootstrap, win_rate
 from narrative_jax.statistics.distances import Moments, frechet_distance
 from narrative_jax.trainees.base import TrainingSetOptions
@@ -34,9 +34,8 @@ def configured(workdir, **changes):
     config = read_json(workdir / "config.json")
     config["by_subject"] = {"stage": "score", "source": "generate", "reward": "identity", "identity": SUBJECT}
     config["rated"] = {"stage": "score", "source": "generate", "reward": "raters", "raters": {"seeds": [0, 1]}}
-    config["cut_out"] = {**config["by_subject"]}
     fidelity = {"source": "evaluate", "measures": ("by_subject", "rated"), "features": FEATURES, "truth": TRUTH}
-    fidelity |= {"cut_out": ("cut_out",), "background": "isnet", "isnet": {"weights": "", "size": "storybook"}}
+    fidelity |= {"cut_out": ("by_subject",), "background": "isnet", "isnet": {"weights": "", "size": "storybook"}}
     fidelity |= {"pasted": ("by_subject",)}
     given = {key: value for key, value in (fidelity | changes).items() if value is not None}
     config["fidelity"] = {"stage": "fidelity", **given}
@@ -66,7 +65,7 @@ def test_measures_are_the_rewards_own(measured):
 
 def test_pictures_and_subjects_are_cut_out_alike(measured):
     workdir, _ = measured
-    found = np.array(read_json(workdir / "fidelity" / "results.json")["measures"]["cut_out"]["align"])[:, 0]
+    found = np.array(read_json(workdir / "fidelity" / "results.json")["measures"]["by_subject cut out"]["align"])[:, 0]
     scenes = list(open_records(workdir / "evaluate" / "scenes", Scene))
     images = np.stack([each.image for each in open_records(workdir / "evaluate" / "align" / "candidates", Candidate)])
     by, reward = FoundMasks("", "storybook"), IdentityOptions(**SUBJECT).build()
@@ -92,6 +91,17 @@ def test_what_was_pasted_is_the_rewards_own_measure(measured):
     assert "by_subject pasted/align/win_rate" not in numbers
 
 
+def test_true_pictures_are_judged_beside_the_arms(measured):
+    workdir, numbers = measured
+    scenes = list(open_records(workdir / "evaluate" / "scenes", Scene))
+    reward = IdentityOptions(**SUBJECT).build()
+    true = to_float(true_pictures(TrainingSetOptions(**TRUTH), scenes))
+    context = reward.encode(scenes)
+    expected = np.asarray(reward.judge(reward.params, reward.fit(true, context), context)).mean()
+    assert numbers["by_subject/identity_dinov2_storybook/ceiling"] == pytest.approx(expected, abs=1e-5)
+    assert "by_subject/ceiling/win_rate" not in numbers and "fid_dinov2_storybook/ceiling" not in numbers
+
+
 def test_true_pictures_are_not_pasted_and_portraits_are():
     """Of one character, twice each; and what is true of other scenes is refused."""
     truth = TrainingSetOptions(**TRUTH, characters=1)
@@ -99,18 +109,19 @@ def test_true_pictures_are_not_pasted_and_portraits_are():
     reward = IdentityOptions(**{**SUBJECT, "max_subjects": 1, "regions": ()}).build()
     portraits = [fit_image(scene.subjects[0].images[0], 40) for scene in scenes]
     arms = {name: np.stack([images, images], 1) for name, images in {"true": true, "portraits": portraits}.items()}
-    found = {name: values[:, 0] for name, values in pasted(truth, reward, scenes, arms).items()}
+    truths = true_pictures(truth, scenes)
+    found = {name: values[:, 0] for name, values in pasted(truths, reward, scenes, arms).items()}
     np.testing.assert_allclose(found["true"], -1, atol=0.01)
     np.testing.assert_allclose(found["portraits"], 1, atol=0.01)
     mixed = {"mixed": np.stack([true, portraits], 1)}
-    np.testing.assert_allclose(pasted(truth, reward, scenes, mixed)["mixed"][:, 0], 0, atol=0.01)
+    np.testing.assert_allclose(pasted(truths, reward, scenes, mixed)["mixed"][:, 0], 0, atol=0.01)
     for changes, message in (
         ({"seed": 1}, "truth of '.*': the evaluation is of '.*' there; give it the evaluation's split, seed and"),
         ({"characters": 2}, "truth of '.*': the evaluation is of '.*' there; give it the evaluation's split, seed and"),
         ({"size": 5}, r"truth of 5 pictures: each of the evaluation's 8 scenes has its own; set truth.size to 8"),
     ):
         with pytest.raises(InputError, match=message):
-            pasted(replace(truth, **changes), reward, scenes, arms)
+            true_pictures(replace(truth, **changes), scenes)
 
 
 def test_distances_are_of_the_pictures(measured):
@@ -135,7 +146,8 @@ def test_the_report_tells_them(measured):
     (workdir / "config.json").write_text(json.dumps(config))
     (table,) = tables.fidelity(Run(workdir))
     text = table.text()
-    assert "by_subject: identity dinov2 storybook" in text and "fid dinov2 storybook" in text
+    for said in ("by_subject: identity dinov2 storybook", "fid dinov2 storybook", "true pictures"):
+        assert said in text
     assert "preferred to the baseline" in text and text.count("%") >= 2
 
 
@@ -149,7 +161,6 @@ def test_the_report_tells_them(measured):
         ({"features": None, "pasted": None}, "fidelity.truth: features of pictures and what was pasted are told"),
         ({"cut_out": None}, "fidelity.background 'isnet': nothing is cut out; name score entries in cut_out"),
         ({"cut_out": None, "background": "isnett"}, "fidelity.background 'isnett': nothing is cut out"),
-        ({"cut_out": ("by_subject",)}, "'by_subject' in measures and cut_out: its pictures are shown whole, or cut"),
         (
             {"truth": {**TRUTH, "kind": "raw"}},
             "fidelity.truth.kind 'raw': what was pasted is told beside true pictures",

@@ -1,6 +1,6 @@
 """Subjects without their backgrounds: on white, by masks that are given, or that IS-Net finds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -103,6 +103,18 @@ def on_white(scene: Scene, by: Masks) -> Scene:
         images = np.where(masks[..., None], np.asarray(subject.images), np.uint8(WHITE))
         subjects.append(replace(subject, images=images, masks=masks))
     return replace(scene, subjects=tuple(subjects))
+
+
+def drawn_on_white(
+    scenes: Sequence[Scene], arms: Mapping[str, np.ndarray], by: Masks
+) -> tuple[list[Scene], dict[str, np.ndarray]]:
+    """`on_white` of scenes and of the pictures u8[scenes, k, h, w, 3] that were drawn of them. Raises InputError."""
+
+    def drawn(images):
+        return on_white(Scene("", "", (Subject("pictures", "", images),), ""), by).subjects[0].images
+
+    white = {name: np.stack([drawn(images) for images in pictures]) for name, pictures in arms.items()}
+    return [on_white(scene, by) for scene in scenes], white
 
 
 def uncut(scene: Scene, by: Masks | None) -> list[str]:

@@ -165,15 +165,16 @@ def _measured(run, entry, found):
     for measure, aspects in found["aspects"].items():
         prefixes = [measure, *(f"{measure}/{arm}" for arm in others)]
         for aspect in aspects:
-            cells = [_difference(numbers, f"{prefix}/{aspect}") for prefix in prefixes]
-            rows.append((f"{measure}: {words(aspect)}", _number(numbers, f"{measure}/{aspect}/baseline"), *cells))
+            key, cells = f"{measure}/{aspect}", [_difference(numbers, f"{prefix}/{aspect}") for prefix in prefixes]
+            true = _number(numbers, f"{key}/ceiling") if f"{key}/ceiling" in numbers else ""
+            rows.append((f"{measure}: {words(aspect)}", true, _number(numbers, f"{key}/baseline"), *cells))
         if f"{measure}/{first}/win_rate" in numbers:  # of what is better where it is less, nobody asks
             wins = [share_of(numbers, f"{measure}/{arm}/win_rate") for arm in (first, *others)]
-            rows.append(("  preferred to the baseline", "", *wins))
+            rows.append(("  preferred to the baseline", "", "", *wins))
     for distance in found["distances"]:
-        rows.append((words(distance), *(f"{numbers[f'{distance}/{arm}']:.4f}" for arm in found["arms"])))
+        rows.append((words(distance), "", *(f"{numbers[f'{distance}/{arm}']:.4f}" for arm in found["arms"])))
     note = f"Means over scenes, and how often a scene's pictures are preferred by each. {PAIRED} {_DISTANCES}"
-    return Table([entry, "baseline", first, *others], rows, note)
+    return Table([entry, "true pictures", "baseline", first, *others], rows, note)
 
 
 def _measures(run) -> Iterator[tuple[str, str]]:

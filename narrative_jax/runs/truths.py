@@ -16,14 +16,31 @@ from narrative_jax.statistics.distances import Moments, frechet_distance, kernel
 PASTED = ("copy_paste", "blending")
 
 
+def true_pictures(truth: Any, scenes: Sequence[Scene]) -> np.ndarray:
+    """Those u8[scenes, h, w, 3] of these very scenes, by a training set's options.
+
+    Raises InputError where it is of others.
+    """
+    drawn = truth.open()
+    if len(drawn) < len(scenes):
+        given, rule = f"truth of {len(drawn)} pictures", f"each of the evaluation's {len(scenes)} scenes has its own"
+        raise InputError(given, rule, f"set truth.size to {len(scenes)}")
+    examples = drawn.batch(range(len(scenes)))
+    for example, scene in zip(examples, scenes, strict=True):
+        if (example.scene.id, example.scene.prompt) != (scene.id, scene.prompt):
+            given, rule = f"truth of {example.scene.prompt!r}", f"the evaluation is of {scene.prompt!r} there"
+            raise InputError(given, rule, "give it the evaluation's split, seed and characters")
+    return np.stack([example.target for example in examples])
+
+
 def pasted(
-    truth: Any, reward: Identity, scenes: Sequence[Scene], arms: Mapping[str, np.ndarray]
+    true: np.ndarray, reward: Identity, scenes: Sequence[Scene], arms: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """The measures `PASTED` f64[scenes, 2] of arms' pictures u8[scenes, k, h, w, 3], means over a scene's.
 
-    `truth` is a training set's options. Raises InputError where it is of other scenes.
+    `true` are the scenes' `true_pictures`.
     """
-    measure, context, true = jax.jit(reward.measures), reward.encode(scenes), to_float(_true_pictures(truth, scenes))
+    measure, context, true = jax.jit(reward.measures), reward.encode(scenes), to_float(true)
     numbers = {}
     for arm, images in arms.items():
         found = [measure(reward.params, to_float(each), context, true) for each in images.swapaxes(0, 1)]
@@ -43,17 +60,3 @@ def distances_to(truth: Any, features: Features, arms: Mapping[str, np.ndarray])
         for end, value in zip(("", "_low", "_high"), kernel_distance(found, true), strict=True):
             numbers[f"kid_{name}/{arm}{end}"] = value
     return numbers
-
-
-def _true_pictures(truth, scenes):
-    """The true ones u8[scenes, h, w, 3] of these very scenes. Raises InputError."""
-    drawn = truth.open()
-    if len(drawn) < len(scenes):
-        given, rule = f"truth of {len(drawn)} pictures", f"each of the evaluation's {len(scenes)} scenes has its own"
-        raise InputError(given, rule, f"set truth.size to {len(scenes)}")
-    examples = drawn.batch(range(len(scenes)))
-    for example, scene in zip(examples, scenes, strict=True):
-        if (example.scene.id, example.scene.prompt) != (scene.id, scene.prompt):
-            given, rule = f"truth of {example.scene.prompt!r}", f"the evaluation is of {scene.prompt!r} there"
-            raise InputError(given, rule, "give it the evaluation's split, seed and characters")
-    return np.stack([example.target for example in examples])

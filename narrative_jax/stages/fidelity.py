@@ -14,21 +14,20 @@ import numpy as np
 from narrative_jax.core.errors import InputError, Stopped, check_count, check_name
 from narrative_jax.core.files import read_json, write_json
 from narrative_jax.core.options import File, files_in
-from narrative_jax.core.records import Candidate, Scene, Subject
-from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, on_white
+from narrative_jax.core.records import Candidate, Scene
+from narrative_jax.data.backgrounds import BACKGROUNDS, GIVEN, drawn_on_white
 from narrative_jax.data.datasets import open_records
 from narrative_jax.rewards.features import Features
 from narrative_jax.runs.backgrounds import background_of
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.rewards import check_reward_of, open_reward
-from narrative_jax.runs.truths import PASTED, distances_to, pasted
-from narrative_jax.statistics import win_rate
-from narrative_jax.statistics.comparison import Judged, compare
+from narrative_jax.runs.truths import PASTED, distances_to, pasted, true_pictures
+from narrative_jax.statistics.comparison import Judged, compare, wins
 from narrative_jax.trainees.base import TrainingSetOptions
 
 INPUTS = ("source", "measures", "cut_out", "pasted")
 ALONE = True
-_BASELINE = "baseline"
+_BASELINE, _TRUE = "baseline", "ceiling"  # as `comparison.compare` names them
 _IDENTITY = "identity"  # the reward that knows what was pasted
 
 
@@ -39,7 +38,8 @@ class Options:
     Those of `cut_out` see pictures and subject images without their `background`, a name of
     `data.backgrounds.BACKGROUNDS` whose options stand in a section of that name. With `features`, pictures are compared
     with the true ones of `truth`, a training set of so many pictures. `pasted` are score entries of identity rewards,
-    by whose embeddings copy_paste and blending are told (`Identity.measures`): `truth` has the scenes' true pictures.
+    by whose embeddings copy_paste and blending are told (`Identity.measures`): `truth` has the scenes' true pictures,
+    which all measures then judge as well.
     """
 
     source: str
@@ -67,9 +67,6 @@ def check(context: Context, options: Options) -> None:
         rule = "nothing is measured"
         raise InputError(f"{context.name} of {options.source!r}", rule, "name score entries in measures, or features")
     own = bool(context.config.scenes or context.config[options.source].get("source", ""))
-    if twice := sorted({*options.measures} & {*options.cut_out}):
-        rule = "its pictures are shown whole, or cut out"
-        raise InputError(f"{twice[0]!r} in measures and cut_out", rule, "make an entry for each")
     for name in (*options.measures, *options.cut_out, *options.pasted):
         scores = [each for each, section in context.config.items() if getattr(section, "stage", "") == "score"]
         check_name("score entry that measures", name, scores)
@@ -118,32 +115,35 @@ def files(context: Context) -> Iterable[File]:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Measure the baseline and all arms that were drawn as it was; leave what was found by scene in results.json.
 
-    Returns <entry>/<aspect>/{baseline,aligned,diff,...} as `comparison.compare` has it, <entry>/<arm>/win_rate{,_low,
-    _high}, the share of scenes that the arm's pictures of have the higher mean, and {fid,kid}_<encoder>/<arm>. Raises
-    Stopped before a measure.
+    Returns <entry>/<aspect>/{baseline,aligned,ceiling,diff,...} as `comparison.compare` has it, <entry>/<arm>/
+    win_rate{,_low,_high}, the share of scenes that the arm's pictures of have the higher mean, and
+    {fid,kid}_<encoder>/<arm>; <entry> is "<entry> cut out" and "<entry> pasted" of those. Raises Stopped before a
+    measure.
     """
     scenes, arms = _open(context, options.source)
     numbers, found, aspects, distances = {}, {}, {}, {}
+    shown = arms
+    if options.pasted:
+        true = true_pictures(options.truth, scenes)
+        shown = arms | {_TRUE: true[:, None]}
     for name in options.pasted:
         reward, key = open_reward(context.of(name)), f"{name} pasted"
-        judged = {arm: Judged(values) for arm, values in pasted(options.truth, reward.reward, scenes, arms).items()}
+        judged = {arm: Judged(values) for arm, values in pasted(true, reward.reward, scenes, arms).items()}
         aspects[key] = list(PASTED)
         numbers |= compare(judged, dict.fromkeys(PASTED, ()), key, {})
         found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
-    by = _background(context, options) if options.cut_out else None
-    shown = {"": (scenes, arms)}
-    if by:
-        cut = {name: np.stack([_cut_out(images, by) for images in pictures]) for name, pictures in arms.items()}
-        shown["cut out"] = [on_white(scene, by) for scene in scenes], cut
-    for name in (*options.measures, *options.cut_out):
+    asked = [(name, name, scenes, shown) for name in options.measures]
+    if options.cut_out:
+        white = drawn_on_white(scenes, shown, _background(context, options))
+        asked += [(f"{name} cut out", name, *white) for name in options.cut_out]
+    for key, name, those, pictures in asked:
         if context.stop.requested:
             raise Stopped
         reward = open_reward(context.of(name))
-        seen, pictures = shown["cut out" if name in options.cut_out else ""]
-        judged = {arm: Judged(_judged(reward, arm, seen, images)) for arm, images in pictures.items()}
-        aspects[name], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
-        numbers |= compare(judged, columns, name, {}) | _wins(name, judged)
-        found[name] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
+        judged = {arm: Judged(_judged(reward, arm, those, images)) for arm, images in pictures.items()}
+        aspects[key], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
+        numbers |= compare(judged, columns, key, {}) | wins(judged, key)
+        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
     if options.features:
         distances = distances_to(options.truth, options.features, arms)
     results = {"scenes": [scene.id for scene in scenes], "arms": list(arms), "aspects": aspects, "measures": found}
@@ -174,12 +174,6 @@ def _background(context, options):
     return background_of(context)
 
 
-def _cut_out(images, by):
-    """Pictures u8[k, h, w, 3] on white."""
-    (subject,) = on_white(Scene("", "", (Subject("picture", "", images),), ""), by).subjects
-    return subject.images
-
-
 def _judged(reward, arm, scenes, pictures):
     """f64[scenes, aspects], means over a scene's pictures. Who looks by chance looks at each arm's by another one."""
     count, each = pictures.shape[:2]
@@ -187,15 +181,3 @@ def _judged(reward, arm, scenes, pictures):
     ids = [f"{arm}/{scene.id}/{place}" for scene in scenes for place in range(each)]
     values = reward.score_images(flat, [scene for scene in scenes for _ in range(each)], ids)
     return np.float64(values).reshape(count, each, -1).mean(1)
-
-
-def _wins(name, judged) -> dict[str, float]:
-    """How often each arm's mean over aspects, in deviations of the baseline's, is above the baseline's."""
-    base, numbers = judged[_BASELINE].values, {}
-    spread = np.maximum(base.std(0), 1e-6)
-    for arm, each in judged.items():
-        if arm != _BASELINE:
-            found = win_rate(np.sign(((each.values - base) / spread).mean(1).round(9)))
-            ends = zip(("", "_low", "_high"), found, strict=True)
-            numbers |= {f"{name}/{arm}/win_rate{end}": value for end, value in ends}
-    return numbers

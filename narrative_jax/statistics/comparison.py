@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from narrative_jax.statistics.intervals import Interval, bootstrap, paired_bootstrap
+from narrative_jax.statistics.intervals import Interval, bootstrap, paired_bootstrap, win_rate
 
 GIVEN_PRESENCE = "given_presence"  # the scenes in which both arms of a comparison show everybody
 FEWEST = 30  # scenes of a group: fewer say too little to be compared
@@ -65,6 +65,20 @@ def between(
                 numbers |= _difference(f"{key}/{name}", after[:, place], before[:, place])
             if kind == "gold":  # a reward's aspects have scales of their own
                 numbers |= _difference(f"{key}/mean_of_aspects", after.mean(1), before.mean(1))
+    return numbers
+
+
+def wins(arms: Mapping[str, Judged], kind: str) -> dict[str, float]:
+    """How often each arm's mean over measures, in deviations of the baseline's, is above the baseline's:
+    <kind>/<arm>/win_rate{,_low,_high}.
+    """
+    base, numbers = arms["baseline"].values, {}
+    spread = np.maximum(base.std(0), 1e-6)
+    for arm, each in arms.items():
+        if arm not in ("baseline", "ceiling"):
+            found = win_rate(np.sign(((each.values - base) / spread).mean(1).round(9)))
+            ends = zip(("", "_low", "_high"), found, strict=True)
+            numbers |= {f"{kind}/{arm}/win_rate{end}": value for end, value in ends}
     return numbers
 
 
