@@ -9,7 +9,8 @@ it did not follow, on tune scenes. The oracle judges on 256 test scenes. Raters 
 out is privileged. What is more like the portrait than true pictures are pays for it, or poses would be copied
 (docs/uper.md). `:controls` adds the same over three seeds beside SFT on pairs as they are, DPO on pairs that the
 composite reward prefers, and the best of four; `:ablations` has UPER's own reward, with an aesthetic head, and one
-change at a time of the reward and of how it is followed.
+change at a time of the reward and of how it is followed; `:safeguards` draws, for its report, gold by reward gained as
+the reward is driven on, with all that holds it and without each.
 
 `:flux` is the paper's recipe on FLUX.1-dev with two subjects and published rewards, on 64 chips: for
 `python -m narrative_jax.plan`. `:tiny` is a smoke run. `:own` is the recipe on people's own examples, by published
@@ -271,6 +272,29 @@ def _add_ablations(config):
     config.evaluate.update(trained=(*arms, "sft"), compare=pairs)
 
 
+def _add_safeguards(config):
+    """What is gained of gold as the reward is driven further, with all safeguards and without one at a time."""
+    unlimited = {"by_text": 0.5, "by_subject": {"weight": 0.5, "clip": None}}
+    changes = {
+        "all_of_them": {},
+        "without_penalty": {"ensemble": {"by_text": 0.5, "likeness": {"weight": 0.5, "clip": 0.2}}},
+        "without_limit": {"ensemble": unlimited},
+        "without_examples": {"hyper": {"flow_matching": 0.0}},
+    }
+    follow, refl = config.follow.to_dict(), config.refl.to_dict()
+    follow.update(total_steps=200, sample_every=40)
+    for name, change in changes.items():
+        hyper, ensemble = follow["hyper"] | change.get("hyper", {}), change.get("ensemble", follow["ensemble"])
+        config[f"follow_{name}"] = {**follow, "hyper": hyper, "ensemble": ensemble}
+        config[name] = {**refl, "source": f"follow_{name}"}
+        _draw_as_sampled(config, f"follow_{name}")
+    before = config.stages[: config.stages.index("refine")]
+    arms = (each for name in changes for each in (f"follow_{name}", name))
+    config.stages = (*before, "likeness", "refine", "sft", *arms)
+    for name in ("follow", "refl", "evaluate", "fidelity", *MEASURES[1:]):
+        del config[name]
+
+
 HALVES = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))  # where two subjects stand
 
 
@@ -360,6 +384,7 @@ def _own(config):
 VARIANTS = {
     "controls": _add_controls,
     "ablations": _add_ablations,
+    "safeguards": _add_safeguards,
     "own": _own,
     "flux": _enlarge,
     "tiny": _shrink,

@@ -534,9 +534,14 @@ def test_how_far_a_training_should_have_gone(tmp_path):
     folder = make_run(tmp_path / "run", config, {"refl": (0.1, 0.1)})
     rewards = {0: 0.3, 25: 0.5, 50: 0.4}
     values = {
-        step: {"reward": [[value]] * 4, "gold": [[0.9, 0.5 - step / 100, 0.25]] * 4} for step, value in rewards.items()
+        step: {
+            "reward": [[value]] * 4,
+            "followed": [[0.2 + step / 100], [0.4 + step / 100]] * 2,
+            "gold": [[0.9, 0.5 - step / 100, 0.25]] * 4,
+        }
+        for step, value in rewards.items()
     }
-    columns = {"reward": ["identity_dinov2"], "gold": list(ASPECTS)}
+    columns = {"reward": ["identity_dinov2"], "followed": ["ensemble"], "gold": list(ASPECTS)}
     write_json(folder / "refl" / "results.json", {"steps": values, "columns": columns, "chosen": 25})
     random = np.random.default_rng(0)
     subject = Subject("Ada", "girl", random.integers(0, 256, (1, 9, 9, 3), np.uint8))
@@ -551,6 +556,9 @@ def test_how_far_a_training_should_have_gone(tmp_path):
     assert gold["alt"].endswith(
         "prompt following -0.250 there, -0.500 at the end; identity consistency +0.000 there, +0.000 at the end"
     )
+    assert page.images("refl: ensemble, which was followed")
+    (gained,) = page.images("Gold, mean of aspects, by what was followed")
+    assert gained["alt"].endswith("refl -0.250 of gold for +5.00")  # half of 0.5; 0.5 in deviations of 0.1
     for step in rewards:
         shown = page.images(f"step {step}: Ada reads")
         assert [np.unique(Image.open(BytesIO(decoded(each)))).tolist() for each in shown] == [[step]] * 3

@@ -20,6 +20,7 @@ from narrative_jax.losses.preference import adaptive_beta
 from narrative_jax.report.run import Run
 
 COLOURS = BLUE, ORANGE, GREEN = "#3d85c8", "#d97f28", "#3c9a5f"  # legible on white and on black
+LINES = (*COLOURS, "#9a5fc0", "#c04f6b", "#7a8a2f")
 GREY = "#8a8a8a"
 INK = "#010203"  # stands for the colour of the page's text
 MOST_POINTS = 600  # of a line
@@ -30,6 +31,7 @@ PANELS = (
     ({"implicit_accuracy": ""}, "implicit accuracy", 0.5),
     ({"chosen_error_rise": "chosen", "rejected_error_rise": "rejected"}, "error minus reference", 0.0),
 )
+WHICH = {"reward": "chose", "followed": "was followed", "gold": "chose nothing"}  # what judges by step
 TERM = "reward/"  # begins the keys of what terms of a reward say of the pictures that follow it
 # The page's text colour, also where a reader prefers dark pages.
 STYLE = (
@@ -73,8 +75,9 @@ def by_step(run: Run) -> Iterator[Panel]:
         steps = sorted(map(int, found["steps"]))
         for kind, aspects in found["columns"].items():
             values = {step: np.array(found["steps"][str(step)][kind])[:, -len(aspects) :] for step in steps}
-            title = "gold, which chose nothing" if kind == "gold" else f"{aspects[0].replace('_', ' ')}, which chose"
-            yield _changes(f"{entry}: {title}", steps, values, aspects, found["chosen"])
+            name = "gold" if kind == "gold" else aspects[0].replace("_", " ")
+            yield _changes(f"{entry}: {name}, which {WHICH[kind]}", steps, values, aspects, found["chosen"])
+    yield from _gained(run)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -115,6 +118,32 @@ def _changes(title, steps, values, aspects, chosen):
     if len(aspects) > 1:
         axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     return Panel(title, _svg(figure), f"{title}, by step; step {chosen} was chosen: {'; '.join(told)}")
+
+
+def _gained(run):
+    """Gold that is gained per reward gained by each training that was chosen from: where a line turns down, the reward
+    was driven beyond what it knows.
+    """
+    lines = {}
+    for entry in run.entries("choose"):
+        found = read_json(run.workdir / entry / "results.json")
+        if {"followed", "gold"} <= found["columns"].keys():
+            steps = [found["steps"][step] for step in sorted(found["steps"], key=int)]
+            followed = np.array([step["followed"] for step in steps]).mean(2)
+            gold = np.array([step["gold"] for step in steps])[..., -len(found["columns"]["gold"]) :]
+            rise = (followed.mean(1) - followed[0].mean()) / max(followed[0].std(), 1e-6)
+            lines[entry] = rise, gold.mean((1, 2)) - gold[0].mean()
+    if not lines:
+        return
+    figure, axes = _axes("rise of what was followed, in deviations over scenes")
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+    told = []
+    for place, (entry, (rise, gold)) in enumerate(lines.items()):
+        axes.plot(rise, gold, color=LINES[place % len(LINES)], linewidth=1.7, marker="o", markersize=3, label=entry)
+        told.append(f"{entry} {gold[-1]:+.3f} of gold for {rise[-1]:+.2f}")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    title = "Gold, mean of aspects, by what was followed"
+    yield Panel(title, _svg(figure), f"{title}, on tune scenes, a point a step that was kept: {'; '.join(told)}")
 
 
 def _betas(run):

@@ -29,8 +29,8 @@ sections, files = sections_of, reward_files
 class Options(RewardOptions):
     """`source` is a train entry that kept adapters; its reward is another one than the entry's.
 
-    They draw `per_scene` pictures of the first tune `scenes`. With `gold` the oracle judges them as well: that is told,
-    and chooses nothing.
+    They draw `per_scene` pictures of the first tune `scenes`. What was followed judges them as well, and with `gold`
+    the oracle: that is told, and chooses nothing.
     """
 
     source: str = ""
@@ -74,6 +74,8 @@ def run(context: Context, options: Options) -> dict[str, float]:
     scenes, _ = some_scenes(context.config, "tune", options.scenes, options.scene_seed, generator.max_subjects)
     shown = as_trained(context, [options.source], scenes)[options.source]
     judges = {"reward": Arms(context, options.per_scene, gold=False)}
+    if train.entry.get("reward", ""):
+        judges["followed"] = Arms(train, options.per_scene, gold=False)
     if options.gold:
         judges["gold"] = Arms(context, options.per_scene, gold=True)
     paths, found, drawer = trained.kept_adapters(train.folder), {}, None
