@@ -121,7 +121,7 @@ def nireward(size, model, head):
         model.save_pretrained(folder)
         weights = under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
     weights["reward.kernel"] = jnp.asarray(head.numpy())[:, None]
-    return NIReward("random", Prompts(tokenizer, size.config.vision, size.room), network, lambda: weights)
+    return NIReward("random", Prompts(tokenizer, size.config.vision, size.room), network, lambda mesh: weights)
 
 
 def positions_after(model, mask):

@@ -94,7 +94,7 @@ def small_scalar(random_weights):
     params = random_weights(shapes, seed=5) | under("subject", small_dino(random_weights).params)
     params["line.kernel"] *= 0.01  # cosines come times 100
     halves = ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0))
-    return Scalar("small", SCALAR, TOKENIZER, network, lambda: params, halves)
+    return Scalar("small", SCALAR, TOKENIZER, network, lambda mesh: params, halves)
 
 
 def pictures(count, height=18, width=27, seed=2):

@@ -448,7 +448,11 @@ def test_weights_come_spread_over_a_mesh(tmp_path):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, script, out], env=environment, check=True)
     found = json.loads(out.read_text())
+    rewards = found.pop("rewards")
     assert found.pop("devices") == 8 and len(found) == 4
+    for each, kind in zip(rewards, ["float32", "bfloat16"] * 2, strict=True):
+        assert each == {"laid": True, "difference": 0.0, "kinds": [kind], "shared": each["shared"]}
+        assert each["shared"] >= 15
     for each in found.values():
         assert each == {"laid": True, "encoders": True, "difference": 0.0, "hash": True, "shared": each["shared"]}
         assert each["shared"] >= 15

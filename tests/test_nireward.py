@@ -45,7 +45,7 @@ def reward(random_weights):
     config = VlmConfig(tokenizer.vocab_size, 32, 4, 2, 2, 48, True, (1, 1, 2), TOWER)
     network, shapes = abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
     return NIReward(
-        "test", Prompts(tokenizer, TOWER, ROOM), network, lambda: jax.tree.map(jnp.asarray, random_weights(shapes))
+        "test", Prompts(tokenizer, TOWER, ROOM), network, lambda mesh: jax.tree.map(jnp.asarray, random_weights(shapes))
     )
 
 

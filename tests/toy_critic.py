@@ -90,7 +90,7 @@ class NewCritic:
     def untrained(self, seed):
         network, params = split(Reader(nnx.Rngs(seed)))
         reward = Critic(network, under("reader", params))
-        return reward, lambda: reward.params
+        return reward, reward.laid
 
     def trains(self, name):
         return True

@@ -205,6 +205,16 @@ def spread_weights(params: Mapping[str, Any], axes: Mapping[str, tuple], mesh: M
     return spread(dict(params), weight_shardings(axes, {name: value.shape for name, value in params.items()}, mesh))
 
 
+def laid_shapes(
+    shapes: Mapping[str, jax.ShapeDtypeStruct], axes: Mapping[str, tuple], mesh: Mesh | None
+) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of weights with their shardings over the mesh, for what reads or draws them; as they are without one."""
+    if mesh is None:
+        return shapes
+    laid = weight_shardings(axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
+    return {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=laid[name]) for name, s in shapes.items()}
+
+
 def gathered(value: jax.Array) -> np.ndarray:
     """The whole array on the host, in every process."""
     if value.is_fully_addressable or value.is_fully_replicated:

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.mesh import weight_shardings
+from narrative_jax.core.mesh import laid_shapes
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.diffusion.timesteps import LogitNormal
@@ -79,9 +79,7 @@ class FlowPreset(FlowConfig):
             raise InputError("generator.weights ''", "this preset has no embedded ones", "set a file, or 'random'")
         text, reading = load_text(Path(options.text) if options.text else EMBEDDED, self.text_length)
         generator, shapes = self.abstract()
-        if mesh:
-            laid = weight_shardings(generator.axes, {name: shape.shape for name, shape in shapes.items()}, mesh)
-            shapes = {name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=laid[name]) for name, s in shapes.items()}
+        shapes = laid_shapes(shapes, generator.axes, mesh)
         reading = under(TEXT_ENCODER, reading)
         if options.weights == RANDOM:
             drawing = self._random(seed, shapes)

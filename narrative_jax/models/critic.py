@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
+from narrative_jax.core.mesh import laid_shapes
 from narrative_jax.core.types import Params
 from narrative_jax.models.layers import Linear
 from narrative_jax.models.network import Network, abstract, below, split, under
@@ -58,6 +60,15 @@ def structure(config: VlmConfig, kept: str = "") -> tuple[Network, Mapping[str, 
     """
     config = replace(config, kept=kept) if kept else config
     return abstract(lambda: Critic(config, rngs=nnx.Rngs(0)))
+
+
+def shapes_over(config: VlmConfig, mesh: Mesh | None = None) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of its weights as they lie in memory where they do not train: in the type that is computed in, each over
+    the mesh where one is given.
+    """
+    network, shapes = structure(config)
+    typed = {name: jax.ShapeDtypeStruct(shape.shape, config.compute) for name, shape in shapes.items()}
+    return laid_shapes(typed, network.axes, mesh)
 
 
 def random_critic(config: VlmConfig, seed: int) -> Params:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm
@@ -15,7 +16,8 @@ from narrative_jax.core.types import Params
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
-from narrative_jax.runs.rewards import BATCH_SIZE, trainable_reward
+from narrative_jax.runs.rewards import BATCH_SIZE
+from narrative_jax.runs.trained_rewards import trainable_reward
 from narrative_jax.trainees.reward import RewardTrainee
 
 REWARD = "reward"  # what such an entry trains
@@ -61,7 +63,8 @@ def abstract_reward_trainee(context: Context, kept: str = "") -> RewardTrainee:
         raise InputError(given, rule, "plan with another reward")
     reward, shapes = trainable.abstract(kept)
     if not own.adapter:
-        return RewardTrainee(context, own, trainable, reward, dict(shapes), {})
+        shapes = {name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in shapes.items()}
+        return RewardTrainee(context, own, trainable, reward, shapes, {})
     made = []  # structure, which is no array, leaves the abstract run by itself
 
     def build(weights):

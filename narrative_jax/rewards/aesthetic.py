@@ -115,12 +115,12 @@ class NewAesthetic:
     def __post_init__(self):
         check_name("version", self.version, AESTHETIC_HEADS)
 
-    def untrained(self, seed: int) -> tuple[Aesthetic, Callable[[], Params]]:
+    def untrained(self, seed: int) -> tuple[Aesthetic, Callable[..., Params]]:
         """With a random head."""
         clip = load_clip(self.clip, _clip_size(self.version))
         head = split(LinearHead(AESTHETIC_HEADS[self.version], rngs=nnx.Rngs(seed)))
         reward = Aesthetic(clip, self.version, *head)
-        return reward, lambda: reward.params
+        return reward, reward.laid
 
     def trains(self, name: str) -> bool:
         """The head's."""

@@ -64,6 +64,10 @@ class PureReward(Reward, Protocol):
     params: Params
     least_size: tuple[int, int]  # height and width of the least pictures that it judges; see `OnHost`
 
+    def laid(self, mesh: Mesh | None = None) -> Params:
+        """`params` spread over a mesh where one is given, and of a large reward read so: each device its own part."""
+        ...
+
     def encode(self, scenes: Sequence[Scene]) -> Any:
         """What the scenes ask for, as a pytree of arrays with leading axis b (host, cached). Raises InputError.
 
@@ -98,7 +102,13 @@ class Pulls(NamedTuple):
 
 
 class FitsAndJudges:
-    """The `score` of a pure reward, and what a loss follows of one that gives a picture one number."""
+    """The `score` of a pure reward, its weights over a mesh, and what a loss follows of one that gives a picture one
+    number.
+    """
+
+    def laid(self, mesh: Mesh | None = None) -> Params:
+        """See `PureReward`."""
+        return self.params if mesh is None else spread_weights(self.params, self.axes, mesh)
 
     def score(self, params: Params, images: jax.Array, context: Any, critiques: Any = None) -> jax.Array:
         """See `PureReward`."""
@@ -137,6 +147,10 @@ class WithWeights:
     reward: PureReward
     params: Params
 
+    def laid(self, mesh: Mesh | None = None) -> Params:
+        """See `PureReward`."""
+        return FitsAndJudges.laid(self, mesh)
+
     def __getattr__(self, name: str) -> Any:
         """All else is the reward's."""
         return getattr(self.reward, name)
@@ -158,8 +172,8 @@ class SingleAspect(FitsAndJudges):
 class TrainableReward(Protocol):
     """The options of a reward that is trained on preferences: how it begins, and what it leaves on disk."""
 
-    def untrained(self, seed: int) -> tuple[PureReward, Callable[[], Params]]:
-        """The reward, and what reads or draws all its weights. Raises InputError, for unfit files only then."""
+    def untrained(self, seed: int) -> tuple[PureReward, Callable[..., Params]]:
+        """The reward, and its `laid`, which reads or draws weights. Raises InputError, for unfit files only then."""
         ...
 
     def trains(self, name: str) -> bool:
@@ -302,7 +316,7 @@ class OnHost:
     @cached_property
     def _laid(self):
         """The weights, over the mesh."""
-        return spread_weights(self.reward.params, self.reward.axes, self.mesh)
+        return self.reward.laid(self.mesh)
 
 
 def check_differentiable(reward: Reward) -> None:

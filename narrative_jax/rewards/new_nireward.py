@@ -10,8 +10,7 @@ from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.images import fit_image
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
-from narrative_jax.models.checkpoints import load_weights
-from narrative_jax.models.critic import random_critic, random_head, structure
+from narrative_jax.models.critic import random_critic, random_head, shapes_over, structure
 from narrative_jax.models.network import below, under
 from narrative_jax.models.shipped import RANDOM, STORYBOOK
 from narrative_jax.models.tokenizer import TOKENIZER
@@ -21,10 +20,10 @@ from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_files import (
     ABOUT,
     BACKBONE,
-    NIREWARD_NAMES,
     instructions_of,
     load_nireward,
     prompts_by,
+    read_nireward,
     save_nireward,
 )
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
@@ -46,36 +45,37 @@ class NewNIReward:
     def __post_init__(self):
         check_name("size", self.size, NIREWARD_SIZES)
 
-    def untrained(self, seed: int) -> tuple[NIReward, Callable[[], Params]]:
+    def untrained(self, seed: int) -> tuple[NIReward, Callable[..., Params]]:
         """Also raises InputError for an unreadable tokeniser, and one with more tokens than the network has words."""
         if self.backbone in ("", RANDOM) and self.size != STORYBOOK:
             rule = f"a published Qwen2-VL-{self.size} is where it begins"
             raise InputError(f"backbone {str(self.backbone)!r}", rule, "give its folder, weights and tokenizer.json")
         config, room = NIREWARD_SIZES[self.size]
         folder = BACKBONE if self.backbone in ("", RANDOM) else Path(self.backbone)
-        network, shapes = structure(config)
+        network, _ = structure(config)
         prompts = prompts_by(folder / TOKENIZER, config, room, self.instructions or instructions_of(folder))
 
-        def read():
+        def read(mesh):
             if self.backbone == RANDOM:
                 return random_critic(config, seed)
             if (folder / ABOUT).is_file():
-                known = load_weights(folder / WEIGHTS, shapes, NIREWARD_NAMES)
+                known = read_nireward(folder / WEIGHTS, config, mesh)
             else:
-                known = under("vlm", load_vlm_weights(folder, below("vlm", shapes)))
+                known = under("vlm", load_vlm_weights(folder, below("vlm", shapes_over(config, mesh)), config.compute))
             return known | random_head(config, seed)
 
         reward = NIReward(self.size, prompts, network, read)
-        return reward, lambda: reward.params
+        return reward, reward.laid
 
     def abstract(self, kept: str = "") -> tuple[NIReward, Params]:
         """The reward and the shapes of its weights, for a step that is planned, without its files: questions are as
         long as the tokeniser that ships has them. `kept` stands for what the size says of blocks.
         """
         config, room = NIREWARD_SIZES[self.size]
-        network, shapes = structure(config, kept)
+        network, _ = structure(config, kept)
         prompts = prompts_by(BACKBONE / TOKENIZER, config, room, self.instructions or instructions_of(BACKBONE))
-        return NIReward(self.size, prompts, network, lambda: shapes), shapes
+        shapes = shapes_over(config)
+        return NIReward(self.size, prompts, network, lambda mesh: shapes), shapes
 
     def trains(self, name: str) -> bool:
         """All weights."""

@@ -42,12 +42,12 @@ class NewScalar:
     def __post_init__(self):
         check_name("size", self.size, SCALAR_SIZES)
 
-    def untrained(self, seed: int) -> tuple[Scalar, Callable[[], Params]]:
+    def untrained(self, seed: int) -> tuple[Scalar, Callable[..., Params]]:
         """Also raises InputError for regions that do not fit and an unreadable tokeniser."""
         clip, subject = weights_file(self.clip, self.size, "clip"), weights_file(self.subject, self.size, "iresnet")
         config, tokenizer = with_tokenizer(self.size, clip.with_name(TOKENIZER))
 
-        def read():
+        def read(mesh):
             params = split(ScalarReward(config, rngs=nnx.Rngs(seed)))[1]
             shapes = abstract(lambda: Clip(config.text, config.vision, rngs=nnx.Rngs(0)))[1]
             towers = load_clip_weights(clip, shapes)
@@ -57,7 +57,7 @@ class NewScalar:
 
         network, _ = abstract(lambda: ScalarReward(config, rngs=nnx.Rngs(0)))
         reward = Scalar(self.size, config, tokenizer, network, read, self.regions)
-        return reward, lambda: reward.params
+        return reward, reward.laid
 
     def trains(self, name: str) -> bool:
         """All but the towers, and with `train_towers` these too; statistics of batch norms never do."""

@@ -1,12 +1,12 @@
 """A critique of each aspect of a picture, and what it amounts to (NIReward)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params
@@ -36,7 +36,7 @@ class NIReward(CarriesAdapters, FitsAndJudges):
     size: str
     prompts: Prompts
     network: Network
-    read: Callable[[], Params]
+    read: Callable[[Mesh | None], Params]
 
     @property
     def aspects(self) -> tuple[str, ...]:
@@ -47,16 +47,6 @@ class NIReward(CarriesAdapters, FitsAndJudges):
     def name(self) -> str:
         """With the size's."""
         return f"nireward_{size_name(self.size)}"
-
-    @cached_property
-    def params(self) -> Params:
-        """The network's weights."""
-        return self.read()
-
-    @property
-    def axes(self) -> Mapping[str, tuple]:
-        """See `PureReward`."""
-        return self.network.axes
 
     @property
     def least_size(self) -> tuple[int, int]:

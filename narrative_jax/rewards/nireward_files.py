@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json, write_json
 from narrative_jax.core.options import File, parse
 from narrative_jax.core.types import Params
 from narrative_jax.models.chat_tokenizer import ChatTokenizer
-from narrative_jax.models.checkpoints import Published, load_weights, save_weights
-from narrative_jax.models.critic import structure
+from narrative_jax.models.checkpoints import load_weights, save_weights
+from narrative_jax.models.critic import shapes_over, structure
 from narrative_jax.models.network import under
 from narrative_jax.models.shipped import EMBEDDED
 from narrative_jax.models.tokenizer import TOKENIZER
@@ -25,7 +26,7 @@ from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 ABOUT = "nireward.json"  # lies beside the weights and says what they are of
 SHIPPED = EMBEDDED / "nireward"
 BACKBONE = SHIPPED / "backbone"  # it sees, and has not learned to judge
-NIREWARD_NAMES: Mapping[str, str | Published] = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
+NIREWARD_NAMES = {**under("vlm", QWEN2_VL_NAMES), "reward": "reward"}
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,19 @@ def load_nireward(weights: str | Path) -> NIReward:
         if not file.is_file():
             rule = f"{missing}; NIReward is {WEIGHTS}, {ABOUT} and {TOKENIZER}, as its training leaves them"
             raise InputError(f"weights {str(path)!r}", rule, "give the path of such weights")
-    about: dict[str, Any] = read_json(path.with_name(ABOUT))
+    about = read_json(path.with_name(ABOUT))
     size = about.get("size", "")
     check_name(f"size in {path.with_name(ABOUT)}", size, NIREWARD_SIZES)
     room = parse(Room, about.get("room", {}), f"{path.with_name(ABOUT)}: room")
     config, _ = NIREWARD_SIZES[size]
-    network, shapes = structure(config)
+    network, _ = structure(config)
     prompts = prompts_by(path.with_name(TOKENIZER), config, room, instructions_of(path.parent))
-    return NIReward(size, prompts, network, lambda: load_weights(path, shapes, NIREWARD_NAMES))
+    return NIReward(size, prompts, network, lambda mesh: read_nireward(path, config, mesh))
+
+
+def read_nireward(weights: Path, config: VlmConfig, mesh: Mesh | None) -> Params:
+    """The weights in a file that `save_nireward` left, over a mesh where one is given. Raises InputError."""
+    return load_weights(weights, shapes_over(config, mesh), NIREWARD_NAMES, config.compute)
 
 
 def instructions_of(folder: Path) -> Mapping[str, str]:

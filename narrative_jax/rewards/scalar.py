@@ -1,12 +1,13 @@
 """How much people would like a picture, one number learned from their preferences (ImageReward, Xu et al. 2023)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
@@ -55,7 +56,7 @@ class Scalar(CarriesAdapters, SingleAspect):
     config: ScalarRewardConfig
     tokenizer: Tokenizer
     network: Network
-    read: Callable[[], Params]
+    read: Callable[[Mesh | None], Params]
     regions: tuple[Box, ...] = ()
 
     def __post_init__(self):
@@ -68,16 +69,6 @@ class Scalar(CarriesAdapters, SingleAspect):
     def name(self) -> str:
         """With the size's."""
         return f"scalar_{size_name(self.size)}"
-
-    @cached_property
-    def params(self) -> Params:
-        """The network's weights."""
-        return self.read()
-
-    @property
-    def axes(self) -> Mapping[str, tuple]:
-        """See `PureReward`."""
-        return self.network.axes
 
     @property
     def least_size(self) -> tuple[int, int]:

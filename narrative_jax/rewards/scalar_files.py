@@ -7,6 +7,7 @@ from flax import nnx
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.files import read_json, write_json
+from narrative_jax.core.mesh import laid_shapes
 from narrative_jax.core.options import File
 from narrative_jax.core.types import Params
 from narrative_jax.models.checkpoints import load_weights, save_weights, stored_shapes
@@ -58,7 +59,11 @@ def load_scalar(weights: str | Path) -> Scalar:
         raise InputError(f"{path.with_name(ABOUT)}", rule, "copy it again, or train it again") from None
     config, tokenizer = with_tokenizer(size, path.with_name(TOKENIZER))
     network, shapes = abstract(lambda: ScalarReward(config, rngs=nnx.Rngs(0)))
-    return Scalar(size, config, tokenizer, network, lambda: load_weights(path, shapes, scalar_names(shapes)), regions)
+
+    def read(mesh):
+        return load_weights(path, laid_shapes(shapes, network.axes, mesh), scalar_names(shapes))
+
+    return Scalar(size, config, tokenizer, network, read, regions)
 
 
 def with_tokenizer(size: str, path: Path) -> tuple[ScalarRewardConfig, Tokenizer]:

@@ -1,30 +1,26 @@
 """The reward that an entry names: built from its options, read from what an earlier entry trained, or put together."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.mesh import own_mesh
 from narrative_jax.core.options import File, files_in, parse
-from narrative_jax.core.types import Params
 from narrative_jax.data.datasets import Records
-from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
 from narrative_jax.rewards.base import (
     ASPECTS,
     HostReward,
     OnHost,
     PureReward,
-    TrainableReward,
-    WithWeights,
     check_differentiable,
 )
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
-from narrative_jax.runs.directory import ADAPTER, Context
+from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import calibration_path
+from narrative_jax.runs.trained_rewards import trainable_reward, trained_reward
 
 PER_ASPECT = PerAspect.name  # its section names a pure reward for each aspect
 ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose rewards it adds up; see `TermOptions`
@@ -151,43 +147,6 @@ def reward_files(context: Context) -> Iterator[File]:
     for name in _chosen(context):
         if name in context.tables.rewards:
             yield from files_in(_options(context, name))
-
-
-def trainable_reward(context: Context) -> TrainableReward:
-    """The options of the reward that the context's entry trains. Raises InputError."""
-    name, known = context.entry.get("reward", None), context.tables.trainable_rewards
-    check_name("reward to train", name, known)
-    return parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
-
-
-def trained_reward(context: Context) -> PureReward:
-    """What the context's entry trained, from disk. Raises InputError where it did not."""
-    options, adapter = trainable_reward(context), context.folder / ADAPTER
-    if not adapter.exists():
-        return options.load(context.folder)
-    name, made_with, _, weights = read_adapter(adapter)
-    reward, params = with_reward_adapter(context, options, name, made_with)
-    return WithWeights(reward, with_adapter_weights(adapter, dict(params), name, weights))
-
-
-def save_trained_reward(
-    context: Context, reward: PureReward, frozen: Params, params: Params, adapter: AdapterOptions | None
-) -> None:
-    """Leave what the context's entry trained of the reward, for `trained_reward`: its adapter, or all weights."""
-    if adapter:
-        save_adapter(context.folder / ADAPTER, params, context.name, adapter, fingerprint(frozen))
-    else:
-        trainable_reward(context).save(context.folder, reward, {**frozen, **params})
-
-
-def with_reward_adapter(
-    context: Context, options: TrainableReward, name: str, adapter: AdapterOptions
-) -> tuple[PureReward, Mapping[str, Any]]:
-    """The reward that the options begin with, a fresh adapter on top, and its weights. Raises InputError."""
-    reward, read = options.untrained(context.config.seed + context.entry.get("seed", 0))
-    if not hasattr(reward, "with_adapter"):
-        raise InputError(f"adapter on reward {reward.name!r}", "it carries none", "leave adapter out")
-    return reward.with_adapter(read(), name, **asdict(adapter))
 
 
 def _chosen(context):

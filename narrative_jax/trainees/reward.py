@@ -16,8 +16,8 @@ from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import save_trained_reward, trainable_reward, trained_reward, with_reward_adapter
 from narrative_jax.runs.scores import CALIBRATION
+from narrative_jax.runs.trained_rewards import begun, save_trained_reward, trainable_reward, trained_weights
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind
 from narrative_jax.trainees.drawn import check_drawn
 from narrative_jax.trainees.judged import check_batches, open_batches
@@ -89,13 +89,11 @@ class RewardTrainee:
     @classmethod
     def open(cls, context: Context, algorithm: Algorithm, options: RewardTraining) -> "RewardTrainee":
         """See `base.Trainee`."""
-        trainable, seed = trainable_reward(context), context.config.seed + context.entry.get("seed", 0)
+        trainable = trainable_reward(context)
+        reward, weights = begun(context, trainable, options.after, options.adapter)
         if options.adapter:
-            reward, weights = with_reward_adapter(context, trainable, context.name, options.adapter)
             trains = {name for name in weights if adapter_of(name) == context.name}
         else:
-            reward, read = trainable.untrained(seed)
-            weights = trained_reward(context.of(options.after)).params if options.after else read()
             trains = {name for name in weights if trainable.trains(name)}
         params = {name: value for name, value in weights.items() if name in trains}
         frozen = {name: value for name, value in weights.items() if name not in trains}
@@ -128,8 +126,8 @@ class RewardTrainee:
         save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
         if self.options.training_set:
             return  # what only describes gives no scores
-        reward = trained_reward(self.context)
-        scores = _scores(reward, self._batches)
+        reward, weights = trained_weights(self.context)
+        scores = _scores(reward, weights, self._batches)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)
 
 
@@ -159,12 +157,12 @@ def _check_after(context, options):
         raise InputError(given, rule, "give both the same")
 
 
-def _scores(reward: PureReward, batches: Batches) -> np.ndarray:
+def _scores(reward: PureReward, params: Params, batches: Batches) -> np.ndarray:
     """What a reward says of both pictures of the first pairs, f32[2 · pairs, aspects]."""
     run, scores, size = jax.jit(reward.score), [], min(batches.size, _MOST)
     for start in range(0, size, _SCORED):
         _, batch = batches.make(np.arange(start, start + _SCORED) % batches.size)  # always as many: one compilation
         kept = min(_SCORED, size - start)
         sides = ("first", "second") if "first" in batch else ("chosen", "rejected")
-        scores += [run(reward.params, batch[side], batch["context"])[:kept] for side in sides]
+        scores += [run(params, batch[side], batch["context"])[:kept] for side in sides]
     return np.concatenate(scores)
