@@ -401,9 +401,12 @@ def mine(tmp_path, monkeypatch):
     return images
 
 
-def test_the_command(server, mine, monkeypatch, capsys):
-    """Ends early where the server refuses; the same command goes on without asking twice."""
-    monkeypatch.setattr(score, "_CHUNK", 2)
+@pytest.mark.parametrize("chunk", [2, 5])
+def test_the_command(server, mine, monkeypatch, capsys, chunk):
+    """Ends early where the server refuses; the same command goes on without asking twice, also about what was rated
+    beside the refused one.
+    """
+    monkeypatch.setattr(score, "_CHUNK", chunk)
     monkeypatch.setenv("JUDGE_KEY", KEY)
     seen, refused = [], []
 

@@ -6,19 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from narrative_jax.core.answers import Answers
-from narrative_jax.core.chat import ChatModel
 from narrative_jax.core.errors import InputError, check_name
 from narrative_jax.core.options import parse
 from narrative_jax.core.records import Annotation, Preference
 from narrative_jax.data.datasets import open_records
+from narrative_jax.runs.answers import keeping_answers
 from narrative_jax.runs.candidates import pictures_entry
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import Pictures, open_pictures
 
 ANNOTATE = "annotate"
 ANNOTATIONS = "annotations"  # a folder of critiques, of an entry that annotates or scores with a reward that writes
-ANSWERS = ".answers"  # a folder of the run: what models behind servers answered, to be removed to ask anew
 RAW = "raw"  # a folder of it: what each annotator said
 
 
@@ -46,7 +44,7 @@ def annotator_of(context: Context) -> Any:
     name, known = context.entry.annotator, context.tables.annotators
     check_name("annotator", name, known)
     found = parse(known[name], context.entry.get(name, {}), f"{context.name}.{name}")
-    return found.keeping(Answers(context.workdir / ANSWERS)) if isinstance(found, ChatModel) else found
+    return keeping_answers(context, found)
 
 
 def makes_annotations(context: Context, name: str) -> bool:

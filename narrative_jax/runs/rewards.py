@@ -18,6 +18,7 @@ from narrative_jax.rewards.base import (
 )
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
+from narrative_jax.runs.answers import keeping_answers
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import calibration_path
 from narrative_jax.runs.trained_rewards import trainable_reward, trained_reward
@@ -111,7 +112,8 @@ def describe_reward(context: Context) -> HostReward:
 
 
 def open_reward(context: Context, candidates: Records | None = None) -> HostReward:
-    """The reward of the context's entry, its weights read and spread over the mesh. Raises InputError.
+    """The reward of the context's entry, its weights read and spread over the mesh; a model's answers stay in the run.
+    Raises InputError.
 
     Where the `candidates` that it shall judge are given, none of their pictures may be too small for it: that is told
     before weights are read.
@@ -122,7 +124,7 @@ def open_reward(context: Context, candidates: Records | None = None) -> HostRewa
             for name, size in zip(candidates.columns("id")["id"], candidates.picture_sizes(), strict=True):
                 reward.check_size(name, *size)
         reward.load()
-    return reward
+    return keeping_answers(context, reward)
 
 
 def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
