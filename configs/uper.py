@@ -41,7 +41,7 @@ LOOKS = {
     "reward": "aesthetic",
     "aesthetic": {"clip": "", "head": "", "version": "storybook"},
 }
-MEASURES = ("likeness", "sees_subject", "clip_sees_subject", "rated")  # nothing follows these
+MEASURES = ("likeness", "sees_subject", "clip_sees_subject", "rated")  # the recipe follows none of these
 PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}
 
 
@@ -160,8 +160,10 @@ def _measure(config):
     """What papers report, by the encoder that chose the step, and the raters' preference."""
     score = {"stage": "score", "source": "reference"}
     subject = config.refl.identity.to_dict()
-    config.likeness = {**config.by_subject.to_dict()}  # what is followed without its penalty, for it to be told beside
-    config.likeness.identity.penalty = 0.0  # that of true pictures
+    config.likeness = {**score, "reward": config.by_subject.get_ref("reward"), "identity": {"penalty": 0.0}}
+    for key in config.by_subject.identity:  # what is followed without its penalty, to be told beside true pictures'
+        if key != "penalty":
+            config.likeness.identity[key] = config.by_subject.identity.get_ref(key)
     config.sees_subject = {**score, "reward": "identity", "identity": subject}
     config.clip_sees_subject = {**score, "reward": "identity", "identity": {**subject, "encoder": "clip"}}
     config.rated = {**score, "reward": "raters", "raters": {"seeds": (0, 1, 2)}}

@@ -27,7 +27,6 @@ FLAGS = {
     "--redo": "do this entry again, with all that is made from it; several with commas between",
 }
 CHECK = "--check"
-COMPILED = ".compiled"  # a folder of the run: the programs that JAX has compiled, to be removed at will
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,19 +51,7 @@ def _launch(argv):
             pipeline.check(pipeline.completed(config), workdir)
             print(f"{options.config}: all is in order")
             return
-        keep_compiled(Path(workdir) / COMPILED)
         pipeline.run(config, workdir, options.stage, stop, redo=options.redo)
-
-
-def keep_compiled(folder: Path) -> None:
-    """What JAX compiles from here on is kept in a folder, unless it keeps it in one already: what one entry has
-    compiled serves the others, and the run when it goes on after a stop.
-    """
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _parse(argv) -> tuple[Namespace, list[str]]:

@@ -7,11 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from narrative_jax.core import processes
+from narrative_jax.core.compiled import compiled_in
 from narrative_jax.core.config import resolved
 from narrative_jax.core.errors import InputError, Stopped, check_name
 from narrative_jax.core.options import File
 from narrative_jax.core.stop import StopFlag
-from narrative_jax.runs.directory import Context, read_manifest
+from narrative_jax.runs.directory import COMPILED, Context, read_manifest
 from narrative_jax.runs.entries import check_entry, inputs_of, is_entry, run_stage
 from narrative_jax.runs.opening import opened
 from narrative_jax.runs.summary import at_work
@@ -51,7 +52,7 @@ def run(
         for name in names:
             check_name(kind, name, config.stages)
     contexts = [Context(config, name, workdir, stop or StopFlag(), tables) for name in config.stages]
-    with opened(contexts, stage, redone) as inputs:
+    with opened(contexts, stage, redone) as inputs, compiled_in(workdir / COMPILED, contexts[0].writes):
         for context in contexts:
             if stage in (None, context.name):
                 _run_entry(context, inputs)

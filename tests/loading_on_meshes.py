@@ -46,10 +46,12 @@ def of_a_reward(mesh, size):
     config, room = NIREWARD_SIZES[STORYBOOK]
     NIREWARD_SIZES[BFLOAT16] = replace(config, compute="bfloat16"), room
     (one, read), (other, _) = (NewNIReward(str(BACKBONE), size).untrained(3) for _ in range(2))
-    spread = read(mesh)
-    kinds = sorted({str(value.dtype) for value in below("vlm", spread).values()})
+    spread = below("vlm", one.read(mesh))  # as it is read: `laid` would lay it over the mesh in any case
+    kinds = sorted({str(value.dtype) for value in spread.values()})
+    everything = read(mesh)
     assert "params" not in vars(one), "the whole tree is not read for it"
-    return {**compared(spread, other.params, one.axes, mesh), "kinds": kinds}
+    assert everything["reward.kernel"].sharding.mesh == mesh
+    return {**compared(spread, below("vlm", other.params), below("vlm", one.axes), mesh), "kinds": kinds}
 
 
 def compared(spread, alone, axes, mesh):

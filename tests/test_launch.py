@@ -320,7 +320,7 @@ def test_what_a_run_compiled_it_does_not_compile_again(tmp_path):
     kept = sorted(path.name for path in (tmp_path / "runs/adpo-tiny/.compiled").glob("jit_run-*"))
     again = launched("--redo=reference", JAX_LOG_COMPILES="1")
     compiled, read = "XLA compilation of jit(run)", "Persistent compilation cache hit for 'jit_run'"
-    assert kept and again.count(read) == again.count(compiled)
+    assert kept and again.count(read) == again.count(compiled) > 0
     launched("--redo=reference", JAX_COMPILATION_CACHE_DIR="elsewhere")
     assert list((tmp_path / "elsewhere").glob("jit_run-*")), "a folder of one's own is used"
 

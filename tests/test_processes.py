@@ -15,6 +15,7 @@ from narrative_jax.core import hub, processes
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Candidate, Score
 from narrative_jax.data.datasets import open_records
+from narrative_jax.models.checkpoints import read_arrays
 
 SCRIPT = Path(__file__).with_name("one_of_several.py")
 AGAIN = "run the same command again to go on from what was saved"
@@ -275,3 +276,36 @@ def compare(one, other):
     np.testing.assert_allclose([each["loss"] for each in a], [each["loss"] for each in b], rtol=1e-5)
     a, b = (json.loads((run / "summary.json").read_text()) for run in (one, other))
     assert a.keys() == b.keys() and a["screen/pairs"] == b["screen/pairs"]
+
+
+REWARDS = """from narrative_jax.core.config import load
+
+def get_config(variant=""):
+    config = load("configs/reward.py:tiny")
+    adapter = {"rank": 2, "alpha": 2.0, "targets": r"blocks\\..*", "segments": (), "seed": 0}
+    with config.unlocked():
+        config.adapted = {**config.scalar.to_dict(), "adapter": adapter}
+        config.stages = ("generate", "score", "screen", "scalar", "adapted")
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_rewards_are_trained_and_saved_where_each_process_holds_a_part(tmp_path):
+    """Whole but for frozen towers, and as an adapter: spread over both, weights are as one process leaves them."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+
+    def run(name, places, *flags):
+        command = ["-m", "narrative_jax.launch", f"--config={tmp_path / 'rewards.py'}", f"--workdir={tmp_path / name}"]
+        return start([*command, *flags], places)
+
+    assert [code for code, _, _ in finish([run("one", {})], 300)] == [0]
+    found = finish([run("two", places, "--config.mesh.data=1", "--config.mesh.fsdp=2") for places in places_of(2)], 300)
+    assert [code for code, _, _ in found] == [0, 0], found
+    for entry, file in {"scalar": "weights.safetensors", "adapted": "adapter.safetensors"}.items():
+        (one, about), (two, also) = (read_arrays(tmp_path / name / entry / file) for name in ("one", "two"))
+        assert one.keys() == two.keys() and about == also, "the hash of what it stands on among it"
+        for key, value in one.items():
+            np.testing.assert_allclose(np.float32(two[key]), np.float32(value), atol=2e-3)
+        one, two = (json.loads((tmp_path / name / entry / "calibration.json").read_text()) for name in ("one", "two"))
+        np.testing.assert_allclose(two["std"], one["std"], rtol=0.05)

@@ -205,11 +205,24 @@ def test_people_s_own_examples_are_looked_at_before_work_begins(own, tmp_path):
             {"reward": "clip_cosine", "clip_cosine": SMALL},
             "reward 'clip.*set it to 'raw'",
         ),
+        (
+            "refine",
+            {"training_set": {"kind": "raw", "size": 40, "seed": 4, "characters": 2}},
+            "refine.training_set.characters 2: the reward of follow compares 1; set it to 1, .*, or the reward's ",
+        ),
     ],
 )
 def test_bad_input(entry, changes, message):
     config = load(f"{CONFIG}:tiny")
     with config.unlocked():
         config[entry].update(changes)
+    with pytest.raises(InputError, match=message):
+        pipeline.check(pipeline.completed(config))
+
+
+def test_a_recipe_for_one_subject_says_what_several_need():
+    config = load(f"{CONFIG}:tiny")
+    config.characters = 2
+    message = "characters 2: the reward of by_subject compares 1; .* or the reward's max_subjects to 2, with regions"
     with pytest.raises(InputError, match=message):
         pipeline.check(pipeline.completed(config))

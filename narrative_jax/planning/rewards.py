@@ -5,7 +5,6 @@ from dataclasses import asdict
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm
@@ -16,8 +15,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.entries import options_of
-from narrative_jax.runs.rewards import BATCH_SIZE
-from narrative_jax.runs.trained_rewards import trainable_reward
+from narrative_jax.runs.trained_rewards import as_trained, scored_at_once, trainable_reward
 from narrative_jax.trainees.reward import RewardTrainee
 
 REWARD = "reward"  # what such an entry trains
@@ -43,9 +41,7 @@ def scored_with(context: Context) -> tuple[PureReward, Params, int, Any, Any]:
     entry that scores with it takes at once, and the shapes of these and of their scenes.
     """
     reward, shapes = trainable_reward(context).abstract()
-    sections = [context.config[name] for name in context.config.stages]
-    sizes = [each.get("batch_size", None) for each in sections if each.get("reward_from", "") == context.name]
-    rows = next(filter(None, sizes), BATCH_SIZE)
+    rows = scored_at_once(context)
     return reward, shapes, rows, _pictures(reward, rows), _scenes(reward, rows)
 
 
@@ -63,7 +59,7 @@ def abstract_reward_trainee(context: Context, kept: str = "") -> RewardTrainee:
         raise InputError(given, rule, "plan with another reward")
     reward, shapes = trainable.abstract(kept)
     if not own.adapter:
-        shapes = {name: jax.ShapeDtypeStruct(shape.shape, jnp.float32) for name, shape in shapes.items()}
+        shapes = jax.eval_shape(lambda weights: as_trained(trainable, weights), dict(shapes))
         return RewardTrainee(context, own, trainable, reward, shapes, {})
     made = []  # structure, which is no array, leaves the abstract run by itself
 

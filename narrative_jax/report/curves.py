@@ -121,8 +121,8 @@ def _changes(title, steps, values, aspects, chosen):
 
 
 def _gained(run):
-    """Gold that is gained per reward gained by each training that was chosen from: where a line turns down, the reward
-    was driven beyond what it knows.
+    """Gold that is gained per reward gained by each training that was chosen from: where a line turns down, its reward
+    was driven beyond what it knows. Each has its own reward; how far they rose cannot be compared.
     """
     lines = {}
     for entry in run.entries("choose"):
@@ -135,7 +135,7 @@ def _gained(run):
             lines[entry] = rise, gold.mean((1, 2)) - gold[0].mean()
     if not lines:
         return
-    figure, axes = _axes("rise of what was followed, in deviations over scenes")
+    figure, axes = _axes("rise of what each followed, in its deviations over scenes")
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
     told = []
     for place, (entry, (rise, gold)) in enumerate(lines.items()):

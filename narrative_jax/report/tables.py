@@ -166,7 +166,7 @@ def _measured(run, entry, found):
         prefixes = [measure, *(f"{measure}/{arm}" for arm in others)]
         for aspect in aspects:
             key, cells = f"{measure}/{aspect}", [_difference(numbers, f"{prefix}/{aspect}") for prefix in prefixes]
-            true = _number(numbers, f"{key}/ceiling") if f"{key}/ceiling" in numbers else ""
+            true = _number(numbers, f"{key}/true") if f"{key}/true" in numbers else ""
             rows.append((f"{measure}: {words(aspect)}", true, _number(numbers, f"{key}/baseline"), *cells))
         if f"{measure}/{first}/win_rate" in numbers:  # of what is better where it is less, nobody asks
             wins = [share_of(numbers, f"{measure}/{arm}/win_rate") for arm in (first, *others)]

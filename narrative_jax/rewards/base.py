@@ -19,6 +19,7 @@ from narrative_jax.core.records import Scene
 from narrative_jax.core.types import Params, Pictures
 
 ASPECTS = ("prompt_following", "identity_consistency", "visual_quality")  # the papers'; a reward may have others
+BATCH_SIZE = 64  # pictures that a pure reward scores at once unless the entry says otherwise
 WEIGHTS = "weights.safetensors"  # what a trained reward leaves in its folder, beside other files
 
 

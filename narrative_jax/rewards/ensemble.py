@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Scene
@@ -78,9 +79,19 @@ class Ensemble(FitsAndJudges):
         return any(term.reward.needs_facts for term in self.terms.values())
 
     @property
+    def max_subjects(self) -> int | None:
+        """How many the term that compares fewest does; None where no term compares any."""
+        compared = (getattr(term.reward, "max_subjects", None) for term in self.terms.values())
+        return min((most for most in compared if most is not None), default=None)
+
+    @property
     def params(self) -> Params:
         """Those of all terms, each under its name."""
         return _joined({name: term.reward.params for name, term in self.terms.items()})
+
+    def laid(self, mesh: Mesh | None = None) -> Params:
+        """See `PureReward`."""
+        return _joined({name: term.reward.laid(mesh) for name, term in self.terms.items()})
 
     @property
     def shapes(self) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -208,6 +219,10 @@ class PerAspect(FitsAndJudges):
     def params(self) -> Params:
         """Those of all rewards, each under its aspect."""
         return _joined({aspect: reward.params for aspect, reward in self.rewards.items()})
+
+    def laid(self, mesh: Mesh | None = None) -> Params:
+        """See `PureReward`."""
+        return _joined({aspect: reward.laid(mesh) for aspect, reward in self.rewards.items()})
 
     @property
     def axes(self) -> Mapping[str, tuple]:

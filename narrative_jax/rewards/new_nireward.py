@@ -62,7 +62,8 @@ class NewNIReward:
                 known = read_nireward(folder / WEIGHTS, config, mesh)
             else:
                 known = under("vlm", load_vlm_weights(folder, below("vlm", shapes_over(config, mesh)), config.compute))
-            return known | random_head(config, seed)
+            head = random_head(config, seed)
+            return known | {name: value.astype(config.compute) for name, value in head.items()}
 
         reward = NIReward(self.size, prompts, network, read)
         return reward, reward.laid

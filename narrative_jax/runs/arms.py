@@ -14,23 +14,24 @@ from narrative_jax.rewards.base import HostReward
 from narrative_jax.rewards.oracle import COLUMNS, judge_images
 from narrative_jax.runs.candidates import draw_arm
 from narrative_jax.runs.directory import Context
-from narrative_jax.runs.rewards import open_reward
+from narrative_jax.runs.rewards import open_followed, open_reward
 from narrative_jax.statistics.comparison import Judged, aspect_values
 
 
 class Arms:
-    """Draws `per_scene` pictures of each scene and has them judged, by the oracle (`gold`) or by the entry's reward.
+    """Draws `per_scene` pictures of each scene and has them judged, by the oracle (`gold`), by the entry's reward, or
+    by the one that a train entry `followed`.
 
     Values are means over a scene's pictures. Drawing raises Stopped between two batches.
     """
 
-    def __init__(self, context: Context, per_scene: int, gold: bool):
-        self.context, self.per_scene, self.gold = context, per_scene, gold
+    def __init__(self, context: Context, per_scene: int, gold: bool, followed: str = ""):
+        self.context, self.per_scene, self.gold, self.followed = context, per_scene, gold, followed
 
     @cached_property
     def reward(self) -> HostReward:
-        """The entry's, opened where an arm needs it."""
-        return open_reward(self.context)
+        """Opened where an arm needs it."""
+        return open_followed(self.context, self.followed) if self.followed else open_reward(self.context)
 
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:

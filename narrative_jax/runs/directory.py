@@ -15,6 +15,7 @@ from narrative_jax.runs.tables import Tables
 
 CONFIG = "config.json"
 HASHES = ".hashes.json"  # of files that were read, so that they need not be read again
+COMPILED = ".compiled"  # a folder of programs, to be removed at will; see `core.compiled`
 MANIFEST = "manifest.json"  # of an entry, written last: the entry is finished
 INPUTS = "inputs.json"  # of an entry: what it is made from, written when it begins
 ELAPSED = "elapsed.json"  # of an entry: seconds of the runs that did not finish

@@ -6,20 +6,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.mesh import own_mesh
+from narrative_jax.core.mesh import make_mesh, own_mesh
 from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.data.datasets import Records
 from narrative_jax.rewards.base import (
     ASPECTS,
+    BATCH_SIZE,
     HostReward,
     OnHost,
     PureReward,
+    WithWeights,
     check_differentiable,
 )
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.rewards.ensemble import Ensemble, PerAspect, Term, per_aspect
 from narrative_jax.runs.answers import keeping_answers
 from narrative_jax.runs.directory import Context
+from narrative_jax.runs.scenes import characters_of, check_characters
 from narrative_jax.runs.scores import calibration_path
 from narrative_jax.runs.trained_rewards import trainable_reward, trained_reward
 
@@ -28,7 +31,6 @@ ENSEMBLE = Ensemble.name  # its section gives weights to score entries, whose re
 TRAINED = "trained"  # what a train entry made, the one that the entry's `reward_from` names
 BUILD, ABSTRACT = "build", "abstract"  # methods of a reward's options: it as it is, or without files to be planned with
 _CONTROLS = "critiques_from", "control"  # see `critiques.CritiqueOptions`
-BATCH_SIZE = 64  # pictures scored at once unless the entry says otherwise
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ def sections_of(context: Context) -> list[str]:
 
 def check_reward(context: Context, own: bool) -> HostReward:
     """`describe_reward`. Raises InputError for an unknown one or option, and for one that cannot judge people's `own`
-    scenes.
+    scenes, or compares fewer subjects than the config's scenes have.
     """
     reward = describe_reward(context)
     if own and reward.needs_facts:
         rule = f"it judges Storybook's own scenes only, not {context.config.get('scenes', '') or 'what was collected'}"
         raise InputError(f"reward {reward.name!r}", rule, "use the reward 'picture_statistics'")
+    if not own:
+        check_characters(reward, context.name, characters_of(context.config), "characters")
     return reward
 
 
@@ -128,10 +132,24 @@ def open_reward(context: Context, candidates: Records | None = None) -> HostRewa
 
 
 def open_pure_reward(context: Context, from_disk: bool = True) -> PureReward:
-    """The reward of the context's entry for a loss. Raises InputError for one that has no gradient."""
+    """The reward of the context's entry for a loss, its weights over the run's mesh; or, not `from_disk`, to be looked
+    at. Raises InputError for one that has no gradient.
+    """
     reward = _named(context, from_disk)
     check_differentiable(reward)
-    return reward
+    return WithWeights(reward, reward.laid(make_mesh(context.config.mesh))) if from_disk else reward
+
+
+def check_followed(context: Context, name: str) -> None:
+    """Raise InputError unless the reward that a train entry follows can judge the config's scenes, of Storybook."""
+    reward = open_pure_reward(context.of(name), from_disk=False)
+    check_characters(reward, name, characters_of(context.config), "characters")
+
+
+def open_followed(context: Context, name: str) -> HostReward:
+    """The reward that a train entry follows, as a judge of finished pictures, of as many at once as the context's."""
+    size = context.entry.get("batch_size", None) or BATCH_SIZE
+    return OnHost(_named(context.of(name), from_disk=True), size, own_mesh(context.config.mesh)).load()
 
 
 def abstract_reward(context: Context) -> PureReward:

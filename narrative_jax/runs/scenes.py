@@ -45,6 +45,22 @@ def characters_of(config: Any) -> int:
     return config.get("characters", MOST_CHARACTERS)
 
 
+def check_characters(reward: Any, name: str, characters: int, setting: str) -> None:
+    """Raise InputError for a reward, an entry's `name`, that compares fewer subjects than scenes have by a setting."""
+    most = getattr(getattr(reward, "reward", reward), "max_subjects", None)
+    if most is not None and most < characters:
+        rule = f"the reward of {name} compares {most}"
+        remedy = f"set it to {most}, as all sets of scenes, or the reward's max_subjects to {characters}, with regions"
+        raise InputError(f"{setting} {characters}", rule, remedy)
+
+
+def check_examples(context: Context, source: str, reward: Any) -> None:
+    """`check_characters` of the examples that a source makes of Storybook's training set, if it does."""
+    if examples := context.config[source].get("training_set", None):
+        characters = examples.get("characters", MOST_CHARACTERS)
+        check_characters(reward, context.name, characters, f"{source}.training_set.characters")
+
+
 def collected_scenes(context: Context, name: str, count: int, max_subjects: int, minimum: int) -> list[Scene]:
     """The first `count` (0: all) scenes of a collect entry that ask for different things.
 

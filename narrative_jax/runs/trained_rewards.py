@@ -1,18 +1,19 @@
 """Rewards that train entries train, left in their folders and opened from there."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.mesh import make_mesh, own_mesh
+from narrative_jax.core.mesh import batch_sharding, devices_of_batch, gathered, make_mesh, own_mesh, traced_on
 from narrative_jax.core.options import parse
 from narrative_jax.core.types import Params
 from narrative_jax.models.lora import AdapterOptions, fingerprint, read_adapter, save_adapter, with_adapter_weights
-from narrative_jax.rewards.base import PureReward, TrainableReward, WithWeights
+from narrative_jax.rewards.base import BATCH_SIZE, PureReward, TrainableReward, WithWeights
 from narrative_jax.runs.directory import ADAPTER, Context
 
 
@@ -33,20 +34,55 @@ def trained_reward(context: Context) -> PureReward:
     return WithWeights(reward, with_adapter_weights(adapter, dict(params), name, weights))
 
 
-def save_trained_reward(
-    context: Context, reward: PureReward, frozen: Params, params: Params, adapter: AdapterOptions | None
-) -> None:
-    """Leave what the context's entry trained of the reward, for `trained_reward`: its adapter, or all weights."""
-    if adapter:
-        save_adapter(context.folder / ADAPTER, params, context.name, adapter, fingerprint(frozen))
-    else:
-        trainable_reward(context).save(context.folder, reward, {**frozen, **params})
+@dataclass(frozen=True)
+class Saver:
+    """Leaves what the context's entry trains of a reward, for `trained_reward`: an adapter on a base of this hash, or
+    all weights, `beside` those that did not train.
+    """
+
+    context: Context
+    reward: PureReward
+    adapter: AdapterOptions | None
+    base: str
+    beside: Params
+
+    @classmethod
+    def on(cls, context: Context, reward: PureReward, frozen: Params, adapter: AdapterOptions | None) -> "Saver":
+        """For what trains beside these weights; of several processes all call it, since each holds its parts."""
+        if adapter:
+            return cls(context, reward, adapter, fingerprint(frozen), {})
+        return cls(context, reward, None, "", {name: gathered(value) for name, value in frozen.items()})
+
+    def save(self, params: Params) -> None:
+        """Write what was trained. Raises InputError where the disk refuses."""
+        if self.adapter:
+            save_adapter(self.context.folder / ADAPTER, params, self.context.name, self.adapter, self.base)
+        else:
+            trainable_reward(self.context).save(self.context.folder, self.reward, {**self.beside, **params})
 
 
-def trained_weights(context: Context) -> tuple[PureReward, Params]:
-    """`trained_reward`, and its weights over this process's devices."""
-    reward = trained_reward(context)
-    return reward, reward.laid(own_mesh(context.config.mesh))
+def scorer(context: Context) -> tuple[PureReward, int, Callable]:
+    """What the context's entry trained, how many pictures it scores at once, and what does so on this process's
+    devices: of pictures f32[b, h, w, 3] and what `encode` gives of their scenes, scores f32[b, aspects].
+    """
+    reward, mesh = trained_reward(context), own_mesh(context.config.mesh)
+    devices = devices_of_batch(mesh)
+    rows = -(-scored_at_once(context) // devices) * devices
+    params = reward.laid(mesh)
+
+    @jax.jit
+    def run(params, pictures, asked):
+        with traced_on(mesh):
+            return reward.score(params, pictures, asked)
+
+    return reward, rows, lambda *given: run(params, *jax.device_put(given, batch_sharding(mesh)))
+
+
+def scored_at_once(context: Context) -> int:
+    """How many pictures the first entry that scores with what the context's entry trains takes at once."""
+    sections = (context.config[name] for name in context.config.stages)
+    sizes = [each.get("batch_size", None) for each in sections if each.get("reward_from", "") == context.name]
+    return next(filter(None, sizes), BATCH_SIZE)
 
 
 def begun(
@@ -59,9 +95,12 @@ def begun(
     if adapter:
         return with_reward_adapter(context, options, context.name, adapter, mesh)
     reward, read = options.untrained(_seed(context))
-    weights = trained_reward(context.of(after)).laid(mesh) if after else read(mesh)
-    # Steps are small beside weights: what trains is float32, whatever the type it was read in.
-    return reward, {name: jnp.float32(value) if options.trains(name) else value for name, value in weights.items()}
+    return reward, as_trained(options, trained_reward(context.of(after)).laid(mesh) if after else read(mesh))
+
+
+def as_trained(options: TrainableReward, weights: Params) -> Params:
+    """Weights in the types that they are trained in: steps are small beside weights, so what trains is float32."""
+    return {name: value.astype(jnp.float32) if options.trains(name) else value for name, value in weights.items()}
 
 
 def with_reward_adapter(

@@ -18,7 +18,14 @@ from narrative_jax.runs.backgrounds import as_trained, check_own_shown
 from narrative_jax.runs.candidates import draw_candidates, drawer_of, open_drawn
 from narrative_jax.runs.directory import ADAPTER, Context
 from narrative_jax.runs.generator import check_generator
-from narrative_jax.runs.rewards import RewardOptions, check_reward, reward_files, sections_of, seen_by
+from narrative_jax.runs.rewards import (
+    RewardOptions,
+    check_followed,
+    check_reward,
+    reward_files,
+    sections_of,
+    seen_by,
+)
 from narrative_jax.runs.scenes import check_scenes, some_scenes
 
 INPUTS = ("source", "reward_from", "ensemble")
@@ -57,6 +64,8 @@ def check(context: Context, options: Options) -> None:
     if own and options.gold:
         raise InputError(f"{context.name}.gold", "the oracle knows Storybook's scenes only", "leave it out")
     train = context.of(options.source)
+    if train.entry.get("reward", "") and not own:
+        check_followed(context, options.source)
     if train.entry.get("reward", "") and seen_by(context) & seen_by(train):
         given = f"{context.name}.reward {options.reward!r}"
         rule = f"{options.source} followed it, and what is followed says nothing of when to stop"
@@ -75,7 +84,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     shown = as_trained(context, [options.source], scenes)[options.source]
     judges = {"reward": Arms(context, options.per_scene, gold=False)}
     if train.entry.get("reward", ""):
-        judges["followed"] = Arms(train, options.per_scene, gold=False)
+        judges["followed"] = Arms(context, options.per_scene, gold=False, followed=options.source)
     if options.gold:
         judges["gold"] = Arms(context, options.per_scene, gold=True)
     paths, found, drawer = trained.kept_adapters(train.folder), {}, None

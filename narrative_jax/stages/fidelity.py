@@ -27,7 +27,7 @@ from narrative_jax.trainees.base import TrainingSetOptions
 
 INPUTS = ("source", "measures", "cut_out", "pasted")
 ALONE = True
-_BASELINE, _TRUE = "baseline", "ceiling"  # as `comparison.compare` names them
+_BASELINE, _TRUE = "baseline", "true"
 _IDENTITY = "identity"  # the reward that knows what was pasted
 
 
@@ -115,9 +115,9 @@ def files(context: Context) -> Iterable[File]:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Measure the baseline and all arms that were drawn as it was; leave what was found by scene in results.json.
 
-    Returns <entry>/<aspect>/{baseline,aligned,ceiling,diff,...} as `comparison.compare` has it, <entry>/<arm>/
-    win_rate{,_low,_high}, the share of scenes that the arm's pictures of have the higher mean, and
-    {fid,kid}_<encoder>/<arm>; <entry> is "<entry> cut out" and "<entry> pasted" of those. Raises Stopped before a
+    Returns <entry>/<aspect>/{baseline,aligned,diff,...} as `comparison.compare` has it, <entry>/<aspect>/true of true
+    pictures, <entry>/<arm>/win_rate{,_low,_high}, the share of scenes that the arm's pictures of have the higher mean,
+    and {fid,kid}_<encoder>/<arm>; <entry> is "<entry> cut out" and "<entry> pasted" of those. Raises Stopped before a
     measure.
     """
     scenes, arms = _open(context, options.source)
@@ -141,9 +141,12 @@ def run(context: Context, options: Options) -> dict[str, float]:
             raise Stopped
         reward = open_reward(context.of(name))
         judged = {arm: Judged(_judged(reward, arm, those, images)) for arm, images in pictures.items()}
+        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
+        if true := judged.pop(_TRUE, None):
+            means = zip(reward.aspects, true.values.mean(0), strict=True)
+            numbers |= {f"{key}/{aspect}/{_TRUE}": float(mean) for aspect, mean in means}
         aspects[key], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
         numbers |= compare(judged, columns, key, {}) | wins(judged, key)
-        found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
     if options.features:
         distances = distances_to(options.truth, options.features, arms)
     results = {"scenes": [scene.id for scene in scenes], "arms": list(arms), "aspects": aspects, "measures": found}

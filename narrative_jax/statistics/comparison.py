@@ -75,7 +75,7 @@ def wins(arms: Mapping[str, Judged], kind: str) -> dict[str, float]:
     base, numbers = arms["baseline"].values, {}
     spread = np.maximum(base.std(0), 1e-6)
     for arm, each in arms.items():
-        if arm not in ("baseline", "ceiling"):
+        if arm != "baseline":
             found = win_rate(np.sign(((each.values - base) / spread).mean(1).round(9)))
             ends = zip(("", "_low", "_high"), found, strict=True)
             numbers |= {f"{kind}/{arm}/win_rate{end}": value for end, value in ends}

@@ -23,11 +23,12 @@ from narrative_jax.core.command import DONE, Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.data.datasets import open_records
 from narrative_jax.data.kinds import KINDS
+from narrative_jax.runs.directory import COMPILED
 
 DIFFERENT = 1
 OF_THE_PROCESS = ("time/", "memory/", "compile/")  # keys of the summary that tell of the process, not of the result
 LOGS = ("config.json", "manifest.json", "elapsed.json", "summary.json", "metrics.jsonl", "report.html")
-HIDDEN = (".lock", ".hashes.json", ".compiled")
+HIDDEN = (".lock", ".hashes.json", COMPILED)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.examples import check_leaves, open_examples, open_learned_scenes
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, open_preferences
+from narrative_jax.runs.scenes import check_examples
 from narrative_jax.runs.trained import check_after
 from narrative_jax.trainees.base import Batches, TrainingSetOptions
 
@@ -33,9 +34,9 @@ ENCODED = "encoded"  # a folder of the entry, while it trains
 _AT_ONCE = 64  # records encoded between two looks at the stop flag
 
 
-def check_records(context: Context, algorithm: Algorithm) -> None:
-    """Raise InputError for sources: one without what the algorithm trains on, pictures that are too small, and a train
-    entry that this comes after and that leaves no generator.
+def check_records(context: Context, algorithm: Algorithm, reward: PureReward | None) -> None:
+    """Raise InputError for sources: one without what the algorithm trains on, pictures that are too small, examples
+    with more subjects than the reward compares, and a train entry that this comes after and that leaves no generator.
     """
     check_after(context)
     source = context.entry.get("source", "")
@@ -45,6 +46,8 @@ def check_records(context: Context, algorithm: Algorithm) -> None:
     if source:
         check_leaves(context, source, algorithm.batch)
         check_collected(context, source, preset_of(context).image_size)
+        if reward:
+            check_examples(context, source, reward)
 
 
 def encoded_preferences(

@@ -79,7 +79,6 @@ class GeneratorTrainee:
         check_kind(cls, context, algorithm)
         check_generator(context)
         check_source(context, options.training_set)
-        check_records(context, algorithm)
         if options.adapter:
             check_adapter(preset_of(context), options.adapter)
         elif REFERENCE in algorithm.roles:
@@ -89,6 +88,7 @@ class GeneratorTrainee:
             rule = f"{context.entry.algorithm} has {'one' if REWARD in algorithm.roles else 'none'} in its loss"
             raise InputError(f"{context.name}.reward {options.reward!r}", rule, "name a reward there, or leave it out")
         reward = open_pure_reward(context, from_disk=False) if options.reward else None
+        check_records(context, algorithm, reward)
         algorithm.check_models(preset_of(context), reward)
         sampler = context.config.get("sampling", {}).get("sampler", "euler")
         if reward and sampler != "euler":

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import jax
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm, Models, Role
@@ -17,12 +16,12 @@ from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import CALIBRATION
-from narrative_jax.runs.trained_rewards import begun, save_trained_reward, trainable_reward, trained_weights
+from narrative_jax.runs.trained_rewards import Saver, begun, scorer, trainable_reward
 from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_kind
 from narrative_jax.trainees.drawn import check_drawn
 from narrative_jax.trainees.judged import check_batches, open_batches
 
-_SCORED, _MOST = 64, 1024  # pairs scored at once for the calibration, and in all: one that writes takes its time
+_MOST = 1024  # pairs scored for the calibration: one that writes takes its time
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class RewardTrainee:
     policy: PureReward
     params: Params
     frozen: Params
+    saver: Saver | None = None
 
     @classmethod
     def sections(cls, context: Context) -> list[str]:
@@ -97,7 +97,8 @@ class RewardTrainee:
             trains = {name for name in weights if trainable.trains(name)}
         params = {name: value for name, value in weights.items() if name in trains}
         frozen = {name: value for name, value in weights.items() if name not in trains}
-        return cls(context, options, trainable, reward, params, frozen)
+        saver = Saver.on(context, reward, frozen, options.adapter)
+        return cls(context, options, trainable, reward, params, frozen, saver)
 
     @property
     def axes(self) -> Mapping[str, tuple]:
@@ -123,11 +124,10 @@ class RewardTrainee:
 
     def save(self, params: Params) -> None:
         """See `base.Trainee`; with the calibration on pictures of its preferences or annotations."""
-        save_trained_reward(self.context, self.policy, self.frozen, params, self.options.adapter)
+        self.saver.save(params)
         if self.options.training_set:
             return  # what only describes gives no scores
-        reward, weights = trained_weights(self.context)
-        scores = _scores(reward, weights, self._batches)
+        reward, scores = _scores(self.context, self._batches)
         Calibration.of(reward, scores, self.context.entry.source).save(self.context.folder / CALIBRATION)
 
 
@@ -157,12 +157,13 @@ def _check_after(context, options):
         raise InputError(given, rule, "give both the same")
 
 
-def _scores(reward: PureReward, params: Params, batches: Batches) -> np.ndarray:
-    """What a reward says of both pictures of the first pairs, f32[2 · pairs, aspects]."""
-    run, scores, size = jax.jit(reward.score), [], min(batches.size, _MOST)
-    for start in range(0, size, _SCORED):
-        _, batch = batches.make(np.arange(start, start + _SCORED) % batches.size)  # always as many: one compilation
-        kept = min(_SCORED, size - start)
+def _scores(context: Context, batches: Batches) -> tuple[PureReward, np.ndarray]:
+    """What the entry trained, and what it says of both pictures of the first pairs, f32[2 · pairs, aspects]."""
+    reward, rows, score = scorer(context)
+    scores, size = [], min(batches.size, _MOST)
+    for start in range(0, size, rows):
+        _, batch = batches.make(np.arange(start, start + rows) % batches.size)  # always as many: one compilation
+        kept = min(rows, size - start)
         sides = ("first", "second") if "first" in batch else ("chosen", "rejected")
-        scores += [run(params, batch[side], batch["context"])[:kept] for side in sides]
-    return np.concatenate(scores)
+        scores += [np.asarray(score(batch[side], batch["context"]))[:kept] for side in sides]
+    return reward, np.concatenate(scores)
