@@ -141,7 +141,7 @@ def _gained(run):
     for place, (entry, (rise, gold)) in enumerate(lines.items()):
         axes.plot(rise, gold, color=LINES[place % len(LINES)], linewidth=1.7, marker="o", markersize=3, label=entry)
         told.append(f"{entry} {gold[-1]:+.3f} of gold for {rise[-1]:+.2f}")
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))  # lines turn back
     title = "Gold, mean of aspects, by what was followed"
     yield Panel(title, _svg(figure), f"{title}, on tune scenes, a point a step that was kept: {'; '.join(told)}")
 
