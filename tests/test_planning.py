@@ -4,11 +4,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from small_encoders import small_storybook
 
 from narrative_jax import pipeline, plan
@@ -29,6 +30,7 @@ from narrative_jax.planning.hlo import Program, members
 from narrative_jax.planning.planner import Asked
 from narrative_jax.planning.planner import plan as plan_of
 from narrative_jax.planning.programs import scoring_program, train_program
+from narrative_jax.planning.search import candidates
 from narrative_jax.planning.traffic import memory_bytes
 from narrative_jax.planning.trainee import abstract_trainee
 from narrative_jax.rewards.nireward_prompts import Room
@@ -524,3 +526,13 @@ def test_a_plan_from_end_to_end(tmp_path, capsys):
     assert 2 < train["collective_bytes_per_chip"]["all-gather"] / weights < 8
     assert train["roofline_seconds"] == max(train[f"{kind}_seconds"] for kind in ("compute", "hbm", "collective"))
     assert "| pairs a second" in capsys.readouterr().out
+
+
+def test_a_search_tells_what_is_not_the_meshes_fault():
+    """The optimiser's rule, which every layout breaks, and not that none divides the network."""
+    context = entry_of("configs/adpo.py:flux", "align")
+    config = ConfigDict(context.config.to_dict())
+    config.align.optimizer.warmup_steps = config.align.total_steps + 1
+    context, devices = replace(context, config=FrozenConfigDict(config)), [SimpleNamespace(slice_index=0)] * 4
+    with pytest.raises(InputError, match="warmup_steps"):
+        candidates(context, devices, topologies.CHIPS["v5p"])

@@ -122,8 +122,9 @@ def ranked(found: Iterable[Candidate], chip: Chip) -> list[Candidate]:
 def _layouts(context, chips, slices, preset):
     """Sizes of meshes that divide the network and the batch, bytes of arguments on a chip, and of trained weights.
 
-    Data goes over so many `slices`.
+    Data goes over so many `slices`. Where each is refused, raises the last one's InputError: it may not be the mesh's.
     """
+    found, refused = 0, None
     context_axis = _context_axis(context)
     rest, batch = chips // context_axis, context.entry.batch_size
     for tensor in _divisors(rest):
@@ -134,9 +135,13 @@ def _layouts(context, chips, slices, preset):
             try:  # parts of an algorithm, too, may not divide it
                 check_divided(preset.divided, sizes)
                 program = train_program(context, AbstractMesh(tuple(sizes.values()), AXES), accumulate=1)
-            except InputError:
+            except InputError as error:
+                refused = error
                 continue
+            found += 1
             yield sizes, program.argument_bytes(), program.trained_bytes
+    if refused and not found:
+        raise refused
 
 
 def _estimated(sizes, accumulate, whole, trained):
