@@ -8,7 +8,6 @@ import pytest
 
 from narrative_jax.core import compiled
 from narrative_jax.core.compiled import compiled_in
-from narrative_jax.core.errors import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -42,30 +41,26 @@ def test_each_folder_has_its_own(tmp_path):
     assert programs(one) == first, "read, and not written again"
 
 
-def test_a_killed_process_leaves_no_half_a_program(tmp_path, recwarn):
-    def killed():
-        with compiled_in(tmp_path, True):
-            run(5)
-            raise KeyboardInterrupt  # stands for a kill: the block's end is not reached whole
-
-    with pytest.raises(KeyboardInterrupt):
-        killed()
-    newest = max((path for path in tmp_path.iterdir() if path.name != "open"), key=lambda path: path.stat().st_mtime_ns)
-    newest.write_bytes(newest.read_bytes()[:100])
+@pytest.mark.parametrize("left", [0, 100], ids=["nothing", "half"])
+def test_what_a_kill_or_a_full_disk_left_is_compiled_again(tmp_path, recwarn, left):
+    """And what lies beside, as tuning of a GPU's programs, stays."""
+    (tmp_path / "tuned-cache").mkdir(parents=True)
+    (tmp_path / "tuned").write_text("as it is")
     with compiled_in(tmp_path, True):
         run(5)
-    assert newest.stat().st_size > 100 and not (tmp_path / "open").exists()
+    broken = next(path for path in tmp_path.iterdir() if path.name.startswith("jit_"))
+    whole = broken.stat().st_size
+    broken.write_bytes(broken.read_bytes()[:left])
+    with compiled_in(tmp_path, True):
+        run(5)
+    assert broken.stat().st_size == pytest.approx(whole, abs=64) and (tmp_path / "tuned").read_text() == "as it is"
     assert not [warning for warning in recwarn if "compilation cache" in str(warning.message)]
 
 
-def test_a_stopped_run_has_whole_ones(tmp_path):
-    with pytest.raises(Stopped), compiled_in(tmp_path, True):
-        run(6)
-        raise Stopped
-    before = programs(tmp_path)
-    with compiled_in(tmp_path, True):
-        pass
-    assert before and programs(tmp_path) == before
+def test_nothing_outlives_a_defect(tmp_path):
+    with pytest.raises(ZeroDivisionError), compiled_in(tmp_path, True):
+        raise ZeroDivisionError
+    assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_folder_of_one_s_own_stays(tmp_path):

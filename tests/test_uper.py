@@ -220,6 +220,26 @@ def test_bad_input(entry, changes, message):
         pipeline.check(pipeline.completed(config))
 
 
+def test_what_follows_a_reward_has_no_more_subjects_than_that_compares():
+    """Also of its own training set, and of scenes that another entry draws."""
+    config = load(f"{CONFIG}:tiny")
+    raw = {"statistics": "raw", "flow_matching": 0.0}
+    with config.unlocked():
+        config.follow.update(source="", training_set={"kind": "refined", "size": 8}, keep_adapters=False)
+        config.stages = ("reference", "by_text", "by_subject", "refine", "sft", "follow")
+        with pytest.raises(InputError, match=r"follow.training_set.characters 2: the reward of follow compares 1"):
+            pipeline.check(pipeline.completed(config))
+        config.characters = 2
+        del config.follow.training_set
+        config.follow.update(source="reference", reward="identity", identity=SUBJECT)
+        config.follow.hyper.update(raw)
+        config.stages = ("reference", "by_text", "by_subject", "refine", "sft", "follow")
+        for name in ("by_text", "by_subject"):  # they would say it first
+            config[name] = {"stage": "score", "source": "reference", "reward": "picture_statistics"}
+        with pytest.raises(InputError, match="characters 2: the reward of follow compares 1"):
+            pipeline.check(pipeline.completed(config))
+
+
 def test_a_recipe_for_one_subject_says_what_several_need():
     config = load(f"{CONFIG}:tiny")
     config.characters = 2

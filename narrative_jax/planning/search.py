@@ -122,7 +122,8 @@ def ranked(found: Iterable[Candidate], chip: Chip) -> list[Candidate]:
 def _layouts(context, chips, slices, preset):
     """Sizes of meshes that divide the network and the batch, bytes of arguments on a chip, and of trained weights.
 
-    Data goes over so many `slices`. Where each is refused, raises the last one's InputError: it may not be the mesh's.
+    Data goes over so many `slices`. Where the step of each is refused, raises the last one's InputError: it may not be
+    the mesh's fault.
     """
     found, refused = 0, None
     context_axis = _context_axis(context)
@@ -132,8 +133,11 @@ def _layouts(context, chips, slices, preset):
             sizes = {"data": rest // tensor // fsdp, "fsdp": fsdp, "tensor": tensor, "context": context_axis}
             if sizes["data"] % slices or batch % (sizes["data"] * fsdp):
                 continue
-            try:  # parts of an algorithm, too, may not divide it
+            try:
                 check_divided(preset.divided, sizes)
+            except InputError:
+                continue
+            try:  # parts of an algorithm, too, may not divide it
                 program = train_program(context, AbstractMesh(tuple(sizes.values()), AXES), accumulate=1)
             except InputError as error:
                 refused = error

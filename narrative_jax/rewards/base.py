@@ -141,7 +141,7 @@ def pull_of(reward: PureReward, params: Params, images: jax.Array, context: Any)
     return rewards, gradient
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WithWeights:
     """A pure reward with the weights `params` in place of its own; what scenes ask for it reads as that does."""
 

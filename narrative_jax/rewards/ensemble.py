@@ -80,9 +80,8 @@ class Ensemble(FitsAndJudges):
 
     @property
     def max_subjects(self) -> int | None:
-        """How many the term that compares fewest does; None where no term compares any."""
-        compared = (getattr(term.reward, "max_subjects", None) for term in self.terms.values())
-        return min((most for most in compared if most is not None), default=None)
+        """See `_fewest`."""
+        return _fewest(term.reward for term in self.terms.values())
 
     @property
     def params(self) -> Params:
@@ -225,6 +224,11 @@ class PerAspect(FitsAndJudges):
         return _joined({aspect: reward.laid(mesh) for aspect, reward in self.rewards.items()})
 
     @property
+    def max_subjects(self) -> int | None:
+        """See `_fewest`."""
+        return _fewest(self.rewards.values())
+
+    @property
     def axes(self) -> Mapping[str, tuple]:
         """See `PureReward`."""
         return _joined({aspect: reward.axes for aspect, reward in self.rewards.items()})
@@ -262,6 +266,12 @@ def _check_single(name, reward):
     if len(reward.aspects) != 1:
         rule = f"reward {reward.name!r} has the aspects {', '.join(reward.aspects)}"
         raise InputError(f"{name} by a reward of {len(reward.aspects)} aspects", rule, "give one of a single aspect")
+
+
+def _fewest(rewards):
+    """How many subjects the reward that compares fewest does; None where none compares any."""
+    compared = (getattr(reward, "max_subjects", None) for reward in rewards)
+    return min((most for most in compared if most is not None), default=None)
 
 
 def _least(rewards):

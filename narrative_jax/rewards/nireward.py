@@ -49,6 +49,11 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         return f"nireward_{size_name(self.size)}"
 
     @property
+    def max_subjects(self) -> int:
+        """As many as its size shows."""
+        return self.prompts.room.max_subjects
+
+    @property
     def least_size(self) -> tuple[int, int]:
         """A token's."""
         return (self.prompts.tower.side,) * 2

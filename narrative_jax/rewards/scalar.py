@@ -71,6 +71,11 @@ class Scalar(CarriesAdapters, SingleAspect):
         return f"scalar_{size_name(self.size)}"
 
     @property
+    def max_subjects(self) -> int:
+        """As many as the network has places for."""
+        return self.config.max_subjects
+
+    @property
     def least_size(self) -> tuple[int, int]:
         """A patch of either image tower, in each region."""
         return least_size(self.regions, max(self.config.vision.patch_size, self.config.subject.patch_size))

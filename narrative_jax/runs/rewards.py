@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from narrative_jax.core.errors import InputError, check_name
-from narrative_jax.core.mesh import make_mesh, own_mesh
+from narrative_jax.core.mesh import devices_of_batch, make_mesh, own_mesh
 from narrative_jax.core.options import File, files_in, parse
 from narrative_jax.data.datasets import Records
 from narrative_jax.rewards.base import (
@@ -66,7 +66,7 @@ def sections_of(context: Context) -> list[str]:
 
 def check_reward(context: Context, own: bool) -> HostReward:
     """`describe_reward`. Raises InputError for an unknown one or option, and for one that cannot judge people's `own`
-    scenes, or compares fewer subjects than the config's scenes have.
+    scenes, or compares fewer subjects than Storybook's scenes in the config have.
     """
     reward = describe_reward(context)
     if own and reward.needs_facts:
@@ -147,9 +147,12 @@ def check_followed(context: Context, name: str) -> None:
 
 
 def open_followed(context: Context, name: str) -> HostReward:
-    """The reward that a train entry follows, as a judge of finished pictures, of as many at once as the context's."""
-    size = context.entry.get("batch_size", None) or BATCH_SIZE
-    return OnHost(_named(context.of(name), from_disk=True), size, own_mesh(context.config.mesh)).load()
+    """The reward that a train entry follows, as a judge of finished pictures, of as many at once as the context's, or
+    the next number that divides over the devices.
+    """
+    mesh = own_mesh(context.config.mesh)
+    rows, devices = context.entry.get("batch_size", None) or BATCH_SIZE, devices_of_batch(mesh)
+    return OnHost(_named(context.of(name), from_disk=True), -(-rows // devices) * devices, mesh).load()
 
 
 def abstract_reward(context: Context) -> PureReward:

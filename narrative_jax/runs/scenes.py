@@ -54,11 +54,18 @@ def check_characters(reward: Any, name: str, characters: int, setting: str) -> N
         raise InputError(f"{setting} {characters}", rule, remedy)
 
 
-def check_examples(context: Context, source: str, reward: Any) -> None:
-    """`check_characters` of the examples that a source makes of Storybook's training set, if it does."""
-    if examples := context.config[source].get("training_set", None):
-        characters = examples.get("characters", MOST_CHARACTERS)
-        check_characters(reward, context.name, characters, f"{source}.training_set.characters")
+def check_learned(context: Context, reward: Any) -> None:
+    """`check_characters` of the Storybook scenes that the context's entry learns from with a reward, if it does: of a
+    training set, its own or its source's, or of those that its source draws.
+    """
+    source, own = context.entry.get("source", ""), context.config.get("scenes", "")
+    for name in filter(None, (context.name, source)):
+        if examples := context.config[name].get("training_set", None):
+            setting = f"{name}.training_set.characters"
+            check_characters(reward, context.name, examples.get("characters", MOST_CHARACTERS), setting)
+            return
+    if source and context.config[source].stage == "generate" and not own:
+        check_characters(reward, context.name, characters_of(context.config), "characters")
 
 
 def collected_scenes(context: Context, name: str, count: int, max_subjects: int, minimum: int) -> list[Scene]:

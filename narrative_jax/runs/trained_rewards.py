@@ -51,7 +51,8 @@ class Saver:
         """For what trains beside these weights; of several processes all call it, since each holds its parts."""
         if adapter:
             return cls(context, reward, adapter, fingerprint(frozen), {})
-        return cls(context, reward, None, "", {name: gathered(value) for name, value in frozen.items()})
+        whole = {name: gathered(value) for name, value in frozen.items()}
+        return cls(context, reward, None, "", whole if context.writes else {})
 
     def save(self, params: Params) -> None:
         """Write what was trained. Raises InputError where the disk refuses."""
@@ -80,7 +81,7 @@ def scorer(context: Context) -> tuple[PureReward, int, Callable]:
 
 def scored_at_once(context: Context) -> int:
     """How many pictures the first entry that scores with what the context's entry trains takes at once."""
-    sections = (context.config[name] for name in context.config.stages)
+    sections = (context.config[name] for name in context.config.stages if context.config[name].stage != "train")
     sizes = [each.get("batch_size", None) for each in sections if each.get("reward_from", "") == context.name]
     return next(filter(None, sizes), BATCH_SIZE)
 

@@ -27,7 +27,7 @@ from narrative_jax.trainees.base import TrainingSetOptions
 
 INPUTS = ("source", "measures", "cut_out", "pasted")
 ALONE = True
-_BASELINE, _TRUE = "baseline", "true"
+_BASELINE, _TRUE = "baseline", "true pictures"  # the latter is no entry's name
 _IDENTITY = "identity"  # the reward that knows what was pasted
 
 
@@ -144,7 +144,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
         found[key] = {arm: np.round(each.values, 6).tolist() for arm, each in judged.items()}
         if true := judged.pop(_TRUE, None):
             means = zip(reward.aspects, true.values.mean(0), strict=True)
-            numbers |= {f"{key}/{aspect}/{_TRUE}": float(mean) for aspect, mean in means}
+            numbers |= {f"{key}/{aspect}/true": float(mean) for aspect, mean in means}
         aspects[key], columns = list(reward.aspects), {aspect: () for aspect in reward.aspects}
         numbers |= compare(judged, columns, key, {}) | wins(judged, key)
     if options.features:

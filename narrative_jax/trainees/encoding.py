@@ -26,7 +26,7 @@ from narrative_jax.runs.directory import Context
 from narrative_jax.runs.examples import check_leaves, open_examples, open_learned_scenes
 from narrative_jax.runs.generator import preset_of
 from narrative_jax.runs.preferences import label, open_preferences
-from narrative_jax.runs.scenes import check_examples
+from narrative_jax.runs.scenes import check_learned
 from narrative_jax.runs.trained import check_after
 from narrative_jax.trainees.base import Batches, TrainingSetOptions
 
@@ -46,8 +46,8 @@ def check_records(context: Context, algorithm: Algorithm, reward: PureReward | N
     if source:
         check_leaves(context, source, algorithm.batch)
         check_collected(context, source, preset_of(context).image_size)
-        if reward:
-            check_examples(context, source, reward)
+    if reward:
+        check_learned(context, reward)
 
 
 def encoded_preferences(
