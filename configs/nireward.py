@@ -145,7 +145,8 @@ def _published():
     config.seed = 0
     config.scenes = ""
     config.report = True
-    config.mesh = {"data": 1, "fsdp": 16, "tensor": 1}
+    # Weights stay where they are: spread over fsdp they would be gathered for each word (docs/plans.md).
+    config.mesh = {"data": 4, "fsdp": 1, "tensor": 4}
     config.stages = ("collect", "annotated", "nireward", "scored")
     config.collect = {"stage": "collect", "preferences": "", "damaged_policy": "stop"}
     server = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8, "budget": 0}
@@ -168,7 +169,7 @@ def _published():
         "hyper": {"critique": 1.0, "gamma": 1.0, "without_critique": 0.3},
         "adapter": {"rank": 64, "alpha": 64.0, "targets": layers, "segments": (), "seed": 0},
         "batch_size": 32,  # pairs: 64 sequences
-        "accumulate": 1,
+        "accumulate": 2,
         "total_steps": 1000,
         "optimizer": {"learning_rate": 1e-4, "warmup_steps": 50, "decay": "cosine", "weight_decay": 0.0},
         "ema_decay": 0.99,
