@@ -8,7 +8,15 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from narrative_jax.core import mesh as meshes
 from narrative_jax.core.errors import InputError
-from narrative_jax.core.mesh import AXES, batch_sharding, check_batch, check_divided, make_mesh, weight_shardings
+from narrative_jax.core.mesh import (
+    AXES,
+    batch_sharding,
+    check_batch,
+    check_divided,
+    make_mesh,
+    own_mesh,
+    weight_shardings,
+)
 
 CUBE = AbstractMesh((2, 2, 2, 1), AXES)
 
@@ -51,6 +59,15 @@ def eight(monkeypatch):
     devices = [Device(number) for number in range(8)]
     monkeypatch.setattr(jax, "devices", lambda: devices)
     return devices
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape"), [(1, (1, 8, 1, 1)), (4, (1, 2, 4, 1)), (12, (1, 2, 4, 1)), (-1, (1, 8, 1, 1))]
+)
+def test_one_of_several_processes_has_its_own(eight, monkeypatch, tensor, shape):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda: eight)
+    assert own_mesh({"data": 2, "fsdp": 1, "tensor": tensor}).devices.shape == shape
 
 
 def test_slices_lie_along_data():

@@ -74,8 +74,13 @@ def of_parts(parts: Any) -> Any:
 
 
 def own_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """A mesh for work that this process does alone: `make_mesh`, or, of several processes, over its own devices."""
-    return make_mesh(sizes) if jax.process_count() == 1 else make_mesh({"data": 1, "fsdp": -1}, jax.local_devices())
+    """A mesh for work that this process does alone: `make_mesh`, or, of several processes, over its own devices, of
+    which `tensor` takes as many as it can of those that it should have.
+    """
+    if jax.process_count() == 1:
+        return make_mesh(sizes)
+    devices = jax.local_devices()
+    return make_mesh({"data": 1, "fsdp": -1, "tensor": math.gcd(sizes.get("tensor", 1), len(devices))}, devices)
 
 
 @contextmanager
