@@ -276,14 +276,15 @@ def _add_ablations(config):
 
 def _add_safeguards(config):
     """What is gained of gold as the reward is driven further, with all safeguards and without one at a time."""
-    unlimited = {"by_text": 0.5, "by_subject": {"weight": 0.5, "clip": None}}
+    follow, refl = config.follow.to_dict(), config.refl.to_dict()
+    others = {key: value for key, value in follow["ensemble"].items() if key != "by_subject"}
+    subject = follow["ensemble"]["by_subject"]
     changes = {
         "all_of_them": {},
-        "without_penalty": {"ensemble": {"by_text": 0.5, "likeness": {"weight": 0.5, "clip": 0.2}}},
-        "without_limit": {"ensemble": unlimited},
+        "without_penalty": {"ensemble": {**others, "likeness": subject}},
+        "without_limit": {"ensemble": {**others, "by_subject": {**subject, "clip": None}}},
         "without_examples": {"hyper": {"flow_matching": 0.0}},
     }
-    follow, refl = config.follow.to_dict(), config.refl.to_dict()
     follow.update(total_steps=200, sample_every=40)
     for name, change in changes.items():
         hyper, ensemble = follow["hyper"] | change.get("hyper", {}), change.get("ensemble", follow["ensemble"])
