@@ -56,7 +56,8 @@ def config(published, monkeypatch):
             "visual_quality": "subject_consistency",
         },
     }
-    return ConfigDict({"scenes": "", "mesh": {"data": -1}, "generate": {"stage": "generate"}, "score": section})
+    sections = {"generate": {"stage": "generate"}, "score": section}
+    return ConfigDict({"scenes": "", "characters": 1, "mesh": {"data": -1}, **sections})
 
 
 def by_hand(random_weights, images, asked):
