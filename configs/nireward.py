@@ -120,7 +120,7 @@ def _train(config):
         **train,
         "algorithm": "describing",
         "drawn": "drawn",
-        "training_set": {"kind": "worn", "size": 200_000, "seed": 8},
+        "training_set": {"kind": "changed", "size": 200_000, "seed": 8},
         "batch_size": 32,
         "total_steps": 600,
         "optimizer": {**adamw, "learning_rate": 5e-4},

@@ -34,7 +34,7 @@ def test_a_part_counts_as_right_where_its_words_are_said_of_the_same_one():
 
 
 def test_every_description_is_read_whole():
-    examples = storybook_training_set("worn", 60).batch(range(60))
+    examples = storybook_training_set("changed", 60).batch(range(60))
     scenes, images = [each.scene for each in examples], np.stack([each.target for each in examples])
     for scene, said in zip(scenes, describe_images(images, scenes), strict=True):
         found = Counter(about for about, _ in parts(said))

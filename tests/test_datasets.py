@@ -7,6 +7,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
 from narrative_jax.storybook import datasets
 from narrative_jax.storybook.datasets import TEST_SCENES, TrainingSet, drawings, scenes
+from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.oracle import CRITERIA, judge
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.render import render
@@ -126,6 +127,28 @@ def test_half_of_the_worn_pictures_are_noisy_or_blurred():
     assert 0.3 < np.mean(rougher) < 0.7, "noise makes rougher, blur smoother"
 
 
+def test_what_a_changed_picture_shows_its_scene_does_not_tell():
+    """Captions and portraits are the worn set's; of what is shown half is drawn anew, of people of the split only."""
+    worn, changed = TrainingSet("worn", 300), TrainingSet("changed", 300)
+    asked = worn.batch(range(300))
+    for one, other in zip(asked, changed.batch(range(300)), strict=True):
+        assert (one.scene.prompt, one.scene.facts) == (other.scene.prompt, other.scene.facts)
+    before, after = (each._drawing(range(300)) for each in (worn, changed))
+    there = after.present
+    people = np.ravel_multi_index(np.moveaxis(after.identities[there], -1, 0), NUM_VALUES)
+    assert np.isin(people, split_identities("train")).all()
+    assert 0.05 < 1 - there[before.present.sum(1) == 2].mean() < 0.11, "one of two is gone in 15 %"
+    assert (there.sum(1) > 0).all()
+    same = (after.identities == before.identities)[there]
+    assert 0.4 < same.all(-1).mean() < 0.6 and 0.5 < same.mean() < 0.85
+    assert 0.4 < (after.poses == before.poses)[there].mean() < 0.75
+    assert 0.4 < (after.locations == before.locations).mean() < 0.7
+    assert 0.4 < (after.styles == before.styles).mean() < 0.75
+    limbs = [part not in ("head", "torso") for part in PARTS]
+    lost = ~after.parts[there]
+    assert 0.12 < lost[:, limbs].mean() < 0.18 and not lost[:, np.logical_not(limbs)].any()
+
+
 def test_whereabouts_are_where_a_blind_reader_finds_the_subjects():
     examples = TrainingSet("true", 60, split="tune")
     pictures = np.stack([example.target for example in examples.batch(range(60))])
@@ -152,7 +175,7 @@ def test_whereabouts_are_the_same_alone_and_whoever_is_shown():
         raw.whereabouts([50])
 
 
-@pytest.mark.parametrize("kind", ["raw", "true", "worn"])
+@pytest.mark.parametrize("kind", ["raw", "true", "worn", "changed"])
 def test_an_example_does_not_depend_on_its_set_and_batch(kind):
     alone, among = TrainingSet(kind, 9, split="tune")[8], TrainingSet(kind, 500, split="tune").batch([499, 8, 0])[1]
     assert (alone.scene.id, alone.scene.prompt) == (among.scene.id, among.scene.prompt)

@@ -230,6 +230,13 @@ def test_every_fourth_example_is_a_drawn_one(tmp_path):
         assert example.scene.id == expected.scene_id and places == (0.5,)
         np.testing.assert_array_equal(example.target, expected.image)
     assert len(DrawnExamples(context, "drawn", alone=False)) == len(candidates)
+    mixed = DrawnExamples(context, "drawn", alone=False, mixed=True).batch(range(len(candidates)))
+    subjects = {scene.id: len(scene.subjects) for scene in own}
+    for example, candidate in zip(mixed, candidates, strict=True):
+        np.testing.assert_array_equal(example.target, candidate.image)
+        assert len(example.scene.subjects) == subjects[candidate.scene_id]
+    moved = [each.scene.id != candidate.scene_id for each, candidate in zip(mixed, candidates, strict=True)]
+    assert 0.2 < np.mean(moved) < 0.8, "half of the pictures beside another's portraits"
 
 
 def test_an_entry_that_draws_nothing_gives_no_pictures():

@@ -30,7 +30,7 @@ def storybook_scenes(split: str, count: int, seed: int = 0, characters: int = MO
 def storybook_training_set(
     kind: str, size: int, seed: int = 0, split: str = "train", characters: int = MOST_CHARACTERS
 ) -> datasets.TrainingSet:
-    """Storybook examples with random access; `kind` is "raw", "refined", "true" or "worn". Raises InputError."""
+    """Storybook examples with random access; `kind` is one of its `KINDS`. Raises InputError."""
     return datasets.TrainingSet(kind, size, seed, datasets.World(characters), split)
 
 

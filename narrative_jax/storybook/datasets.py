@@ -10,14 +10,17 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
+from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.wear import blurred, noisy
 from narrative_jax.storybook.world import (
+    LOCATIONS,
     NUM_VALUES,
     PORTRAIT_POSE,
     POSES,
     SPLITS,
+    STYLES,
     WORLD,
     Facts,
     World,
@@ -34,7 +37,10 @@ WRONG_IDENTITY = 0.2  # of the raw targets show another subject, or an attribute
 POSED = 0.4  # of the raw targets stand as in the portrait, whatever the caption says
 WORN = 0.5  # of the worn targets are noisy or blurred
 MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
-KINDS = ("raw", "refined", "true", "worn")
+CHANGED = 0.5  # of all that a changed target shows is drawn anew
+LOST = 0.15  # of the limbs of its figures are missing, and of its two figures one
+_LIMBS = np.array([part not in ("head", "torso") for part in PARTS])
+KINDS = ("raw", "refined", "true", "worn", "changed")
 
 
 def scenes(
@@ -70,7 +76,8 @@ class TrainingSet:
     """Examples of a split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
 
     "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures. "worn" is raw,
-    and half of its pictures are noisy or blurred besides.
+    and half of its pictures are noisy or blurred besides. "changed" is worn, but half of what it shows is drawn anew:
+    neither caption nor portraits tell what is in a picture.
 
     Example i depends on (kind, split, seed, i) only. Raises InputError.
     """
@@ -93,7 +100,7 @@ class TrainingSet:
         indices = [self._check(index) for index in indices]
         asked = scenes(self.split, indices, self.seed, 0.0 if self.kind == "refined" else BUSY_PORTRAITS, self.world)
         pictures = render(self._drawing(indices))
-        if self.kind == "worn":
+        if self.kind in ("worn", "changed"):
             for row, index in enumerate(indices):
                 pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
         targets = np.round((pictures + 1) * 127.5).astype(np.uint8)
@@ -121,6 +128,9 @@ class TrainingSet:
         if self.kind in ("raw", "worn"):
             for row, index in enumerate(indices):
                 _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
+        if self.kind == "changed":
+            for row, index in enumerate(indices):
+                _change(drawing, row, scene_rng(self.split, self.seed, index, "changes"), self.split)
         return drawing
 
     def _check(self, index):
@@ -154,3 +164,28 @@ def _spoil(drawing, row, rng, split):
             drawing.identities[row, slot] = np.unravel_index(stranger, NUM_VALUES)
     if rng.random() < POSED:
         drawing.poses[row, present] = POSES.index(PORTRAIT_POSE)
+
+
+def _change(drawing, row, rng, split):
+    """Draw half of what one target shows anew, in place; whom it shows then are people of the split still."""
+    present = np.flatnonzero(drawing.present[row])
+    if len(present) > 1 and rng.random() < LOST:
+        gone, *present = rng.permutation(present)
+        drawing.parts[row, gone] = False
+    for slot in present:
+        if rng.random() < CHANGED:
+            drawing.identities[row, slot] = _somebody_else(drawing.identities[row, slot], rng, split)
+        if rng.random() < CHANGED:
+            drawing.poses[row, slot] = rng.integers(len(POSES))
+        drawing.parts[row, slot] &= ~_LIMBS | (rng.random(len(PARTS)) >= LOST)
+    if rng.random() < CHANGED:
+        drawing.locations[row] = rng.integers(len(LOCATIONS))
+    if rng.random() < CHANGED:
+        drawing.styles[row] = rng.integers(len(STYLES))
+
+
+def _somebody_else(own, rng, split):
+    """Half of the attributes drawn anew where that is one of the split, else all of them."""
+    stranger = np.array(np.unravel_index(rng.choice(split_identities(split)), NUM_VALUES))
+    mixed = np.where(rng.random(len(own)) < CHANGED, stranger, own)
+    return mixed if np.ravel_multi_index(mixed, NUM_VALUES) in split_identities(split) else stranger

@@ -2,8 +2,8 @@
 
     python -m narrative_jax.study.aloud --weights=runs/nireward/seeing/weights.safetensors
 
-Of test scenes: rendered pictures, with the flaws and the wear of a training set; drawn as the generator draws; and
-drawn in few steps, guided further. What the oracle sees is what there is.
+Of test scenes: rendered pictures, of which half is otherwise than in caption and portraits; drawn as the generator
+draws; and drawn in few steps, guided further. What the oracle sees is what there is.
 """
 
 import re
@@ -91,7 +91,7 @@ def say(reward: NIReward, images: np.ndarray, scenes: Sequence[Scene]) -> list[s
 
 def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
     """Each kind's name, its pictures and their scenes."""
-    examples = storybook_training_set("worn", count, _SEED, split="test").batch(range(count))
+    examples = storybook_training_set("changed", count, _SEED, split="test").batch(range(count))
     yield "rendered", np.stack([each.target for each in examples]), [each.scene for each in examples]
     generator, params = embedded_generator()
     scenes = list(storybook_scenes("test", count))

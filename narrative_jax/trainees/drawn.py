@@ -1,7 +1,10 @@
 """What a generator drew, as examples to learn from."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.records import Example, Scene
@@ -20,12 +23,12 @@ def check_drawn(context: Context, entry: str) -> None:
 
 class DrawnExamples:
     """The pictures that an entry drew; `alone` are those of scenes with one subject: of others nobody knows who stands
-    where.
+    where. `mixed`: half of them with another of the scenes in place of their own, of as many subjects.
 
     As `storybook.datasets.TrainingSet`, with random access. Raises InputError where there is no such picture.
     """
 
-    def __init__(self, context: Context, entry: str, alone: bool = True):
+    def __init__(self, context: Context, entry: str, alone: bool = True, mixed: bool = False):
         self.scenes = open_records(context.path(entry) / "scenes", Scene)
         self.candidates = open_candidates(context, entry)
         self.row_of = {scene.id: row for row, scene in enumerate(self.scenes) if len(scene.subjects) == 1 or not alone}
@@ -34,6 +37,16 @@ class DrawnExamples:
         if not self.rows:
             rule = f"pictures of scenes{' with one subject' if alone else ''} are learned from"
             raise InputError(f"drawn {entry!r}", f"{rule}, and it drew none", "draw more scenes")
+        if mixed:
+            self.rows = self._mixed()
+
+    def _mixed(self):
+        rng, by_count = np.random.default_rng(0), defaultdict(list)
+        for row in self.row_of.values():
+            by_count[len(self.scenes[row].subjects)].append(row)
+        others = {row: other for rows in by_count.values() for row, other in zip(rows, np.roll(rows, 1), strict=True)}
+        kept = rng.random(len(self.rows)) < 0.5
+        return [(row, scene if own else others[scene]) for (row, scene), own in zip(self.rows, kept, strict=True)]
 
     def __len__(self) -> int:
         return len(self.rows)

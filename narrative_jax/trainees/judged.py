@@ -48,7 +48,8 @@ def open_batches(
     if training_set:
         examples = training_set.open()
         if drawn:
-            examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False), _EVERY)
+            # With another's portraits nothing but the picture tells what is in it.
+            examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False, mixed=True), _EVERY)
         return _described(examples, reward, fitted)
     make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
     return make(context, reward, fitted)
