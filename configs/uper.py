@@ -41,7 +41,8 @@ LOOKS = {
     "reward": "aesthetic",
     "aesthetic": {"clip": "", "head": "", "version": "storybook"},
 }
-MEASURES = ("likeness", "sees_subject", "clip_sees_subject", "rated")  # the recipe follows none of these
+OTHERS = ("sees_subject", "clip_sees_subject", "rated")  # the recipe follows none of these
+MEASURES = ("likeness", *OTHERS)
 PUBLISHED = {"by_text": 0.2, "by_looks": 0.2, "by_subject": {"weight": 0.4, "clip": 0.2}}
 
 
@@ -267,7 +268,7 @@ def _add_ablations(config):
     _draw_as_sampled(config, *arms)
     before = config.stages[: config.stages.index("refine")]
     scores = ("by_looks", "likeness", *(f"by_{name}" for name in subjects))
-    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *MEASURES[1:], "fidelity")
+    config.stages = (*before, *scores, "refine", "sft", *arms, "evaluate", *OTHERS, "fidelity")
     for name in ("follow", "refl"):
         del config[name]
     pairs = (*((name, "sft") for name in arms), ("sft", "shown_as_trained"))
@@ -294,7 +295,7 @@ def _add_safeguards(config):
     before = config.stages[: config.stages.index("refine")]
     arms = (each for name in changes for each in (f"follow_{name}", name))
     config.stages = (*before, "likeness", "refine", "sft", *arms)
-    for name in ("follow", "refl", "evaluate", "fidelity", *MEASURES[1:]):
+    for name in ("follow", "refl", "evaluate", "fidelity", *OTHERS):
         del config[name]
 
 
