@@ -54,10 +54,10 @@ class Launcher:
             raise InputError(f"{workdir}", rule, f"read {workdir.with_suffix('.log')}")
         return time.time() - (workdir / "config.json").stat().st_mtime
 
-    def kill(self, workdir: Path, seconds: float) -> bool:
-        """Kill a run so many seconds after it began to write; False where it was at its end before."""
+    def kill(self, workdir: Path, begun: str, seconds: float) -> bool:
+        """Kill a run so many seconds after it wrote `begun` in its directory; False where it was at its end before."""
         process = self.start(workdir)
-        while not (workdir / "config.json").exists() and process.poll() is None:
+        while not (workdir / begun).exists() and process.poll() is None:
             time.sleep(0.01)
         try:
             process.wait(seconds)
@@ -142,8 +142,11 @@ def _as_bytes(value):
     return value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
 
 
-def kill_test(config: str, kills: int, seed: int, folder: Path) -> bool:
-    """Print a row for each killed run; returns whether all ends were those of an undisturbed run."""
+def kill_test(config: str, kills: int, seed: int, entry: str, folder: Path) -> bool:
+    """Print a row for each killed run; returns whether all ends were those of an undisturbed run.
+
+    Runs are killed at any moment, or, where `entry` is not "", only while that one is at work. Raises InputError.
+    """
     rng, launcher = np.random.default_rng(seed), Launcher(config, folder)
     write_weights(folder / "weights.safetensors", "tiny", seed)
     launcher.finish(folder / "undisturbed")  # fills the store of compiled programs
@@ -153,13 +156,21 @@ def kill_test(config: str, kills: int, seed: int, folder: Path) -> bool:
     print("| kill | seconds into the run | at work | end |\n| --- | --- | --- | --- |")
     rows = [("none", seconds, "", differences(expected, contents(folder / "again")))]
     _print_row(*rows[0])
+    begun = entry or "config.json"
+    if entry:
+        if not (manifest := folder / "again" / entry / "manifest.json").is_file():
+            raise InputError(f"entry {entry!r}", "runs are killed in an entry of theirs", f"name one of {config}")
+        seconds = json.loads(manifest.read_bytes())["seconds"]
     while len(rows) <= kills:
         workdir, moment = folder / f"killed-{len(rows)}", rng.uniform(0, seconds)
-        if not launcher.kill(workdir, moment):
+        if not launcher.kill(workdir, begun, moment):
             workdir.rename(folder / f"too-late-{time.time_ns()}")
             seconds = moment  # runs are shorter than that
             continue
         stage = at_work(workdir)
+        if entry not in ("", stage):
+            workdir.rename(folder / f"too-late-{time.time_ns()}")
+            continue
         launcher.finish(workdir)
         rows.append((len(rows), moment, stage, differences(expected, contents(workdir))))
         _print_row(*rows[-1])
@@ -179,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", default="adpo:tiny", help="with the preset tiny")
     parser.add_argument("--kills", type=int, default=30, help="killed runs (default 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--entry", default="", help="kill only while this one is at work (default any)")
     parser.add_argument("--keep", type=Path, help="leave the runs in this new folder")
     equal = []
     code = run(lambda options: equal.append(_in_folder(options)), parser, arguments)
@@ -190,11 +202,11 @@ def _in_folder(options):
     check_count("seed", options.seed)
     if options.keep is None:
         with tempfile.TemporaryDirectory() as folder:
-            return kill_test(options.config, options.kills, options.seed, Path(folder))
+            return kill_test(options.config, options.kills, options.seed, options.entry, Path(folder))
     if options.keep.exists():
         raise InputError(f"--keep {options.keep}", "the folder is new", "choose another, or remove it")
     options.keep.mkdir(parents=True)
-    return kill_test(options.config, options.kills, options.seed, options.keep.absolute())
+    return kill_test(options.config, options.kills, options.seed, options.entry, options.keep.absolute())
 
 
 if __name__ == "__main__":
