@@ -5,8 +5,9 @@
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
 better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
-described and compared with portraits (`:backbone` makes one anew, from random weights). It goes on with these and as
-many that were drawn, in the words of what the oracle sees in them, and then, as NIReward, which says aloud what it sees
+described and compared with portraits (`:backbone` makes one anew, from random weights). It goes on with pictures that
+neither caption nor portraits give away, and as many that were drawn: first its tower tells, square by square, what they
+show, then it says so in the words of what the oracle sees in them, and then, as NIReward, which says aloud what it sees
 before it judges, learns critiques and preferences. Raters see the oracle's findings too: what it learned from is
 privileged. `:tiny` is a smoke run.
 
@@ -56,11 +57,13 @@ def get_config(variant: str = "") -> ConfigDict:
     data = _make_data(config)
     _train(config)
     config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
-    config.stages = (*data, "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
+    config.stages = (*data, "looking", "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
     if variant == "backbone":
-        config.stages = ("seeing",)
-        config.seeing.update(drawn="", batch_size=64, total_steps=3000)
-        config.seeing.nireward.backbone = "random"
+        config.stages = ("looking", "seeing")
+        for name in config.stages:
+            config[name].drawn = ""
+            config[name].nireward.backbone = "random"
+        config.seeing.update(batch_size=64, total_steps=3000)
         config.seeing.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     if variant == "tiny":
         _shrink(config)
@@ -116,11 +119,21 @@ def _train(config):
         "save_every": 100,
     }
     adamw = {"warmup_steps": 50, "decay": "cosine", "weight_decay": 0.05}
+    shown = {"drawn": "drawn", "training_set": {"kind": "changed", "size": 200_000, "seed": 8}}
+    config.looking = {
+        **train,
+        **shown,
+        "algorithm": "recognition",
+        "batch_size": 64,
+        "total_steps": 3000,
+        # Without decay: nothing pulls at what follows the tower, and it stays.
+        "optimizer": {**adamw, "learning_rate": 1e-3, "weight_decay": 0.0},
+    }
     config.seeing = {
         **train,
+        **shown,
+        "after": "looking",
         "algorithm": "describing",
-        "drawn": "drawn",
-        "training_set": {"kind": "changed", "size": 200_000, "seed": 8},
         "batch_size": 32,
         "total_steps": 600,
         "optimizer": {**adamw, "learning_rate": 5e-4},
@@ -241,6 +254,6 @@ def _shrink(config):
     for name in VARIANTS:
         config[name].scenes = config[f"bench_{name}"].scenes = 4
     config.kept.scenes = 4
-    for name in ("seeing", "nireward", "plain"):
+    for name in ("looking", "seeing", "nireward", "plain"):
         config[name].update(total_steps=2, batch_size=4, save_every=2)
         config[name].optimizer.warmup_steps = 1

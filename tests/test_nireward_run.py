@@ -61,7 +61,15 @@ def test_each_entry_is_done(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["drawn/candidates"] == 16 and summary["annotated/annotations"] == 4 * 3 * 3
     assert summary["annotated/preferences"] == 4 * 3 * 3 and summary["nireward/step"] == 2
-    assert summary["compile/seeing"] == summary["compile/nireward"] == summary["compile/plain"] == 1
+    looked = [json.loads(line) for line in (run / "looking" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["loss"] > 0 and 0 <= row["right"] <= 1 for row in looked)
+    assert (
+        summary["compile/looking"]
+        == summary["compile/seeing"]
+        == summary["compile/nireward"]
+        == summary["compile/plain"]
+        == 1
+    )
     described = [json.loads(line) for line in (run / "seeing" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["loss"] > 0 and 0 <= row["right"] <= 1 for row in described)
     for pictures, labels in {"bench": 4 * 6, "kept": 4}.items():

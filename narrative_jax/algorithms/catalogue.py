@@ -4,6 +4,7 @@ from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.algorithms.contrastive import Contrastive
 from narrative_jax.algorithms.critique import CritiqueModelling, Describing
 from narrative_jax.algorithms.dpo import DPO
+from narrative_jax.algorithms.recognition import Recognition
 from narrative_jax.algorithms.refl import ReFL
 from narrative_jax.algorithms.reward_modelling import RewardModelling
 from narrative_jax.algorithms.segmentation import Segmentation
@@ -15,6 +16,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "refl": ReFL,
     "contrastive": Contrastive,
     "reward_modelling": RewardModelling,
+    "recognition": Recognition,
     "describing": Describing,
     "critique": CritiqueModelling,
     "segmentation": Segmentation,

@@ -164,6 +164,11 @@ class Vlm(nnx.Module):
         hidden, _ = self._through(self._embedded(inputs), inputs.positions, _so_far(inputs.mask))
         return hidden
 
+    def see(self, patches: jax.Array, cells: jax.Array, pictures: jax.Array | None = None) -> jax.Array:
+        """What stands for pictures among words, f32[b, p / merge², width]; see `VisionTower`."""
+        config = self.config
+        return self.vision(patches.astype(config.compute), cells, pictures, config.attention, **config.ways)
+
     def read(self, inputs: VlmInputs) -> tuple[jax.Array, Cache]:
         """Hidden states f32[b, n, width], and what `read_on` goes on from."""
         hidden, found = self._through(self._embedded(inputs), inputs.positions, _so_far(inputs.mask))
@@ -227,7 +232,7 @@ class Vlm(nnx.Module):
             return words
         pictures = inputs.pictures if inputs.patches.ndim == 3 else None
         patches, cells = (x.reshape(-1, *x.shape[-2:]) for x in (inputs.patches, inputs.cells))
-        seen = self.vision(patches.astype(config.compute), cells, pictures, config.attention, **config.ways)
+        seen = self.see(patches, cells, pictures)
         seen, shown = seen.reshape(len(words), -1, config.width), inputs.shown[..., None]
         seen = jnp.take_along_axis(seen, jnp.maximum(shown, 0), axis=1)
         return spread_tokens(jnp.where(shown == NOTHING, words, seen))

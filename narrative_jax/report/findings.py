@@ -66,9 +66,9 @@ def is_clear(run: Run) -> bool:
 
 
 def _describes(train):
-    """Whether a reward learns to say what Storybook's pictures show."""
+    """Whether a reward learns to tell what Storybook's pictures show."""
     _, room = NIREWARD_SIZES[train.get("nireward", {}).get("size", STORYBOOK)]
-    return train["algorithm"] == "describing" or (train["algorithm"] == "critique" and room.aloud > 0)
+    return train["algorithm"] in ("recognition", "describing") or (train["algorithm"] == "critique" and room.aloud > 0)
 
 
 def _of_rewards(config, section, aspects=()):

@@ -14,7 +14,7 @@ from narrative_jax.models.critic import Critic, Texts
 from narrative_jax.models.network import Network
 from narrative_jax.models.preprocessing import CLIP, normalise
 from narrative_jax.models.vlm import Cache, VlmInputs
-from narrative_jax.models.vlm_inputs import as_patches
+from narrative_jax.models.vlm_inputs import as_patches, cells_of
 from narrative_jax.rewards.adapted import CarriesAdapters
 from narrative_jax.rewards.base import FitsAndJudges, size_name
 from narrative_jax.rewards.nireward_prompts import Prompts, Shown
@@ -111,6 +111,15 @@ class NIReward(CarriesAdapters, FitsAndJudges):
         critic, tokenizer = self.network.bind(params), self.prompts.tokenizer
         found = critic.write(asked, length=length, end=tokenizer.end, pad=tokenizer.pad, keys=keys)
         return Texts(found.tokens, jnp.arange(length) < found.lengths[..., None])
+
+    def see(self, critic: Critic, images: jax.Array) -> jax.Array:
+        """What stands for each picture f32[b, h, w, 3] among words, f32[b, tokens, width], from left to right and from
+        top to bottom.
+        """
+        side, tower = self.prompts.room.side, self.prompts.tower
+        patches = as_patches(normalise(fit(images, side), CLIP), tower)
+        cells = cells_of(side // tower.patch_size, side // tower.patch_size, tower.merge)
+        return critic.vlm.see(patches, jnp.broadcast_to(cells, (len(patches), *cells.shape)))
 
     def show(self, critic: Critic, fitted: jax.Array, context: Shown) -> Cache:
         """What the network has read of scenes and pictures before it is asked anything."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
-from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
+from narrative_jax.storybook.squares import LIMBS, squares
 from narrative_jax.storybook.wear import blurred, noisy
 from narrative_jax.storybook.world import (
     LOCATIONS,
@@ -39,7 +39,6 @@ WORN = 0.5  # of the worn targets are noisy or blurred
 MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
 CHANGED = 0.5  # of all that a changed target shows is drawn anew
 LOST = 0.15  # of the limbs of its figures are missing, and of its two figures one
-_LIMBS = np.array([part not in ("head", "torso") for part in PARTS])
 KINDS = ("raw", "refined", "true", "worn", "changed")
 
 
@@ -112,6 +111,10 @@ class TrainingSet:
         shares = [silhouette(drawing, slot) for slot in range(drawing.poses.shape[1])]
         return np.max(shares, 0) > 0.5
 
+    def squares(self, indices: Sequence[int], side: int) -> np.ndarray:
+        """What squares of the targets show, see `squares.squares`."""
+        return squares(self._drawing([self._check(index) for index in indices]), side)
+
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
         """Where the subjects of each scene, in their order, stand in the target: x in shares of the picture's width."""
         all_facts, drawing = drawings(self.split, [self._check(i) for i in indices], self.seed, self.world)
@@ -177,7 +180,7 @@ def _change(drawing, row, rng, split):
             drawing.identities[row, slot] = _somebody_else(drawing.identities[row, slot], rng, split)
         if rng.random() < CHANGED:
             drawing.poses[row, slot] = rng.integers(len(POSES))
-        drawing.parts[row, slot] &= ~_LIMBS | (rng.random(len(PARTS)) >= LOST)
+        drawing.parts[row, slot, LIMBS] &= rng.random(len(LIMBS)) >= LOST
     if rng.random() < CHANGED:
         drawing.locations[row] = rng.integers(len(LOCATIONS))
     if rng.random() < CHANGED:

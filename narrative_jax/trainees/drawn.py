@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from narrative_jax.core.errors import InputError
+from narrative_jax.core.memory import Memory
 from narrative_jax.core.records import Example, Scene
 from narrative_jax.data.datasets import open_records
+from narrative_jax.rewards.oracle import see_squares
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 
+_SEEN = 64  # megabytes of what squares show
 _DRAW = ("generate", "gather")  # stages that leave pictures of scenes
 
 
@@ -39,6 +42,7 @@ class DrawnExamples:
             raise InputError(f"drawn {entry!r}", f"{rule}, and it drew none", "draw more scenes")
         if mixed:
             self.rows = self._mixed()
+        self._seen = Memory(_SEEN)
 
     def _mixed(self):
         rng, by_count = np.random.default_rng(0), defaultdict(list)
@@ -55,6 +59,14 @@ class DrawnExamples:
         """Several examples; the targets are what was drawn."""
         rows = [self.rows[index] for index in indices]
         return [Example(self.scenes[scene], self.candidates[candidate].image) for candidate, scene in rows]
+
+    def squares(self, indices: Sequence[int], side: int) -> Sequence[np.ndarray]:
+        """See `TrainingSet`; what was drawn is what the oracle sees."""
+
+        def see(rows):
+            return see_squares(np.stack([self.candidates[row].image for row in rows]), side)
+
+        return self._seen.look_up([self.rows[index][0] for index in indices], see)
 
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
         """See `TrainingSet`: the only one is looked for in the whole picture."""
@@ -77,6 +89,10 @@ class WithDrawn:
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
         """See `TrainingSet`."""
         return self._of_both(indices, lambda examples, part: examples.whereabouts(part))
+
+    def squares(self, indices: Sequence[int], side: int) -> list[np.ndarray]:
+        """See `TrainingSet`."""
+        return self._of_both(indices, lambda examples, part: examples.squares(part, side))
 
     def _of_both(self, indices, read):
         """What `read` gives for each index, each of both sets asked once."""

@@ -1,4 +1,4 @@
-"""What a reward learns from: preferences and annotations of two pictures, or descriptions of one."""
+"""What a reward learns from: preferences and annotations of two pictures, or of one what it shows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.memory import Memory
 from narrative_jax.rewards.base import PureReward
-from narrative_jax.rewards.oracle import describe_images
+from narrative_jax.rewards.oracle import describe_images, see_portrait
 from narrative_jax.runs.annotations import makes_annotations, open_annotated
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
@@ -19,6 +19,7 @@ from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 
 Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
 _DESCRIBED = 64  # megabytes of descriptions
+_PORTRAITS = 3  # every third picture to recognise is a portrait
 _EVERY = 2  # every other example is a drawn one, where some were drawn
 _REMEDIES = {
     "annotations": "name an entry that annotates",
@@ -28,9 +29,9 @@ _REMEDIES = {
 
 def check_batches(context: Context, algorithm: Algorithm, training_set: TrainingSetOptions | None) -> None:
     """Raise InputError unless the entry has what the algorithm's batches are made of."""
-    if (algorithm.batch == "descriptions") != (training_set is not None):
-        rule = "a training set is what is described, and nothing else learns from one"
-        raise InputError(f"{context.name}.training_set", rule, "set it for 'describing', or leave it out")
+    if (algorithm.batch in ("squares", "descriptions")) != (training_set is not None):
+        rule = "a training set is what is recognised or described, and nothing else learns from one"
+        raise InputError(f"{context.name}.training_set", rule, "set it for these, or leave it out")
     source = context.entry.get("source", "")
     if training_set:
         check_source(context, training_set)
@@ -50,7 +51,8 @@ def open_batches(
         if drawn:
             # With another's portraits nothing but the picture tells what is in it.
             examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False, mixed=True), _EVERY)
-        return _described(examples, reward, fitted)
+        algorithm = context.tables.algorithms[context.entry.algorithm]
+        return (_described if algorithm.batch == "descriptions" else _recognised)(examples, reward, fitted)
     make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
     return make(context, reward, fitted)
 
@@ -125,6 +127,24 @@ def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
             "context": reward.encode(scenes),
             "aloud": reward.prompts.aloud(describe_images(np.stack(pictures), scenes)),
         }
+        return [scene.id for scene in scenes], batch
+
+    return Batches(len(examples), make_batch)
+
+
+def _recognised(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
+    """Pictures of a training set, for every third example the portrait of its first subject, and what their squares
+    show.
+    """
+    side = reward.prompts.tower.side
+
+    def make_batch(indices):
+        found, shown = examples.batch(indices), np.array(examples.squares(indices, side))
+        pictures, scenes = [each.target for each in found], [each.scene for each in found]
+        for row, index in enumerate(indices):
+            if index % _PORTRAITS == 0:
+                pictures[row], shown[row] = scenes[row].subjects[0].images[0], see_portrait(scenes[row], side)
+        batch = {"pictures": to_float(np.stack(list(map(fitted, pictures)))), "squares": shown}
         return [scene.id for scene in scenes], batch
 
     return Batches(len(examples), make_batch)

@@ -28,8 +28,8 @@ _MOST = 1024  # pairs scored for the calibration: one that writes takes its time
 class RewardTraining:
     """`reward` names what is trained, whose options stand in its section; with an `adapter` that alone is.
 
-    It begins as the train entry `after` left that reward, "" as the options say. A `training_set` is described; with
-    `drawn`, an entry, every other example is one of the pictures that it drew instead.
+    It begins as the train entry `after` left that reward, "" as the options say. A `training_set` is recognised or
+    described; with `drawn`, an entry, every other example is one of the pictures that it drew instead.
     """
 
     reward: str
@@ -49,7 +49,7 @@ class RewardTrainee:
     """See `base.Trainee`."""
 
     Options: ClassVar[type] = RewardTraining
-    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations", "descriptions")
+    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations", "squares", "descriptions")
     sample_every: ClassVar[int] = 0
 
     context: Context

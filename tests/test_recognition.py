@@ -1,0 +1,132 @@
+"""What squares of pictures show, and a vision tower that learns to tell."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from narrative_jax.algorithms.base import Models, Role
+from narrative_jax.algorithms.recognition import Recognition
+from narrative_jax.core.errors import InputError
+from narrative_jax.core.images import fit_image, to_float
+from narrative_jax.rewards.new_nireward import NewNIReward
+from narrative_jax.rewards.oracle import see_portrait, see_squares
+from narrative_jax.storybook.datasets import TrainingSet
+from narrative_jax.storybook.squares import NOT_TOLD, OF_FIGURES, QUESTIONS, squares
+from narrative_jax.storybook.world import ATTRIBUTE_NAMES, LOCATIONS, PORTRAIT_POSE, POSES, STYLES, identity_codes
+
+SIDE = 8
+SOMEBODY = QUESTIONS.index("somebody")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return TrainingSet("changed", 64)
+
+
+def test_the_oracle_sees_what_was_rendered(examples):
+    """Square by square, in pictures of which half are noisy or blurred."""
+    told = examples.squares(range(64), SIDE)
+    seen = see_squares(np.stack([each.target for each in examples.batch(range(64))]), SIDE)
+    assert told.shape == (64, 25, len(QUESTIONS))
+    assert ((told == seen).mean((0, 1)) > 0.95).all()
+
+
+def test_a_square_tells_all_of_its_figure_and_nothing_where_nobody_is(examples):
+    told, there = examples.squares(range(64), SIDE), examples.silhouettes(range(64))
+    covered = there.reshape(64, 5, SIDE, 5, SIDE).mean((2, 4)).reshape(64, 25)
+    somebody = told[..., SOMEBODY] == 1
+    assert somebody[covered > 0.45].all() and not somebody[covered < 0.1].any(), "a fifth by one of two"
+    assert (told[somebody] >= 0).all()
+    assert (told[~somebody][:, : len(OF_FIGURES)] == NOT_TOLD).all()
+    of_pictures = told[..., SOMEBODY + 1 :]
+    assert (of_pictures == of_pictures[:, :1]).all()
+    assert of_pictures.max((0, 1)).tolist() == [len(LOCATIONS) - 1, len(STYLES) - 1]
+
+
+def test_of_two_figures_in_a_square_the_front_one_counts():
+    drawing = TrainingSet("true", 40)._drawing(range(40))[[0]]
+    drawing.parts[:] = True
+    drawing.places[0] = (20.0, 36.0)
+    drawing.identities[0] = [[0] * 7, [1] * 7]
+    told = squares(drawing, SIDE)[0]
+    assert (told[told[:, SOMEBODY] == 1][:, : len(ATTRIBUTE_NAMES)] == 1).all()
+
+
+def test_a_portrait_shows_its_character_alone(examples):
+    for example in examples.batch(range(8)):
+        told = see_portrait(example.scene, SIDE)
+        middle, corner = told[12], told[0]
+        first = example.scene.facts.characters[0]
+        assert middle[: len(ATTRIBUTE_NAMES)].tolist() == list(identity_codes(first.attributes))
+        assert middle[QUESTIONS.index("pose")] == POSES.index(PORTRAIT_POSE) and corner[SOMEBODY] == 0
+        assert (told[:, SOMEBODY + 1 :] == NOT_TOLD).all()
+
+
+def reward_of(tokens):
+    """One that sees these tokens in whatever it is shown."""
+    return SimpleNamespace(network=SimpleNamespace(bind=lambda params: None), see=lambda critic, images: tokens)
+
+
+def loss_of(tokens, answers):
+    batch = {"pictures": jnp.zeros((len(tokens), 4, 4, 3)), "squares": jnp.asarray(answers)}
+    return Recognition().loss(Models(Role(reward_of(jnp.asarray(tokens)), {})), batch, None)
+
+
+def directions(width, questions):
+    random = np.random.default_rng(0).standard_normal((width, questions * 8))
+    return np.linalg.qr(random)[0].reshape(width, questions, 8)
+
+
+def test_answers_are_read_in_directions_of_their_own():
+    """Two questions, 32 numbers: a token of both answers' directions is right, whatever its length."""
+    answers = np.array([[[3, 0], [5, -1]], [[-1, -1], [2, 7]]])
+    by_answer = np.moveaxis(directions(32, 2), 0, -1)
+    tokens = np.float32([[by_answer[0, 3] + by_answer[1, 0], by_answer[0, 5]], [by_answer[0, 0]] * 2])
+    found = loss_of(tokens, answers)
+    again = loss_of(7 * tokens, answers)
+    np.testing.assert_allclose(again.sum, found.sum, rtol=1e-4)
+    logits = 30 * np.array([tokens[i] / np.linalg.norm(tokens[i], axis=-1, keepdims=True) for i in range(2)])
+    logits = np.einsum("btw,wqa->btqa", logits, directions(32, 2))
+    log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    first = -((log[0, 0, 0, 3] + log[0, 1, 0, 5]) / 2 + log[0, 0, 1, 0]) / 2
+    second = -(log[1, 1, 0, 2] + log[1, 1, 1, 7]) / 2
+    np.testing.assert_allclose(found.sum, first + second, rtol=1e-4)
+    assert found.weight == 2 and float(found.metrics["right"]) == 1.0, "the first picture's, and none of the second's"
+
+
+def test_tokens_too_small_for_the_questions():
+    with pytest.raises(
+        InputError, match="tokens of 8 numbers: 2 questions have answers in 16 directions; take a larger"
+    ):
+        loss_of(np.ones((1, 1, 8), np.float32), np.zeros((1, 1, 2), int))
+
+
+@pytest.mark.slow
+def test_a_tower_learns_to_tell_and_nothing_else_moves(examples):
+    """Twelve steps on sixteen pictures and four portraits."""
+    reward = NewNIReward("random").untrained(0)[0]
+    found = examples.batch(range(20))
+    told = examples.squares(range(20), SIDE)
+    told[16:] = [see_portrait(each.scene, SIDE) for each in found[16:]]
+    pictures = [each.target for each in found[:16]] + [fit_image(e.scene.subjects[0].images[0], 40) for e in found[16:]]
+    batch = {"pictures": to_float(np.stack(pictures)), "squares": told}
+
+    def loss(params):
+        summed = Recognition().loss(Models(Role(reward, params)), batch, None)
+        return summed.sum / summed.weight, summed.metrics["right"] / summed.weight
+
+    params, optimizer = reward.params, optax.adam(2e-3)
+    state, step = optimizer.init(params), jax.jit(jax.value_and_grad(loss, has_aux=True))
+    shares = []
+    for _ in range(12):
+        (_, right), gradients = step(params)
+        moved = {name for name, value in gradients.items() if np.any(value)}
+        assert moved and all(name.startswith("vlm.vision.") for name in moved)
+        updates, state = optimizer.update(gradients, state)
+        params = optax.apply_updates(params, updates)
+        shares.append(float(right))
+    assert shares[0] < 0.3 and shares[-1] > 0.45
