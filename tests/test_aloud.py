@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.rewards.oracle import describe_images
+from narrative_jax.rewards.seen import describe_images
 from narrative_jax.study.aloud import counts, parts
 
 SAID = (

@@ -5,7 +5,7 @@ import pytest
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.statistics import wilson
-from narrative_jax.storybook import datasets
+from narrative_jax.storybook import datasets, flaws
 from narrative_jax.storybook.datasets import TEST_SCENES, TrainingSet, drawings, scenes
 from narrative_jax.storybook.figure import PARTS
 from narrative_jax.storybook.oracle import CRITERIA, judge
@@ -75,9 +75,9 @@ def test_the_raw_set_has_the_papers_flaws_at_their_rates():
     judgement = judge(np.stack([e.target for e in examples]) / 127.5 - 1, facts)
     criteria = dict(zip(CRITERIA, judgement.criteria.T, strict=True))
     assert holds(busy, len(portraits), datasets.BUSY_PORTRAITS)
-    assert holds((criteria["no_copy"] < 0.5).sum(), count, datasets.POSED)
+    assert holds((criteria["no_copy"] < 0.5).sum(), count, flaws.POSED)
     wrong = [any(c.wrong for c in findings.characters) for findings in judgement.findings]
-    assert holds(np.sum(wrong), count, datasets.WRONG_IDENTITY)
+    assert holds(np.sum(wrong), count, flaws.WRONG_IDENTITY)
     leaks = [any(len(c.wrong) == 1 and c.leaked for c in findings.characters) for findings in judgement.findings]
     assert 0.02 < np.mean(leaks) < 0.1
 
@@ -128,12 +128,12 @@ def test_half_of_the_worn_pictures_are_noisy_or_blurred():
 
 
 def test_what_a_changed_picture_shows_its_scene_does_not_tell():
-    """Captions and portraits are the worn set's; of what is shown half is drawn anew, of people of the split only."""
-    worn, changed = TrainingSet("worn", 300), TrainingSet("changed", 300)
-    asked = worn.batch(range(300))
+    """Captions and portraits are the true set's; of what is shown half is drawn anew, of people of the split only."""
+    true, changed = TrainingSet("true", 300), TrainingSet("changed", 300)
+    asked = true.batch(range(300))
     for one, other in zip(asked, changed.batch(range(300)), strict=True):
         assert (one.scene.prompt, one.scene.facts) == (other.scene.prompt, other.scene.facts)
-    before, after = (each._drawing(range(300)) for each in (worn, changed))
+    before, after = (each._drawing(range(300)) for each in (true, changed))
     there = after.present
     people = np.ravel_multi_index(np.moveaxis(after.identities[there], -1, 0), NUM_VALUES)
     assert np.isin(people, split_identities("train")).all()
@@ -201,7 +201,7 @@ def test_training_sets_of_two_splits_share_nobody():
 def test_a_stranger_in_a_raw_picture_is_of_the_same_split():
     asked, drawing = drawings("tune", range(300))
     for row in range(300):
-        datasets._spoil(drawing, row, np.random.default_rng(row), "tune")
+        flaws.spoil(drawing, row, np.random.default_rng(row), "tune")
     shown = drawing.identities[drawing.present]
     own = np.stack(np.unravel_index(split_identities("tune"), NUM_VALUES), -1)
     strange = ~(shown[:, None] == own).all(-1).any(1)

@@ -8,7 +8,7 @@ import pytest
 
 from narrative_jax.core.images import to_float
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.rewards.oracle import describe_images
+from narrative_jax.rewards.seen import describe_images
 from narrative_jax.storybook.critiques import DOING, critique, faults
 from narrative_jax.storybook.datasets import drawings
 from narrative_jax.storybook.descriptions import aloud

@@ -37,6 +37,7 @@ MAY_IMPORT_STORYBOOK = (
     "data.sources",
     "rewards.oracle",
     "rewards.raters",
+    "rewards.seen",
     "annotators.raters",
     "stages.evaluate",
     "stages.faults",

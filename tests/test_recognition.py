@@ -13,7 +13,7 @@ from narrative_jax.algorithms.recognition import Recognition
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import fit_image, to_float
 from narrative_jax.rewards.new_nireward import NewNIReward
-from narrative_jax.rewards.oracle import see_portrait, see_squares
+from narrative_jax.rewards.seen import see_portrait, see_squares
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.storybook.squares import NOT_TOLD, OF_FIGURES, QUESTIONS, squares
 from narrative_jax.storybook.world import ATTRIBUTE_NAMES, LOCATIONS, PORTRAIT_POSE, POSES, STYLES, identity_codes

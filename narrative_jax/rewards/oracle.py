@@ -14,20 +14,9 @@ from narrative_jax.core.types import Pictures
 from narrative_jax.rewards.base import ASPECTS
 from narrative_jax.rewards.workers import run_all
 from narrative_jax.storybook import CRITERIA, VERSION, drawings, render
-from narrative_jax.storybook.descriptions import aloud
 from narrative_jax.storybook.oracle import Judgement, judge
-from narrative_jax.storybook.parse import check_pictures, parse
-from narrative_jax.storybook.squares import squares, squares_of_portrait
-from narrative_jax.storybook.world import (
-    PORTRAIT_POSE,
-    POSES,
-    WORLD,
-    Character,
-    Facts,
-    World,
-    identity_codes,
-    is_unseen,
-)
+from narrative_jax.storybook.parse import check_pictures
+from narrative_jax.storybook.world import PORTRAIT_POSE, POSES, WORLD, Character, Facts, World, is_unseen
 
 WORLD_VERSION = VERSION  # what is made from scenes or judgements of another version is stale
 MOVED_BY_PRESENCE = tuple(name for name in CRITERIA if name != "setting")  # they are 0 where nobody is
@@ -102,26 +91,6 @@ def kinds_of_scenes(scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
     facts = [facts_of(scene) for scene in scenes]
     counts, unseen = np.array([len(each.characters) for each in facts]), np.array([is_unseen(each) for each in facts])
     return {"one_character": counts == 1, "two_characters": counts == 2, "seen": ~unseen, "unseen": unseen}
-
-
-def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
-    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, see `storybook.descriptions.aloud`.
-
-    Raises InputError for a scene without facts.
-    """
-    findings = judge_images(images, scenes).findings
-    return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
-
-
-def see_squares(images: np.ndarray, side: int) -> np.ndarray:
-    """What squares of pictures u8[b, 40, 40, 3] show, whatever was asked for, see `storybook.squares`."""
-    return squares(parse(to_float(images), WORLD.max_characters + 1).drawing, side)
-
-
-def see_portrait(scene: Scene, side: int) -> np.ndarray:
-    """The same of the first portrait of a scene's first subject. Raises InputError for a scene without facts."""
-    identity = identity_codes(facts_of(scene).characters[0].attributes)
-    return squares_of_portrait(identity, scene.subjects[0].masks[0], side)
 
 
 def facts_of(scene: Scene) -> Facts:

@@ -10,35 +10,23 @@ import numpy as np
 
 from narrative_jax.core.errors import check_count, check_name, check_share
 from narrative_jax.core.records import Example, Scene, Subject
+from narrative_jax.storybook.flaws import change, spoil, worn
 from narrative_jax.storybook.render import Drawing, render, render_portraits, silhouette, stage
 from narrative_jax.storybook.sets import SIZE
-from narrative_jax.storybook.squares import LIMBS, squares
-from narrative_jax.storybook.wear import blurred, noisy
+from narrative_jax.storybook.squares import squares
 from narrative_jax.storybook.world import (
-    LOCATIONS,
-    NUM_VALUES,
-    PORTRAIT_POSE,
-    POSES,
     SPLITS,
-    STYLES,
     WORLD,
     Facts,
     World,
     caption,
     identity_codes,
     scene_rng,
-    split_identities,
 )
 
 TEST_SCENES = 256  # `scenes("test", range(TEST_SCENES))` is the fixed test set
 
 BUSY_PORTRAITS = 0.5  # of the portraits stand before a busy background
-WRONG_IDENTITY = 0.2  # of the raw targets show another subject, or an attribute leaked from the other one
-POSED = 0.4  # of the raw targets stand as in the portrait, whatever the caption says
-WORN = 0.5  # of the worn targets are noisy or blurred
-MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
-CHANGED = 0.5  # of all that a changed target shows is drawn anew
-LOST = 0.15  # of the limbs of its figures are missing, and of its two figures one
 KINDS = ("raw", "refined", "true", "worn", "changed")
 
 
@@ -75,8 +63,8 @@ class TrainingSet:
     """Examples of a split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
 
     "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures. "worn" is raw,
-    and half of its pictures are noisy or blurred besides. "changed" is worn, but half of what it shows is drawn anew:
-    neither caption nor portraits tell what is in a picture.
+    and half of its pictures are noisy or blurred besides. "changed" is true, but half of what pictures show is drawn
+    anew, so that neither caption nor portraits tell what it is, and half of them are noisy or blurred.
 
     Example i depends on (kind, split, seed, i) only. Raises InputError.
     """
@@ -101,7 +89,7 @@ class TrainingSet:
         pictures = render(self._drawing(indices))
         if self.kind in ("worn", "changed"):
             for row, index in enumerate(indices):
-                pictures[row] = _worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
+                pictures[row] = worn(pictures[row], scene_rng(self.split, self.seed, index, "wear"))
         targets = np.round((pictures + 1) * 127.5).astype(np.uint8)
         return [Example(scene, target) for scene, target in zip(asked, targets, strict=True)]
 
@@ -130,65 +118,13 @@ class TrainingSet:
         _, drawing = drawings(self.split, indices, self.seed, self.world)
         if self.kind in ("raw", "worn"):
             for row, index in enumerate(indices):
-                _spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
+                spoil(drawing, row, scene_rng(self.split, self.seed, index, "flaws"), self.split)
         if self.kind == "changed":
             for row, index in enumerate(indices):
-                _change(drawing, row, scene_rng(self.split, self.seed, index, "changes"), self.split)
+                change(drawing, row, scene_rng(self.split, self.seed, index, "changes"), self.split)
         return drawing
 
     def _check(self, index):
         if not -self.size <= index < self.size:
             raise IndexError(f"example {index} of a set of {self.size}")
         return int(index) % self.size
-
-
-def _worn(picture, rng):
-    """One picture with the noise or the blur that falls on it."""
-    if rng.random() >= WORN:
-        return picture
-    strength = rng.random()
-    if rng.random() < 0.5:
-        return noisy(picture[None], strength * MOST_NOISE, rng)[0]
-    return blurred(picture[None], strength * MOST_BLUR)[0]
-
-
-def _spoil(drawing, row, rng, split):
-    """Give one target the flaws that fall on it, in place."""
-    present = np.flatnonzero(drawing.present[row])
-    if rng.random() < WRONG_IDENTITY:
-        slot = rng.choice(present)
-        others = present[present != slot]
-        if len(others) and rng.random() < 0.5:
-            own, other = drawing.identities[row, slot], drawing.identities[row, others[0]]
-            leaked = rng.choice(np.flatnonzero(own != other))
-            own[leaked] = other[leaked]
-        else:
-            stranger = rng.choice(split_identities(split))
-            drawing.identities[row, slot] = np.unravel_index(stranger, NUM_VALUES)
-    if rng.random() < POSED:
-        drawing.poses[row, present] = POSES.index(PORTRAIT_POSE)
-
-
-def _change(drawing, row, rng, split):
-    """Draw half of what one target shows anew, in place; whom it shows then are people of the split still."""
-    present = np.flatnonzero(drawing.present[row])
-    if len(present) > 1 and rng.random() < LOST:
-        gone, *present = rng.permutation(present)
-        drawing.parts[row, gone] = False
-    for slot in present:
-        if rng.random() < CHANGED:
-            drawing.identities[row, slot] = _somebody_else(drawing.identities[row, slot], rng, split)
-        if rng.random() < CHANGED:
-            drawing.poses[row, slot] = rng.integers(len(POSES))
-        drawing.parts[row, slot, LIMBS] &= rng.random(len(LIMBS)) >= LOST
-    if rng.random() < CHANGED:
-        drawing.locations[row] = rng.integers(len(LOCATIONS))
-    if rng.random() < CHANGED:
-        drawing.styles[row] = rng.integers(len(STYLES))
-
-
-def _somebody_else(own, rng, split):
-    """Half of the attributes drawn anew where that is one of the split, else all of them."""
-    stranger = np.array(np.unravel_index(rng.choice(split_identities(split)), NUM_VALUES))
-    mixed = np.where(rng.random(len(own)) < CHANGED, stranger, own)
-    return mixed if np.ravel_multi_index(mixed, NUM_VALUES) in split_identities(split) else stranger

@@ -24,7 +24,7 @@ from narrative_jax.data.sources import storybook_scenes, storybook_training_set
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_files import load_nireward
-from narrative_jax.rewards.oracle import describe_images
+from narrative_jax.rewards.seen import describe_images
 from narrative_jax.study.drawn import draw, embedded_generator
 
 WAYS = {"drawn": Sampling(), "guided further": Sampling(num_steps=4, guidance_scale=4.0, subject_guidance_scale=1.5)}

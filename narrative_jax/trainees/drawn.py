@@ -10,7 +10,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.memory import Memory
 from narrative_jax.core.records import Example, Scene
 from narrative_jax.data.datasets import open_records
-from narrative_jax.rewards.oracle import see_squares
+from narrative_jax.rewards.seen import see_squares
 from narrative_jax.runs.candidates import open_candidates
 from narrative_jax.runs.directory import Context
 

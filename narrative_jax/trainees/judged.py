@@ -10,7 +10,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.memory import Memory
 from narrative_jax.rewards.base import PureReward
-from narrative_jax.rewards.oracle import describe_images, see_portrait
+from narrative_jax.rewards.seen import describe_images, see_portrait
 from narrative_jax.runs.annotations import makes_annotations, open_annotated
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences

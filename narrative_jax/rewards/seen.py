@@ -1,0 +1,33 @@
+"""What the oracle sees in pictures, to be learned by what is to see."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from narrative_jax.core.images import to_float
+from narrative_jax.core.records import Scene
+from narrative_jax.rewards.oracle import facts_of, judge_images
+from narrative_jax.storybook.descriptions import aloud
+from narrative_jax.storybook.parse import parse
+from narrative_jax.storybook.squares import squares, squares_of_portrait
+from narrative_jax.storybook.world import WORLD, identity_codes
+
+
+def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
+    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, see `storybook.descriptions.aloud`.
+
+    Raises InputError for a scene without facts.
+    """
+    findings = judge_images(images, scenes).findings
+    return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
+
+
+def see_squares(images: np.ndarray, side: int) -> np.ndarray:
+    """What squares of pictures u8[b, 40, 40, 3] show, whatever was asked for, see `storybook.squares`."""
+    return squares(parse(to_float(images), WORLD.max_characters + 1).drawing, side)
+
+
+def see_portrait(scene: Scene, side: int) -> np.ndarray:
+    """The same of the first portrait of a scene's first subject. Raises InputError for a scene without facts."""
+    identity = identity_codes(facts_of(scene).characters[0].attributes)
+    return squares_of_portrait(identity, scene.subjects[0].masks[0], side)
