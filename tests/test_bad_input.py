@@ -61,7 +61,7 @@ def contents(folder):
         ("generator.preset=storyboko", "unknown preset 'storyboko': known are storybook, tiny, flux; did you mean"),
         (
             "align.algorithm=dop",
-            "unknown align.algorithm 'dop': known are sft, dpo, refl, contrastive, reward_modelling, describing, ",
+            "unknown align.algorithm 'dop': known are sft, dpo, refl, contrastive, reward_modelling, recognition, ",
         ),
         ("align.algorithm=sft", "unknown option of align.hyper 'b': known are text_dropout, subject_dropout;"),
         ("align.hyper.bta=1.0", "unknown config key 'align.hyper.bta'"),

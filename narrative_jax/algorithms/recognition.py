@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from narrative_jax.algorithms.base import Algorithm, Loss, summed
-from narrative_jax.core.errors import InputError
 
 _ANSWERS = 8  # that a question has at most
 _SCALE = 30.0  # of logits: a token of length 1 has to answer all questions at once
@@ -44,9 +43,6 @@ def _mean(values, asked):
 
 
 def _directions(width, questions):
-    """f32[width, questions · answers], always the same."""
-    needed = questions * _ANSWERS
-    if width < needed:
-        given = f"tokens of {width} numbers"
-        raise InputError(given, f"{questions} questions have answers in {needed} directions", "take a larger size")
-    return np.float32(np.linalg.qr(np.random.default_rng(0).standard_normal((width, needed)))[0])
+    """f32[width, questions · answers], of which there are no more than `width`; always the same."""
+    random = np.random.default_rng(0).standard_normal((width, questions * _ANSWERS))
+    return np.float32(np.linalg.qr(random)[0])

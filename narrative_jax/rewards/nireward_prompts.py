@@ -113,7 +113,10 @@ class Prompts:
         return self._answers(critiques, self.room.critique)
 
     def aloud(self, described: Sequence[str]) -> Texts:
-        """What is said aloud of each picture, as tokens [b, 1, m]. Raises InputError where there is no room for it."""
+        """What is said aloud of each picture, as tokens [b, 1, m], cut off where it is longer than there is room for.
+
+        Raises InputError where nothing is said aloud.
+        """
         if not self.room.aloud:
             given, rule = f"a room of {self.room}", "nothing is said aloud in it"
             raise InputError(given, rule, "take another size of NIReward, e.g. 'storybook'")

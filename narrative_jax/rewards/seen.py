@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
+from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.oracle import facts_of, judge_images
 from narrative_jax.storybook.descriptions import aloud
 from narrative_jax.storybook.parse import parse
+from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.squares import squares, squares_of_portrait
 from narrative_jax.storybook.world import WORLD, identity_codes
 
@@ -22,8 +25,18 @@ def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
     return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
 
 
+def check_squares(reward: str, shown: int, side: int) -> None:
+    """Raise InputError unless a reward that sees pictures of `shown` pixels a side has a token for squares of them."""
+    if shown != SIZE or SIZE % side:
+        rule = f"what squares show is told of Storybook's pictures, {SIZE} pixels a side, in equal parts"
+        raise InputError(f"{reward}: tokens of {side} pixels of {shown}", rule, f"take its size {STORYBOOK!r}")
+
+
 def see_squares(images: np.ndarray, side: int) -> np.ndarray:
-    """What squares of pictures u8[b, 40, 40, 3] show, whatever was asked for, see `storybook.squares`."""
+    """What squares of pictures u8[b, 40, 40, 3] show, whatever was asked for, see `storybook.squares`.
+
+    Raises InputError.
+    """
     return squares(parse(to_float(images), WORLD.max_characters + 1).drawing, side)
 
 

@@ -63,8 +63,8 @@ class TrainingSet:
     """Examples of a split with random access: `kind` "raw" has the papers' flaws, "refined" has none.
 
     "true" is raw in its portraits, half of them before busy backgrounds, and refined in its pictures. "worn" is raw,
-    and half of its pictures are noisy or blurred besides. "changed" is true, but half of what pictures show is drawn
-    anew, so that neither caption nor portraits tell what it is, and half of them are noisy or blurred.
+    and half of its pictures are noisy or blurred besides. "changed" is true, but much of what pictures show is drawn
+    anew, so that captions and portraits often do not tell what it is, and half of them are noisy or blurred.
 
     Example i depends on (kind, split, seed, i) only. Raises InputError.
     """
@@ -104,7 +104,10 @@ class TrainingSet:
         return squares(self._drawing([self._check(index) for index in indices]), side)
 
     def whereabouts(self, indices: Sequence[int]) -> list[tuple[float, ...]]:
-        """Where the subjects of each scene, in their order, stand in the target: x in shares of the picture's width."""
+        """Where the subjects of each scene, in their order, stand in the target: x in shares of the picture's width.
+
+        In a changed one that is where somebody else may stand, or nobody.
+        """
         all_facts, drawing = drawings(self.split, [self._check(i) for i in indices], self.seed, self.world)
         found = []
         for facts, identities, places in zip(all_facts, drawing.identities, drawing.places, strict=True):

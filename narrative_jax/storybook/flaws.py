@@ -5,13 +5,22 @@ import numpy as np
 from narrative_jax.storybook.render import Drawing
 from narrative_jax.storybook.squares import LIMBS
 from narrative_jax.storybook.wear import blurred, noisy
-from narrative_jax.storybook.world import LOCATIONS, NUM_VALUES, PORTRAIT_POSE, POSES, STYLES, split_identities
+from narrative_jax.storybook.world import (
+    LOCATIONS,
+    NUM_VALUES,
+    PORTRAIT_POSE,
+    POSES,
+    STYLES,
+    is_held_out,
+    split_identities,
+)
 
 WRONG_IDENTITY = 0.2  # of the raw targets show another subject, or an attribute leaked from the other one
 POSED = 0.4  # of the raw targets stand as in the portrait, whatever the caption says
 WORN = 0.5  # of the worn targets are noisy or blurred
 MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
-CHANGED = 0.5  # of all that a changed target shows is drawn anew
+CHANGED = 0.5  # of a changed target's figures, poses, places and styles are drawn anew, and of a figure's attributes
+_TRIES = 30  # to find one of a split that has a tenth of them all
 LOST = 0.15  # of the limbs of its figures are missing, and of its two figures one
 
 
@@ -43,7 +52,10 @@ def spoil(drawing: Drawing, row: int, rng: np.random.Generator, split: str) -> N
 
 
 def change(drawing: Drawing, row: int, rng: np.random.Generator, split: str) -> None:
-    """Draw half of what one target shows anew, in place; whom it shows then are people of the split still."""
+    """Draw half of what one target shows anew, in place, and lose some of it.
+
+    Whom it shows then are people of the split still, and those of "train" do nothing there that is held out.
+    """
     present = np.flatnonzero(drawing.present[row])
     if len(present) > 1 and rng.random() < LOST:
         gone, *present = rng.permutation(present)
@@ -51,17 +63,22 @@ def change(drawing: Drawing, row: int, rng: np.random.Generator, split: str) -> 
     for slot in present:
         if rng.random() < CHANGED:
             drawing.identities[row, slot] = _somebody_else(drawing.identities[row, slot], rng, split)
-        if rng.random() < CHANGED:
-            drawing.poses[row, slot] = rng.integers(len(POSES))
         drawing.parts[row, slot, LIMBS] &= rng.random(len(LIMBS)) >= LOST
-    if rng.random() < CHANGED:
-        drawing.locations[row] = rng.integers(len(LOCATIONS))
-    if rng.random() < CHANGED:
-        drawing.styles[row] = rng.integers(len(STYLES))
+    before = (*drawing.poses[row, present], drawing.locations[row], drawing.styles[row])
+    counts = (*[len(POSES)] * len(present), len(LOCATIONS), len(STYLES))
+    while True:
+        *poses, location, style = np.where(rng.random(len(before)) < CHANGED, rng.integers(counts), before)
+        if split != "train" or not any(is_held_out(pose, location, style) for pose in poses):
+            break
+    drawing.poses[row, present], drawing.locations[row], drawing.styles[row] = poses, location, style
 
 
 def _somebody_else(own, rng, split):
-    """Half of the attributes drawn anew where that is one of the split, else all of them."""
-    stranger = np.array(np.unravel_index(rng.choice(split_identities(split)), NUM_VALUES))
-    mixed = np.where(rng.random(len(own)) < CHANGED, stranger, own)
-    return mixed if np.ravel_multi_index(mixed, NUM_VALUES) in split_identities(split) else stranger
+    """One of the split with half of the attributes drawn anew, so that splits change alike; a small one has fewer."""
+    known = split_identities(split)
+    for _ in range(_TRIES):
+        stranger = np.array(np.unravel_index(rng.choice(known), NUM_VALUES))
+        mixed = np.where(rng.random(len(own)) < CHANGED, stranger, own)
+        if np.ravel_multi_index(mixed, NUM_VALUES) in known:
+            return mixed
+    return stranger

@@ -16,7 +16,8 @@ _COVERED = 0.2  # share of a square from which on it shows a figure
 
 
 def squares(drawing: Drawing, side: int) -> np.ndarray:
-    """What squares of `side` pixels show, from left to right and from top to bottom, i32[b, squares, questions].
+    """What squares of `side` pixels, a part of SIZE, show, from left to right and from top to bottom: i32[b, squares,
+    questions].
 
     Of two figures in one the front one counts; all of a figure is told, seen there or not. NOT_TOLD where nobody is.
     """
@@ -35,7 +36,7 @@ def squares(drawing: Drawing, side: int) -> np.ndarray:
 def squares_of_portrait(identity: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray:
     """The same of a portrait of an identity i[7], with its mask bool[h, w], square, shown as large as a picture."""
     count = SIZE // side
-    nearest = np.arange(SIZE) * len(mask) // SIZE
+    nearest = np.int32((np.arange(SIZE) + 0.5) * len(mask) / SIZE)
     covered = _covered(np.float32(mask[np.ix_(nearest, nearest)])[None], count)[0]
     figure = _of_figure(identity[None], np.array([POSES.index(PORTRAIT_POSE)]), np.ones((1, len(PARTS)), bool))
     shown = np.full((count**2, len(QUESTIONS)), NOT_TOLD, np.int32)

@@ -150,17 +150,17 @@ def kill_test(config: str, kills: int, seed: int, entry: str, folder: Path) -> b
     rng, launcher = np.random.default_rng(seed), Launcher(config, folder)
     write_weights(folder / "weights.safetensors", "tiny", seed)
     launcher.finish(folder / "undisturbed")  # fills the store of compiled programs
+    if entry and not (folder / "undisturbed" / entry / "manifest.json").is_file():
+        raise InputError(f"entry {entry!r}", "runs are killed in an entry of theirs", f"name one of {config}")
     seconds = launcher.finish(folder / "again")
     expected = contents(folder / "undisturbed")
     print(f"{len(expected)} things are compared; an undisturbed run takes {seconds:.1f} s\n")
-    print("| kill | seconds into the run | at work | end |\n| --- | --- | --- | --- |")
-    rows = [("none", seconds, "", differences(expected, contents(folder / "again")))]
-    _print_row(*rows[0])
+    print(f"| kill | seconds into {entry or 'the run'} | at work | end |\n| --- | --- | --- | --- |")
     begun = entry or "config.json"
     if entry:
-        if not (manifest := folder / "again" / entry / "manifest.json").is_file():
-            raise InputError(f"entry {entry!r}", "runs are killed in an entry of theirs", f"name one of {config}")
-        seconds = json.loads(manifest.read_bytes())["seconds"]
+        seconds = json.loads((folder / "again" / entry / "manifest.json").read_bytes())["seconds"]
+    rows = [("none", seconds, "", differences(expected, contents(folder / "again")))]
+    _print_row(*rows[0])
     while len(rows) <= kills:
         workdir, moment = folder / f"killed-{len(rows)}", rng.uniform(0, seconds)
         if not launcher.kill(workdir, begun, moment):
@@ -170,6 +170,7 @@ def kill_test(config: str, kills: int, seed: int, entry: str, folder: Path) -> b
         stage = at_work(workdir)
         if entry not in ("", stage):
             workdir.rename(folder / f"too-late-{time.time_ns()}")
+            seconds = moment  # the entry is shorter than that
             continue
         launcher.finish(workdir)
         rows.append((len(rows), moment, stage, differences(expected, contents(workdir))))

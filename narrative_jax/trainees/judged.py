@@ -19,7 +19,7 @@ from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 
 Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
 _DESCRIBED = 64  # megabytes of descriptions
-_PORTRAITS = 3  # every third picture to recognise is a portrait
+_PORTRAITS = 4  # every fourth picture to recognise is a portrait, of those that are not drawn
 _EVERY = 2  # every other example is a drawn one, where some were drawn
 _REMEDIES = {
     "annotations": "name an entry that annotates",
@@ -31,7 +31,9 @@ def check_batches(context: Context, algorithm: Algorithm, training_set: Training
     """Raise InputError unless the entry has what the algorithm's batches are made of."""
     if (algorithm.batch in ("squares", "descriptions")) != (training_set is not None):
         rule = "a training set is what is recognised or described, and nothing else learns from one"
-        raise InputError(f"{context.name}.training_set", rule, "set it for these, or leave it out")
+        raise InputError(
+            f"{context.name}.training_set", rule, "set it for 'recognition' or 'describing', or leave it out"
+        )
     source = context.entry.get("source", "")
     if training_set:
         check_source(context, training_set)
@@ -49,7 +51,7 @@ def open_batches(
     if training_set:
         examples = training_set.open()
         if drawn:
-            # With another's portraits nothing but the picture tells what is in it.
+            # With another's portraits the picture alone tells what is in it.
             examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False, mixed=True), _EVERY)
         algorithm = context.tables.algorithms[context.entry.algorithm]
         return (_described if algorithm.batch == "descriptions" else _recognised)(examples, reward, fitted)
@@ -133,7 +135,7 @@ def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
 
 
 def _recognised(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """Pictures of a training set, for every third example the portrait of its first subject, and what their squares
+    """Pictures of a training set, for every fourth example the portrait of its first subject, and what their squares
     show.
     """
     side = reward.prompts.tower.side
@@ -142,7 +144,7 @@ def _recognised(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
         found, shown = examples.batch(indices), np.array(examples.squares(indices, side))
         pictures, scenes = [each.target for each in found], [each.scene for each in found]
         for row, index in enumerate(indices):
-            if index % _PORTRAITS == 0:
+            if index % _PORTRAITS == 1:
                 pictures[row], shown[row] = scenes[row].subjects[0].images[0], see_portrait(scenes[row], side)
         batch = {"pictures": to_float(np.stack(list(map(fitted, pictures)))), "squares": shown}
         return [scene.id for scene in scenes], batch

@@ -14,6 +14,7 @@ from narrative_jax.core.types import Params
 from narrative_jax.models.lora import AdapterOptions, adapter_of
 from narrative_jax.rewards.base import PureReward, TrainableReward
 from narrative_jax.rewards.calibration import Calibration
+from narrative_jax.rewards.seen import check_squares
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.scores import CALIBRATION
 from narrative_jax.runs.trained_rewards import Saver, begun, scorer, trainable_reward
@@ -77,6 +78,8 @@ class RewardTrainee:
             raise InputError(f"reward {reward.name!r}", rule, "take one that does, e.g. 'nireward'")
         if options.after:
             _check_after(context, options)
+        if algorithm.batch == "squares":
+            check_squares(reward.name, reward.prompts.room.side, reward.prompts.tower.side)
         check_batches(context, algorithm, options.training_set)
         if options.drawn:
             _check_drawn(context, options)
@@ -132,12 +135,12 @@ class RewardTrainee:
 
 
 def _check_drawn(context, options):
-    """That pictures which somebody drew are described beside a training set."""
+    """That pictures which somebody drew are learned from beside a training set."""
     if not options.training_set:
-        rule = "drawn pictures are described beside those of a training set"
+        rule = "drawn pictures are learned from beside those of a training set"
         raise InputError(f"{context.name}.drawn {options.drawn!r}", rule, "set training_set, or leave it out")
     if context.config.get("scenes", ""):
-        rule = "the oracle describes pictures of Storybook's scenes"
+        rule = "the oracle sees pictures of Storybook's scenes"
         raise InputError(f"{context.name}.drawn {options.drawn!r}", rule, "leave drawn, or scenes of one's own, out")
     check_drawn(context, options.drawn)
 
