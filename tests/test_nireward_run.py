@@ -367,7 +367,7 @@ def test_it_begins_as_what_came_before_left_it(run):
         ({"seeing.reward": "scalar", "seeing.scalar": {"size": "storybook"}}, "describing trains rewards that write"),
         ({"nireward.nireward": {"size": "2B", "backbone": "there"}}, "tokenizer.json"),
         ({"seeing.drawn": "proxies"}, "drawn 'proxies': it draws no pictures; name an entry that generates or gathers"),
-        ({"nireward.drawn": "drawn"}, "nireward.drawn 'drawn': drawn pictures are described beside those of a"),
+        ({"nireward.drawn": "drawn"}, "nireward.drawn 'drawn': drawn pictures are learned from beside those of a"),
     ],
 )
 def test_bad_options(changes, message):
