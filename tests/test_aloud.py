@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from narrative_jax.data.sources import storybook_training_set
-from narrative_jax.rewards.seen import describe_images
+from narrative_jax.rewards.seen import describe_images, describe_unseen
 from narrative_jax.study.aloud import counts, parts
 
 SAID = (
@@ -43,3 +43,16 @@ def test_every_description_is_read_whole():
         assert found["place and style"] == 2 and found["how clean, somebody too many"] >= 1
         others = said.count(" not ") - said.count("is not clean")
         assert sum(found.values()) == said.count(", ") + said.count("; ") + others + 2
+
+
+def test_who_does_not_look_is_right_of_what_is_as_it_should_be():
+    examples = storybook_training_set("true", 40).batch(range(40))
+    scenes, images = [each.scene for each in examples], np.stack([each.target for each in examples])
+    found = counts(describe_unseen(scenes), describe_images(images, scenes))
+    assert found["right"]["portraits"] == found["there"]["portraits"] == found["said"]["portraits"]
+    assert not found["said"]["what is not as it should be"] and not found["said"]["who is missing"]
+    changed = storybook_training_set("changed", 40).batch(range(40))
+    scenes, images = [each.scene for each in changed], np.stack([each.target for each in changed])
+    other = counts(describe_unseen(scenes), describe_images(images, scenes))
+    right = [each["right"]["hat"] / each["there"]["hat"] for each in (found, other)]
+    assert right[1] < 0.8 < right[0]

@@ -32,6 +32,7 @@ from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.runs.annotations import open_annotated
 from narrative_jax.runs.critiques import of_the_next
 from narrative_jax.storybook.critiques import critique, faults
+from narrative_jax.storybook.squares import QUESTIONS
 from narrative_jax.study import aloud
 from narrative_jax.trainees.reward import RewardTrainee
 
@@ -89,10 +90,13 @@ def test_each_entry_is_done(run):
 def test_what_it_says_aloud_is_counted(run, capsys):
     """Part by part, of three kinds of pictures; it has hardly learned to see."""
     assert aloud.main([f"--weights={run / 'seeing' / WEIGHTS}", "--pictures=32"]) == 0
-    header, _, *rows = capsys.readouterr().out.splitlines()
+    said, told = capsys.readouterr().out.split("\n\n")
+    header, _, *rows = said.splitlines()
     assert header.startswith("| said of") and header.count("there, precision, recall") == 3
     there = {row.split("|")[1].strip(): re.findall(r"\| (\d+), ", row) for row in rows}
     assert len(there) >= 10 and all(int(count) >= 5 * 32 for count in there["portraits"])
+    _, _, *rows = told.splitlines()
+    assert len(rows) == len(QUESTIONS) and all(0 <= float(share) <= 1 for share in re.findall(r"\d\.\d+", told))
 
 
 @pytest.mark.slow

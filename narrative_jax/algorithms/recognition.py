@@ -26,13 +26,18 @@ class Recognition(Algorithm):
     def loss(self, models, batch, key) -> Loss:
         """`batch`: pictures f32[b, h, w, 3] and `squares` i32[b, tokens, questions]; below 0 nothing is asked."""
         reward, params = models.policy
-        tokens = jnp.float32(reward.see(reward.network.bind(params), batch["pictures"]))
-        tokens /= jnp.linalg.norm(tokens, axis=-1, keepdims=True) + 1e-6
         answers, asked = batch["squares"], batch["squares"] >= 0
-        logits = _SCALE * tokens @ _directions(tokens.shape[-1], answers.shape[-1])
-        logits = logits.reshape(*answers.shape, _ANSWERS)
-        told = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(answers, 0)[..., None], axis=-1)[..., 0]
-        return summed(-_mean(told, asked), right=_mean(logits.argmax(-1) == answers, asked))
+        logits = told(reward.see(reward.network.bind(params), batch["pictures"]), answers.shape[-1])
+        likely = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(answers, 0)[..., None], axis=-1)[..., 0]
+        return summed(-_mean(likely, asked), right=_mean(logits.argmax(-1) == answers, asked))
+
+
+def told(tokens: jax.Array, questions: int) -> jax.Array:
+    """What tokens f32[..., width] answer: logits f32[..., questions, answers]."""
+    tokens = jnp.float32(tokens)
+    tokens /= jnp.linalg.norm(tokens, axis=-1, keepdims=True) + 1e-6
+    logits = _SCALE * tokens @ _directions(tokens.shape[-1], questions)
+    return logits.reshape(*tokens.shape[:-1], questions, _ANSWERS)
 
 
 def _mean(values, asked):

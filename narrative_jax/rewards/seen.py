@@ -9,7 +9,7 @@ from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.oracle import facts_of, judge_images
-from narrative_jax.storybook.descriptions import aloud
+from narrative_jax.storybook.descriptions import aloud, repeated
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.squares import squares, squares_of_portrait
@@ -23,6 +23,11 @@ def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
     """
     findings = judge_images(images, scenes).findings
     return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
+
+
+def describe_unseen(scenes: Sequence[Scene]) -> list[str]:
+    """The same by who has not looked at the pictures, see `storybook.descriptions.repeated`. Raises InputError."""
+    return [repeated(facts_of(scene)) for scene in scenes]
 
 
 def check_squares(reward: str, shown: int, side: int) -> None:

@@ -28,6 +28,12 @@ def aloud(asked: Facts, seen: Findings) -> str:
     return f"{portraits}. In the picture: {'; '.join([*people, f'{where}, {style}', *looks])}."
 
 
+def repeated(asked: Facts) -> str:
+    """What somebody says aloud who looks at portraits and prompt alone: that the picture shows just that."""
+    shown = (Seen(each.name, {}, {}, (), each.action, (), 0.0, 0.0, (1.0, 1.0, 1.0)) for each in asked.characters)
+    return aloud(asked, Findings(tuple(shown), (), 0, asked.location, asked.style, 0.0, 1.0))
+
+
 def _person(asked: Character, seen: Seen | None):
     if seen is None:
         return f"{asked.name} is missing"

@@ -1,9 +1,11 @@
-"""How much of what there is to see NIReward says aloud, and how truly.
+"""How much of what there is to see NIReward says aloud, and how truly; and what its tokens tell of their squares.
 
     python -m narrative_jax.study.aloud --weights=runs/nireward/seeing/weights.safetensors
 
 Of test scenes: rendered pictures, of which half is otherwise than in caption and portraits; drawn as the generator
-draws; and drawn in few steps, guided further. What the oracle sees is what there is.
+draws; and drawn in few steps, guided further. What the oracle sees is what there is. Beside it what somebody gets right
+who only repeats portraits and prompt: as much can be said without looking. Tokens that were never trained to tell of
+their squares (`recognition`) tell nothing of them.
 """
 
 import re
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from narrative_jax.algorithms.recognition import told
 from narrative_jax.core.command import Parser, run
 from narrative_jax.core.errors import InputError, check_count
 from narrative_jax.core.images import to_float
@@ -24,7 +27,8 @@ from narrative_jax.data.sources import storybook_scenes, storybook_training_set
 from narrative_jax.generators.sampling import Sampling
 from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_files import load_nireward
-from narrative_jax.rewards.seen import describe_images
+from narrative_jax.rewards.seen import check_squares, describe_images, describe_unseen, see_squares
+from narrative_jax.storybook.squares import QUESTIONS
 from narrative_jax.study.drawn import draw, embedded_generator
 
 WAYS = {"drawn": Sampling(), "guided further": Sampling(num_steps=4, guidance_scale=4.0, subject_guidance_scale=1.5)}
@@ -89,6 +93,17 @@ def say(reward: NIReward, images: np.ndarray, scenes: Sequence[Scene]) -> list[s
     return said
 
 
+def told_of_squares(reward: NIReward, images: np.ndarray) -> dict[str, float]:
+    """How often tokens of pictures u8[b, 40, 40, 3] are right about their squares, by question; about figures where one
+    is. Raises InputError for a reward that sees other squares.
+    """
+    check_squares(reward.name, reward.prompts.room.side, reward.prompts.tower.side)
+    true = see_squares(images, reward.prompts.tower.side)
+    tokens = jax.jit(lambda params, x: reward.see(reward.network.bind(params), x))(reward.params, to_float(images))
+    right = np.asarray(told(tokens, len(QUESTIONS)).argmax(-1)) == true
+    return {name: float(right[..., i][true[..., i] >= 0].mean()) for i, name in enumerate(QUESTIONS)}
+
+
 def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
     """Each kind's name, its pictures and their scenes."""
     examples = storybook_training_set("changed", count, _SEED, split="test").batch(range(count))
@@ -100,29 +115,35 @@ def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table in Markdown; returns the exit code."""
+    """Print the tables in Markdown; returns the exit code."""
     parser = Parser(description=__doc__)
     parser.add_argument("--weights", required=True, help="of a NIReward, as its training leaves them, or its seeing")
     parser.add_argument("--pictures", type=int, default=256, help="of each kind, by batches of 32 (default 256)")
-    return run(_print_table, parser, arguments)
+    return run(_print_tables, parser, arguments)
 
 
-def _print_table(options):
+def _print_tables(options):
     check_count("pictures", options.pictures, minimum=_BATCH)
-    reward, columns = load_nireward(options.weights), {}
+    reward, columns, squares = load_nireward(options.weights), {}, {}
     if not reward.prompts.room.aloud:
         raise InputError(
             f"weights {options.weights}", "this NIReward says nothing aloud", "give those of one that does"
         )
     for name, images, scenes in pictures(options.pictures // _BATCH * _BATCH):
-        columns[name] = counts(say(reward, images, scenes), describe_images(images, scenes))
-    abouts = dict.fromkeys(about for found in columns.values() for of in ("there", "said") for about in found[of])
-    header = ["said of", *(f"{name}: there, precision, recall" for name in columns)]
-    print(table(header, [[about, *(_cell(found, about) for found in columns.values())] for about in abouts]))
+        true = describe_images(images, scenes)
+        columns[name] = counts(say(reward, images, scenes), true), counts(describe_unseen(scenes), true)
+        squares[name] = told_of_squares(reward, images)
+    abouts = dict.fromkeys(about for found, _ in columns.values() for of in ("there", "said") for about in found[of])
+    header = ["said of", *(f"{name}: there, precision, recall, repeated" for name in columns)]
+    print(table(header, [[about, *(_cell(*of, about) for of in columns.values())] for about in abouts]))
+    rows = [[name, *(f"{of[name]:.2f}" for of in squares.values())] for name in QUESTIONS]
+    print()
+    print(table(["tokens tell of their squares", *squares], rows))
 
 
-def _cell(found, about):
+def _cell(found, repeated, about):
     counted = [(found["right"][about], found[name][about]) for name in ("said", "there")]
+    counted.append((repeated["right"][about], found["there"][about]))
     shares = [f"{right / count:.2f}" if count else "–" for right, count in counted]
     return ", ".join([f"{found['there'][about]:,}", *shares])
 
