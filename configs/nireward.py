@@ -7,8 +7,9 @@ three proxies like best. Three raters write a critique of each aspect of each, a
 better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
 described and compared with portraits (`:backbone` makes one anew, from random weights). It goes on with pictures that
 captions and portraits often do not give away, and as many that were drawn: first its tower tells, square by square,
-what they show, then it says so in the words of what the oracle sees in them, and then, as NIReward, which says aloud
-what it sees before it judges, learns critiques and preferences. Raters see the oracle's findings too: what it learned
+what they show, then it says so in the words of what the oracle sees in them, of pictures alone and then beside
+portraits and prompt, and then, as NIReward, which says aloud what it sees before it judges, learns critiques and
+preferences. Raters see the oracle's findings too: what it learned
 from is privileged. `:tiny` is a smoke run.
 
 `:7B` is a published Qwen2-VL-7B with an adapter, on preference pairs of one's own: a vision-language model behind an
@@ -57,9 +58,9 @@ def get_config(variant: str = "") -> ConfigDict:
     data = _make_data(config)
     _train(config)
     config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
-    config.stages = (*data, "looking", "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
+    config.stages = (*data, "looking", "picturing", "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
     if variant == "backbone":
-        config.stages = ("looking", "seeing")
+        config.stages = ("looking", "picturing", "seeing")
         for name in config.stages:
             config[name].drawn = ""
             config[name].nireward.backbone = "random"
@@ -126,17 +127,27 @@ def _train(config):
         **shown,
         "algorithm": "recognition",
         "batch_size": 64,
-        "total_steps": 3000,
+        "total_steps": 2600,
         # Without decay: nothing pulls at what follows the tower, and it stays.
         "optimizer": {**muon, "learning_rate": 2e-3, "weight_decay": 0.0},
+    }
+    # Nobody can repeat portraits who was shown none; and it costs less.
+    config.picturing = {
+        **train,
+        **shown,
+        "after": "looking",
+        "algorithm": "picturing",
+        "batch_size": 64,
+        "total_steps": 800,
+        "optimizer": {**muon, "learning_rate": 1e-3},
     }
     config.seeing = {
         **train,
         **shown,
-        "after": "looking",
+        "after": "picturing",
         "algorithm": "describing",
         "batch_size": 32,
-        "total_steps": 600,
+        "total_steps": 400,
         "optimizer": {**muon, "learning_rate": 1e-3},
     }
     config.nireward = {
@@ -255,6 +266,6 @@ def _shrink(config):
     for name in VARIANTS:
         config[name].scenes = config[f"bench_{name}"].scenes = 4
     config.kept.scenes = 4
-    for name in ("looking", "seeing", "nireward", "plain"):
+    for name in ("looking", "picturing", "seeing", "nireward", "plain"):
         config[name].update(total_steps=2, batch_size=4, save_every=2)
         config[name].optimizer.warmup_steps = 1

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from narrative_jax.algorithms.base import Models, Role
-from narrative_jax.algorithms.critique import CritiqueModelling
+from narrative_jax.algorithms.critique import CritiqueModelling, Picturing
 from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.mesh import make_mesh
@@ -250,6 +250,22 @@ def test_what_is_said_aloud_is_learned_word_by_word(aloud, reward, pictures, sce
     assert float(plain[0].sum) == pytest.approx(float(plain[1].sum), rel=1e-6)
 
 
+@pytest.mark.slow
+def test_of_pictures_alone_nothing_else_is_shown(aloud, pictures):
+    prompts, context = aloud.prompts, aloud.prompts.alone(len(pictures))
+    tokens = context.inputs.tokens[0]
+    assert (tokens == prompts.tokenizer.picture).sum() == (ROOM.side // TOWER.side) ** 2
+    words = prompts.tokenizer.decode(tokens[tokens != prompts.tokenizer.picture])
+    assert question("").startswith(words.removesuffix("\n")) and words.endswith("\n")
+    given = {"pictures": pictures, "context": context, "aloud": prompts.pictured(["Ben.", "Ann has a red hat."])}
+    assert given["aloud"].tokens.shape == (2, 1, 10)
+    found = [loss_of(aloud, each, Picturing()) for each in (given, given | {"pictures": pictures[::-1]})]
+    critic, texts = aloud.network.bind(aloud.params), Texts(*given["aloud"])
+    logits = critic.answer(critic.ask(aloud.show(critic, pictures, context), prompts.opening), texts).logits
+    assert float(found[0].sum) == pytest.approx(float(token_cross_entropy(logits, *texts).sum()), rel=1e-4)
+    assert float(found[1].sum) != pytest.approx(float(found[0].sum), rel=1e-3)
+
+
 def test_a_row_does_not_depend_on_those_beside_it(reward, score, pictures, scenes):
     context = reward.encode(scenes)
     turned = score(pictures[::-1], reward.encode(scenes[::-1]))
@@ -325,8 +341,8 @@ def batch(reward, pictures, scenes, better):
     }
 
 
-def loss_of(reward, given, **hyper):
-    algorithm = CritiqueModelling(**hyper)
+def loss_of(reward, given, algorithm=None, **hyper):
+    algorithm = algorithm or CritiqueModelling(**hyper)
 
     @jax.jit
     def loss(params, given):

@@ -48,9 +48,9 @@ class Algorithm:
     """Hyper-parameters and what to do with them; a subclass implements `loss`.
 
     `batch` names the records that it trains on, a word for each kind: "examples", "preferences", "scenes",
-    "annotations", "squares", "descriptions", "matches" or "masks". `roles` are the models that it needs. `whole_batch`
-    says that an example's loss depends on the others of its batch, so that a batch must not be cut into microbatches;
-    `parts` into how many `experience` cuts it, one after the other.
+    "annotations", "squares", "pictures", "descriptions", "matches" or "masks". `roles` are the models that it needs.
+    `whole_batch` says that an example's loss depends on the others of its batch, so that a batch must not be cut into
+    microbatches; `parts` into how many `experience` cuts it, one after the other.
     """
 
     batch: ClassVar[str]

@@ -2,7 +2,7 @@
 
 from narrative_jax.algorithms.base import Algorithm
 from narrative_jax.algorithms.contrastive import Contrastive
-from narrative_jax.algorithms.critique import CritiqueModelling, Describing
+from narrative_jax.algorithms.critique import CritiqueModelling, Describing, Picturing
 from narrative_jax.algorithms.dpo import DPO
 from narrative_jax.algorithms.recognition import Recognition
 from narrative_jax.algorithms.refl import ReFL
@@ -17,6 +17,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "contrastive": Contrastive,
     "reward_modelling": RewardModelling,
     "recognition": Recognition,
+    "picturing": Picturing,
     "describing": Describing,
     "critique": CritiqueModelling,
     "segmentation": Segmentation,

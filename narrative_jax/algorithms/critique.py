@@ -81,7 +81,7 @@ class CritiqueModelling(Algorithm):
 
 @dataclass(frozen=True)
 class Describing(Algorithm):
-    """What portraits and pictures show, and how they differ, is said aloud, word by word: a backbone that sees."""
+    """What pictures and portraits show, and how they differ, is said aloud, word by word: a backbone that sees."""
 
     batch: ClassVar[str] = "descriptions"
 
@@ -94,6 +94,13 @@ class Describing(Algorithm):
         logits = critic.answer(critic.ask(shown, prompts.opening), text).logits
         right = (logits.argmax(-1) == text.tokens) & text.mask
         return summed(token_cross_entropy(logits, *text)[:, 0], right=right.sum((1, 2)) / text.mask.sum((1, 2)))
+
+
+@dataclass(frozen=True)
+class Picturing(Describing):
+    """The beginning of that is said of pictures alone: nobody can repeat portraits or prompt who was shown none."""
+
+    batch: ClassVar[str] = "pictures"
 
 
 def _ranking(scores, better):

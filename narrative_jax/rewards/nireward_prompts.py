@@ -74,17 +74,15 @@ class Prompts:
         check_subjects(scenes, self.room.max_subjects, self.tower.side)
         asked = [self._interleaved(scene) for scene in scenes]
         for scene, each in zip(scenes, asked, strict=True):
-            taken = len(each.tokens) + len(each.pictures) * (self._patches // self.tower.merge**2 - 1)
-            if taken > self.room.tokens:
+            if (taken := self._taken(each)) > self.room.tokens:
                 rule = f"there is room for {self.room.tokens}"
                 raise InputError(f"scene {scene.id!r} of {taken} tokens", rule, "shorten its prompt")
-        most = (self.room.max_subjects + 1) * self._patches
-        inputs = collate(asked, self.room.tokens, most, self.tokenizer.picture, self.tower)
-        apart = {
-            name: part.reshape(len(asked), -1, self._patches, *part.shape[2:])
-            for name, part in (("patches", inputs.patches), ("cells", inputs.cells))
-        }
-        return Shown(inputs._replace(**apart), np.array([len(each.pictures) - 1 for each in asked], np.int32))
+        return self._collated(asked, self.room.tokens, self.room.max_subjects + 1)
+
+    def alone(self, count: int) -> Shown:
+        """Room for so many pictures, of which nothing else is known."""
+        asked = Interleaved(self.tokenizer.encode(f"{self._around[0]}{PICTURE}\n"), [self._blank])
+        return self._collated([asked] * count, self._taken(asked), 1)
 
     @cached_property
     def questions(self) -> Texts:
@@ -122,6 +120,10 @@ class Prompts:
             raise InputError(given, rule, "take another size of NIReward, e.g. 'storybook'")
         return self._answers([[each] for each in described], self.room.aloud)
 
+    def pictured(self, described: Sequence[str]) -> Texts:
+        """The beginning of that, of the picture alone, which is less than half of it. Raises InputError."""
+        return Texts(*(part[..., : self.room.aloud // 2] for part in self.aloud(described)))
+
     def _answers(self, texts, room):
         tokens = [[self._closed(each, room) for each in of_picture] for of_picture in texts]
         return _padded(tokens, room, self.tokenizer.pad)
@@ -146,9 +148,27 @@ class Prompts:
             said.append(f"{subject.name} ({subject.class_word}): {PICTURE}\n")
             pictures.append(read_picture(fit_image(subject.images[0], side), self.tower, 1, side**2))
         said.append(f"Asked for: {scene.prompt}\n{PICTURE}\n")
-        across = side // self.tower.patch_size
-        pictures.append(Picture(np.zeros((self._patches, 3 * self.tower.patch_size**2), np.float32), across, across))
+        pictures.append(self._blank)
         return Interleaved(self.tokenizer.encode(self._around[0] + "".join(said)), pictures)
+
+    @property
+    def _blank(self):
+        """A picture that is not known yet."""
+        across = self.room.side // self.tower.patch_size
+        return Picture(np.zeros((self._patches, 3 * self.tower.patch_size**2), np.float32), across, across)
+
+    def _taken(self, asked):
+        """Tokens of words and pictures."""
+        return len(asked.tokens) + len(asked.pictures) * (self._patches // self.tower.merge**2 - 1)
+
+    def _collated(self, asked, length, pictures):
+        """Prompts of up to `length` tokens and so many pictures, each picture's patches apart."""
+        inputs = collate(asked, length, pictures * self._patches, self.tokenizer.picture, self.tower)
+        apart = {
+            name: part.reshape(len(asked), pictures, self._patches, *part.shape[2:])
+            for name, part in (("patches", inputs.patches), ("cells", inputs.cells))
+        }
+        return Shown(inputs._replace(**apart), np.array([len(each.pictures) - 1 for each in asked], np.int32))
 
     @property
     def _patches(self):

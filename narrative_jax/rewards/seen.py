@@ -9,7 +9,7 @@ from narrative_jax.core.images import to_float
 from narrative_jax.core.records import Scene
 from narrative_jax.models.shipped import STORYBOOK
 from narrative_jax.rewards.oracle import facts_of, judge_images
-from narrative_jax.storybook.descriptions import aloud, repeated
+from narrative_jax.storybook.descriptions import aloud, pictured, repeated
 from narrative_jax.storybook.parse import parse
 from narrative_jax.storybook.sets import SIZE
 from narrative_jax.storybook.squares import squares, squares_of_portrait
@@ -17,12 +17,17 @@ from narrative_jax.storybook.world import WORLD, identity_codes
 
 
 def describe_images(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
-    """What its scene's portraits and each picture u8[b, 40, 40, 3] show, see `storybook.descriptions.aloud`.
+    """What each picture u8[b, 40, 40, 3] and its scene's portraits show, see `storybook.descriptions.aloud`.
 
     Raises InputError for a scene without facts.
     """
     findings = judge_images(images, scenes).findings
     return [aloud(facts_of(scene), seen) for scene, seen in zip(scenes, findings, strict=True)]
+
+
+def describe_pictures(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
+    """The beginning of that, in which neither prompt nor portraits matter. Raises InputError."""
+    return [pictured(seen) for seen in judge_images(images, scenes).findings]
 
 
 def describe_unseen(scenes: Sequence[Scene]) -> list[str]:

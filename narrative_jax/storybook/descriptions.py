@@ -1,65 +1,96 @@
-"""What portraits and a picture show, in words, as the oracle sees it."""
+"""What a picture shows, in words, as the oracle sees it, and how that is other than portraits and prompt have it."""
 
 from collections.abc import Mapping
 
 from narrative_jax.storybook.critiques import DOING, HIDDEN, THINGS, blemish, obscured
-from narrative_jax.storybook.oracle import Findings, Seen
-from narrative_jax.storybook.world import LOCATIONS, PORTRAIT_POSE, STYLES, Character, Facts
+from narrative_jax.storybook.oracle import Figure, Findings, Seen
+from narrative_jax.storybook.world import ATTRIBUTES, LOCATIONS, PORTRAIT_POSE, STYLES, Character, Facts
 
 _DOING = {**DOING, PORTRAIT_POSE: "standing"}
+_BLURRED = "blurred"
+# Attributes of each thing, in the order of its words.
+_WORN = {
+    "skin": ("skin",),
+    "hair": ("hair", "hair_colour"),
+    "hat": ("hat_colour", "hat"),
+    "coat": ("coat",),
+    "trousers": ("trousers",),
+}
+
+
+def pictured(seen: Findings) -> str:
+    """What a picture shows, whatever was asked for: figures by numbers from left to right, place, style and looks.
+
+    What is not in sight of a figure is not told; what cannot be made out is called blurred.
+    """
+    people = [f"{number}: {_figure(figure)}" for number, figure in enumerate(seen.figures, start=1)]
+    looks = filter(None, (blemish(seen) or "it is clean", obscured(seen)))
+    return f"In the picture: {'; '.join([*people, f'{_place(seen)}, {_style(seen)}', *looks])}."
 
 
 def aloud(asked: Facts, seen: Findings) -> str:
-    """What the portraits of a scene show, and then the picture, by names; any critique's faults can be told from it.
+    """What a picture shows, then what the portraits of its scene show, and then who is who, and what of each is right.
 
-    What is not as in the portrait, or as asked for, is told as that where it is told of: nothing that comes later
-    compares. What cannot be made out is called blurred; what is hidden is told as it is in the portrait.
+    Nothing names anybody before the picture is told of; any critique's faults are in what is said here.
     """
-    portraits = "; ".join(f"{each.name}: {', '.join(_things(each.attributes).values())}" for each in asked.characters)
+    portraits = "; ".join(f"{each.name}: {', '.join(_worn(each.attributes).values())}" for each in asked.characters)
     there = {each.name: each for each in seen.characters}
-    people = [_person(each, there.get(each.name)) for each in asked.characters]
+    people = [_compared(each, there.get(each.name), seen.figures) for each in asked.characters]
     if seen.extra:
         people.append("somebody too many")
-    where = _told(
-        "in a blurred place" if seen.location is None else LOCATIONS[seen.location], LOCATIONS[asked.location]
-    )
-    style = _told("in a blurred style" if seen.style is None else STYLES[seen.style], STYLES[asked.style])
-    looks = filter(None, (blemish(seen) or "it is clean", obscured(seen)))
-    return f"{portraits}. In the picture: {'; '.join([*people, f'{where}, {style}', *looks])}."
+    where = _told(_place(seen), LOCATIONS[asked.location]), _told(_style(seen), STYLES[asked.style])
+    return f"{pictured(seen)} {portraits}. {'; '.join([*people, ', '.join(where)])}."
 
 
 def repeated(asked: Facts) -> str:
     """What somebody says aloud who looks at portraits and prompt alone: that the picture shows just that."""
+    figures = tuple(Figure(each.name, each.attributes, each.action, (), 0.0, 0.0) for each in asked.characters)
     shown = (Seen(each.name, {}, {}, (), each.action, (), 0.0, 0.0, (1.0, 1.0, 1.0)) for each in asked.characters)
-    return aloud(asked, Findings(tuple(shown), (), 0, asked.location, asked.style, 0.0, 1.0))
+    return aloud(asked, Findings(tuple(shown), (), 0, asked.location, asked.style, 0.0, 1.0, figures))
 
 
-def _person(asked: Character, seen: Seen | None):
-    if seen is None:
-        return f"{asked.name} is missing"
-    blurred = {THINGS[attribute] for attribute in seen.unreadable}
-    portrait, shown = _things(asked.attributes), _things({**asked.attributes, **seen.wrong})
-    worn = [f"{'blurred ' * (thing in blurred)}{_told(words, portrait[thing])}" for thing, words in shown.items()]
-    doing = _told("in a blurred pose" if seen.action is None else _DOING[seen.action], DOING[asked.action])
-    told = [f"{asked.name}: {', '.join(worn)}", doing]
-    if seen.cut > HIDDEN:
+def _figure(figure: Figure):
+    told = [*_worn(figure.has).values(), "in a blurred pose" if figure.action is None else _DOING[figure.action]]
+    if figure.cut > HIDDEN:
         told.append("cut off at the edge")
     else:
-        told += [f"{part} missing" for part in seen.missing_parts]
-    if seen.covered > HIDDEN:
+        told += [f"{part} missing" for part in figure.missing_parts]
+    if figure.covered > HIDDEN:
         told.append("covered by somebody else")
     return ", ".join(told)
+
+
+def _compared(asked: Character, seen: Seen | None, figures):
+    if seen is None:
+        return f"{asked.name} is missing"
+    number, figure = next((n, each) for n, each in enumerate(figures, start=1) if each.name == asked.name)
+    wrong, blurred = ({THINGS[attribute] for attribute in some} for some in (seen.wrong, seen.unreadable))
+    things = [
+        f"{'wrong' if thing in wrong else _BLURRED if thing in blurred else 'right'} {thing}"
+        for thing in _worn(figure.has)
+    ]
+    doing = _told("in a blurred pose" if seen.action is None else _DOING[seen.action], DOING[asked.action])
+    return f"{asked.name} is {number}: {', '.join([*things, doing])}"
+
+
+def _place(seen):
+    return "in a blurred place" if seen.location is None else LOCATIONS[seen.location]
+
+
+def _style(seen):
+    return "in a blurred style" if seen.style is None else STYLES[seen.style]
 
 
 def _told(seen, asked):
     return seen if seen == asked else f"{seen} not {asked}"
 
 
-def _things(has: Mapping[str, str]):
-    return {
-        "skin": f"{has['skin']} skin",
-        "hair": f"{has['hair']} {has['hair_colour']} hair",
-        "hat": f"{has['hat_colour']} {has['hat']}",
-        "coat": f"{has['coat']} coat",
-        "trousers": f"{has['trousers']} trousers",
-    }
+def _worn(has: Mapping[str, str | None]):
+    """Words for each thing of which an attribute is known, or blurred (None)."""
+    found = {}
+    for thing, attributes in _WORN.items():
+        words = [has[attribute] or _BLURRED for attribute in attributes if attribute in has]
+        if words:
+            named = has.get("hat") in ATTRIBUTES["hat"] and thing == "hat"  # a cap is a hat
+            found[thing] = " ".join(words if named else [*words, thing])
+    return found

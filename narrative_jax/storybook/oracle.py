@@ -5,7 +5,7 @@ Identity is the geometric mean of its criteria for each character, so that right
 and then the mean over the characters asked for, so that nobody's absence pays either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -67,9 +67,24 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One figure as seen, whoever was asked for; `name` is whose it is, "" nobody's.
+
+    `has` are the attributes in sight, None where no value is recognised; for the others see `Seen`.
+    """
+
+    name: str
+    has: Mapping[str, str | None]
+    action: str | None
+    missing_parts: tuple[str, ...]
+    cut: float
+    covered: float
+
+
+@dataclass(frozen=True)
 class Findings:
     """What the oracle found in one picture, as facts: `characters` are the matched ones, in the scene's order; `alike`
-    in [0, 1] is how far it is a picture of this world at all.
+    in [0, 1] is how far it is a picture of this world at all; `figures` are all, from left to right.
     """
 
     characters: tuple[Seen, ...]
@@ -79,6 +94,7 @@ class Findings:
     style: str | None
     distance: float
     alike: float
+    figures: tuple[Figure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,7 @@ def _compare(seen, row, facts):
         style=_surest(seen.styles[row], tuple(STYLES)),
         distance=float(seen.distance[row]),
         alike=min(1.0, cleanness / _UNLIKE),
+        figures=_figures(seen, row, {slot: facts.characters[w].name for w, slot, _ in matched}),
     )
     count = 1 - abs(len(found) - len(wanted)) / max(len(found), len(wanted))
     actions, setting = _prompt(seen, row, matched, facts)
@@ -203,6 +220,38 @@ def _surest(recognised, values):
     return values[best] if recognised[best] > PRESENT else None
 
 
+def _figures(seen, row, names):
+    """All figures, from left to right."""
+    across = seen.drawing.places[row, :, 0]
+    slots = sorted(np.flatnonzero(seen.drawing.present[row]), key=lambda slot: across[slot])
+    return tuple(_figure(seen, row, slot, names.get(slot, "")) for slot in slots)
+
+
+def _figure(seen, row, slot, name):
+    values = [
+        _surest(sure[: len(each)], each)
+        for sure, each in zip(seen.attributes[row, slot], ATTRIBUTES.values(), strict=True)
+    ]
+    in_sight = zip(ATTRIBUTE_NAMES, values, seen.visible[row, slot], strict=True)
+    return Figure(
+        name=name,
+        has={attribute: value for attribute, value, visible in in_sight if visible},
+        **_posed(seen, row, slot),
+    )
+
+
+def _posed(seen, row, slot):
+    """What a figure does, and how much of it is there."""
+    return {
+        "action": _surest(seen.actions[row, slot], POSES),
+        "missing_parts": tuple(
+            part for part, sure in zip(PARTS, seen.parts[row, slot], strict=True) if sure <= PRESENT
+        ),
+        "cut": float(seen.cut[row, slot]),
+        "covered": float(seen.covered[row, slot]),
+    }
+
+
 def _agreement(seen, row, found, wanted):
     """How far each found figure has each wanted character's attributes, over the visible ones, f32[wanted, found]."""
     agreement = np.zeros((len(wanted), len(found)))
@@ -251,9 +300,6 @@ def _see(seen, row, slot, facts, wanted, own, agreement):
         wrong=wrong,
         leaked=leaked,
         unreadable=tuple(unreadable),
-        action=_surest(seen.actions[row, slot], POSES),
-        missing_parts=tuple(part for part, sure in zip(PARTS, seen.parts[row, slot], strict=True) if sure <= PRESENT),
-        cut=float(seen.cut[row, slot]),
-        covered=float(seen.covered[row, slot]),
+        **_posed(seen, row, slot),
         identity=_criteria_of_identity(seen, row, slot, wanted, own, agreement),
     )

@@ -39,37 +39,39 @@ _ABOUT = (
     ("skin", r".+ skin"),
     ("hair", r".+ hair"),
     ("hat", r".+ (?:hat|cap)"),
-    ("coat", r".*coat"),
-    ("trousers", r".*trousers"),
+    ("coat", r".+ coat"),
+    ("trousers", r".+ trousers"),
     ("a part is missing", r".+ missing"),
     ("cut off or covered", r"cut off.*|covered.*"),
-    ("what they do", r".+"),
+    ("what they do", r".*"),
 )
 
 
 def parts(said: str) -> Iterator[tuple[str, str]]:
     """What is said aloud in its parts: what each is about, and its words, with whose they are."""
-    portraits, _, picture = said.removesuffix(".").partition(". In the picture: ")
-    for clause in filter(None, portraits.split("; ")):
-        name, _, worn = clause.partition(": ")
+    picture, portraits, compared, *_ = *said.removeprefix("In the picture: ").removesuffix(".").split(". "), "", ""
+    people = [clause.partition(": ") for clause in filter(None, compared.split("; "))]
+    named = {number: name for name, is_it, number in (who.partition(" is ") for who, colon, _ in people if colon)}
+    for number, colon, shown in (clause.partition(": ") for clause in filter(None, picture.split("; "))):
+        for part in shown.split(", ") if colon else ():
+            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
+            yield about, f"{named.get(number, number)} {part}"
+        if not colon:
+            about = "place and style" if number.startswith(("in ", "on ", "by ")) else "how clean"
+            yield from ((about, part) for part in number.split(", "))
+    for name, _, worn in (clause.partition(": ") for clause in filter(None, portraits.split("; "))):
         yield from (("portraits", f"{name} {part}") for part in worn.split(", "))
-    for clause in filter(None, picture.split("; ")):
-        name, colon, told = clause.partition(": ")
-        for part in told.split(", ") if colon else ():
+    for who, colon, judged in people:
+        name, _, is_it = who.partition(" is ")
+        if not colon and (is_it or who == "somebody too many"):
+            yield "who is who, missing, too many", who
+            continue
+        if colon:
+            yield "who is who, missing, too many", who
+        for part in (judged if colon else who).split(", "):
             seen, other, _ = part.partition(" not ")
-            about = next(about for about, words in _ABOUT if re.fullmatch(words, seen))
-            yield about, f"{name} {seen}"
-            if other:
-                yield "what is not as it should be", f"{name} {about}"
-        if clause.endswith(" is missing"):
-            yield "who is missing", clause
-        elif not colon:
-            placed = clause.startswith(("in ", "on ", "by "))
-            for part in clause.split(", "):
-                seen, other, _ = part.partition(" not ") if placed else (part, "", "")
-                yield "place and style" if placed else "how clean, somebody too many", seen
-                if other:
-                    yield "what is not as it should be", seen
+            if other or seen.startswith("wrong "):
+                yield "what is not as it should be", f"{name} {seen}" if colon else seen
 
 
 def counts(said: Sequence[str], true: Sequence[str]) -> dict[str, Counter]:

@@ -10,7 +10,7 @@ from narrative_jax.core.errors import InputError
 from narrative_jax.core.images import to_float
 from narrative_jax.core.memory import Memory
 from narrative_jax.rewards.base import PureReward
-from narrative_jax.rewards.seen import describe_images, see_portrait
+from narrative_jax.rewards.seen import describe_images, describe_pictures, see_portrait
 from narrative_jax.runs.annotations import makes_annotations, open_annotated
 from narrative_jax.runs.directory import Context
 from narrative_jax.runs.preferences import label, makes_preferences, open_preferences
@@ -18,6 +18,7 @@ from narrative_jax.trainees.base import Batches, TrainingSetOptions, check_sourc
 from narrative_jax.trainees.drawn import DrawnExamples, WithDrawn
 
 Fitted = Callable[[np.ndarray], np.ndarray]  # a picture as the reward is trained on it, all of one size
+_OF_PICTURES = ("squares", "pictures", "descriptions")  # batches of single pictures
 _DESCRIBED = 64  # megabytes of descriptions
 _PORTRAITS = 4  # every fourth picture to recognise is a portrait, of those that are not drawn
 _EVERY = 2  # every other example is a drawn one, where some were drawn
@@ -29,11 +30,10 @@ _REMEDIES = {
 
 def check_batches(context: Context, algorithm: Algorithm, training_set: TrainingSetOptions | None) -> None:
     """Raise InputError unless the entry has what the algorithm's batches are made of."""
-    if (algorithm.batch in ("squares", "descriptions")) != (training_set is not None):
+    if (algorithm.batch in _OF_PICTURES) != (training_set is not None):
         rule = "a training set is what is recognised or described, and nothing else learns from one"
-        raise InputError(
-            f"{context.name}.training_set", rule, "set it for 'recognition' or 'describing', or leave it out"
-        )
+        remedy = "set it for 'recognition', 'picturing' or 'describing', or leave it out"
+        raise InputError(f"{context.name}.training_set", rule, remedy)
     source = context.entry.get("source", "")
     if training_set:
         check_source(context, training_set)
@@ -53,8 +53,9 @@ def open_batches(
         if drawn:
             # With another's portraits the picture alone tells what is in it.
             examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False, mixed=True), _EVERY)
+        make = {"squares": _recognised, "pictures": _pictured, "descriptions": _described}
         algorithm = context.tables.algorithms[context.entry.algorithm]
-        return (_described if algorithm.batch == "descriptions" else _recognised)(examples, reward, fitted)
+        return make[algorithm.batch](examples, reward, fitted)
     make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
     return make(context, reward, fitted)
 
@@ -128,6 +129,22 @@ def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
             "pictures": to_float(np.stack(list(map(fitted, pictures)))),
             "context": reward.encode(scenes),
             "aloud": reward.prompts.aloud(describe_images(np.stack(pictures), scenes)),
+        }
+        return [scene.id for scene in scenes], batch
+
+    return Batches(len(examples), make_batch)
+
+
+def _pictured(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
+    """The same pictures alone, and how what is said aloud of them begins."""
+
+    def make_batch(indices):
+        found = examples.batch(indices)
+        scenes, pictures = [each.scene for each in found], [each.target for each in found]
+        batch = {
+            "pictures": to_float(np.stack(list(map(fitted, pictures)))),
+            "context": reward.prompts.alone(len(found)),
+            "aloud": reward.prompts.pictured(describe_pictures(np.stack(pictures), scenes)),
         }
         return [scene.id for scene in scenes], batch
 

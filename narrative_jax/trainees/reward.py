@@ -50,7 +50,7 @@ class RewardTrainee:
     """See `base.Trainee`."""
 
     Options: ClassVar[type] = RewardTraining
-    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations", "squares", "descriptions")
+    kinds: ClassVar[tuple[str, ...]] = ("preferences", "annotations", "squares", "pictures", "descriptions")
     sample_every: ClassVar[int] = 0
 
     context: Context
