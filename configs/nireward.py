@@ -64,8 +64,8 @@ def get_config(variant: str = "") -> ConfigDict:
         for name in config.stages:
             config[name].drawn = ""
             config[name].nireward.backbone = "random"
-        config.seeing.update(batch_size=64, total_steps=3000)
-        config.seeing.optimizer.warmup_steps = 200
+        config.picturing.total_steps = 3000
+        config.picturing.optimizer.warmup_steps = 200  # words begin at random here
     if variant == "tiny":
         _shrink(config)
     return config

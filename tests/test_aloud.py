@@ -30,7 +30,10 @@ def test_each_part_is_about_something():
     assert sum(found.values()) == 30
 
 
-@pytest.mark.parametrize("said", ["", "In the picture", "a. b: c. d is e: f", "1: ; : .", SAID[:200], SAID[60:]])
+@pytest.mark.parametrize(
+    "said",
+    ["", "In the picture", "In the picture: 1: pale\nskin; x", "a. b: c. d is e: f", "1: ; : .", SAID[:200], SAID[60:]],
+)
 def test_whatever_is_said_is_read(said):
     assert sum(1 for _ in parts(said)) <= len(said)
 

@@ -255,10 +255,12 @@ def test_of_pictures_alone_nothing_else_is_shown(aloud, pictures):
     prompts, context = aloud.prompts, aloud.prompts.alone(len(pictures))
     tokens = context.inputs.tokens[0]
     assert (tokens == prompts.tokenizer.picture).sum() == (ROOM.side // TOWER.side) ** 2
-    words = prompts.tokenizer.decode(tokens[tokens != prompts.tokenizer.picture])
-    assert question("").startswith(words.removesuffix("\n")) and words.endswith("\n")
+    words = prompts.tokenizer.encode(f"{question('?').partition('?')[0]}\n")
+    np.testing.assert_array_equal(tokens[tokens != prompts.tokenizer.picture], words)
     given = {"pictures": pictures, "context": context, "aloud": prompts.pictured(["Ben.", "Ann has a red hat."])}
     assert given["aloud"].tokens.shape == (2, 1, 10)
+    cut, whole = (texts.tokens[0, 0][texts.mask[0, 0]] for texts in (given["aloud"], prompts.aloud(["Ben."])))
+    np.testing.assert_array_equal([*cut, prompts.tokenizer.end], whole)  # more comes after it
     found = [loss_of(aloud, each, Picturing()) for each in (given, given | {"pictures": pictures[::-1]})]
     critic, texts = aloud.network.bind(aloud.params), Texts(*given["aloud"])
     logits = critic.answer(critic.ask(aloud.show(critic, pictures, context), prompts.opening), texts).logits

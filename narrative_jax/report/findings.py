@@ -21,7 +21,7 @@ INFORMED = {
     Oracle.name: "the oracle, the judge itself",
     Presence.name: "the oracle, who says who is there",
 }
-_OF_PICTURES = ("recognition", "picturing", "describing")  # algorithms that learn what the oracle sees
+_SEEING = ("recognition", "picturing", "describing")  # algorithms that learn what the oracle sees
 DESCRIPTIONS = "the oracle's descriptions"
 STORYBOOK_NIREWARD = f"the NIReward that ships, which learned on other scenes from {RATERS}, and {DESCRIPTIONS}"
 STORYBOOK_HEAD = f"Storybook's aesthetic head, which learned from {RATERS}"
@@ -69,7 +69,7 @@ def is_clear(run: Run) -> bool:
 def _describes(train):
     """Whether a reward learns to tell what Storybook's pictures show."""
     _, room = NIREWARD_SIZES[train.get("nireward", {}).get("size", STORYBOOK)]
-    return train["algorithm"] in _OF_PICTURES or (train["algorithm"] == "critique" and room.aloud > 0)
+    return train["algorithm"] in _SEEING or (train["algorithm"] == "critique" and room.aloud > 0)
 
 
 def _of_rewards(config, section, aspects=()):

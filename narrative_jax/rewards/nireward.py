@@ -25,7 +25,7 @@ from narrative_jax.rewards.regions import fit
 class NIReward(CarriesAdapters, FitsAndJudges):
     """Writes a critique of each aspect, then gives it a number; only differences of these mean anything.
 
-    Where its size has room for that, it first says aloud what portraits and picture show, in its own words, and
+    Where its size has room for that, it first says aloud what picture and portraits show, in its own words, and
     criticises behind them. Scores are those of its own critiques unless others are given; one without a critique is
     read where nothing was said. Their gradient is that with all words held fixed. `read` gives the weights, once they
     are needed.

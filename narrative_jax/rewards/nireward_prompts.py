@@ -25,7 +25,7 @@ INSTRUCTIONS = {
 }
 # What a network learns to see by, and says aloud before it criticises: of what it has not put into words it cannot tell
 # how it differs.
-DESCRIBE = "Describe everyone's portrait, and then the picture."
+DESCRIBE = "Describe the picture, and then everyone's portrait."
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,12 @@ class Prompts:
         return self._answers([[each] for each in described], self.room.aloud)
 
     def pictured(self, described: Sequence[str]) -> Texts:
-        """The beginning of that, of the picture alone, which is less than half of it. Raises InputError."""
-        return Texts(*(part[..., : self.room.aloud // 2] for part in self.aloud(described)))
+        """The beginning of that, of the picture, as tokens [b, 1, m], cut off at half of the room: it has no end, since
+        more comes after it. Raises InputError.
+        """
+        tokens, mask = self.aloud(described)
+        mask &= tokens != self.tokenizer.end
+        return Texts(*(part[..., : self.room.aloud // 2] for part in (tokens, mask)))
 
     def _answers(self, texts, room):
         tokens = [[self._closed(each, room) for each in of_picture] for of_picture in texts]

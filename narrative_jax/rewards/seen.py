@@ -31,7 +31,7 @@ def describe_pictures(images: np.ndarray, scenes: Sequence[Scene]) -> list[str]:
 
 
 def describe_unseen(scenes: Sequence[Scene]) -> list[str]:
-    """The same by who has not looked at the pictures, see `storybook.descriptions.repeated`. Raises InputError."""
+    """What `describe_images` gives, by who has not looked, see `storybook.descriptions.repeated`. Raises InputError."""
     return [repeated(facts_of(scene)) for scene in scenes]
 
 

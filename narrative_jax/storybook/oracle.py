@@ -94,7 +94,7 @@ class Findings:
     style: str | None
     distance: float
     alike: float
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ _ABOUT = (
     ("trousers", r".+ trousers"),
     ("a part is missing", r".+ missing"),
     ("cut off or covered", r"cut off.*|covered.*"),
-    ("what they do", r".*"),
+    ("what they do", r"(?s).*"),
 )
 
 
