@@ -17,7 +17,7 @@ from narrative_jax.core.images import to_float, to_uint8
 from narrative_jax.core.mesh import make_mesh
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.losses.language import token_cross_entropy
-from narrative_jax.models.chat_tokenizer import question, train_chat_tokenizer
+from narrative_jax.models.chat_tokenizer import PICTURE, question, train_chat_tokenizer
 from narrative_jax.models.checkpoints import save_weights
 from narrative_jax.models.critic import Critic, Texts
 from narrative_jax.models.network import abstract, below
@@ -255,8 +255,9 @@ def test_of_pictures_alone_nothing_else_is_shown(aloud, pictures):
     prompts, context = aloud.prompts, aloud.prompts.alone(len(pictures))
     tokens = context.inputs.tokens[0]
     assert (tokens == prompts.tokenizer.picture).sum() == (ROOM.side // TOWER.side) ** 2
-    words = prompts.tokenizer.encode(f"{question('?').partition('?')[0]}\n")
-    np.testing.assert_array_equal(tokens[tokens != prompts.tokenizer.picture], words)
+    said = prompts.tokenizer.encode(f"{question('?').partition('?')[0]}{PICTURE}\n")
+    picture = prompts.tokenizer.picture
+    np.testing.assert_array_equal(tokens[tokens != picture], said[said != picture])
     given = {"pictures": pictures, "context": context, "aloud": prompts.pictured(["Ben.", "Ann has a red hat."])}
     assert given["aloud"].tokens.shape == (2, 1, 10)
     cut, whole = (texts.tokens[0, 0][texts.mask[0, 0]] for texts in (given["aloud"], prompts.aloud(["Ben."])))
