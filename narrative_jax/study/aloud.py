@@ -3,9 +3,10 @@
     python -m narrative_jax.study.aloud --weights=runs/nireward/seeing/weights.safetensors
 
 Of test scenes: rendered pictures, of which half is otherwise than in caption and portraits; drawn as the generator
-draws; and drawn in few steps, guided further. What the oracle sees is what there is. Beside it what somebody gets right
-who only repeats portraits and prompt: as much can be said without looking. Tokens that were never trained to tell of
-their squares (`recognition`) tell nothing of them.
+draws; and drawn in few steps, guided further. What the oracle sees is what there is, of each figure by its number from
+the left. Beside it what somebody gets right, by names, who only repeats portraits and prompt: as much can be said
+without looking; and beside what tokens tell how often who always gives the commonest answer is right. Tokens that were
+never trained to tell of their squares (`recognition`) tell nothing of them.
 """
 
 import re
@@ -47,38 +48,52 @@ _ABOUT = (
 )
 
 
-def parts(said: str) -> Iterator[tuple[str, str]]:
-    """What is said aloud in its parts: what each is about, and its words, with whose they are."""
-    picture, portraits, compared, *_ = *said.removeprefix("In the picture: ").removesuffix(".").split(". "), "", ""
-    people = [clause.partition(": ") for clause in filter(None, compared.split("; "))]
-    named = {number: name for name, is_it, number in (who.partition(" is ") for who, colon, _ in people if colon)}
-    for number, colon, shown in (clause.partition(": ") for clause in filter(None, picture.split("; "))):
-        for part in shown.split(", ") if colon else ():
-            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
-            yield about, f"{named.get(number, number)} {part}"
+def parts(said: str, by_name: bool = False) -> Iterator[tuple[str, str]]:
+    """What is said aloud in its parts: what each is about, and its words, with whose they are: of a figure its number,
+    or `by_name` the name that is said to be its.
+    """
+    picture, portraits, compared, *more = *said.removeprefix("In the picture: ").removesuffix(".").split(". "), "", ""
+    people = [clause.partition(": ") for clause in _clauses(compared)]
+    whose = dict(reversed(who.split(" is ", 1)) for who, colon, _ in people if colon and " is " in who)
+    for clause in _clauses(picture):
+        number, colon, shown = clause.partition(": ")
         if not colon:
-            about = "place and style" if number.startswith(("in ", "on ", "by ")) else "how clean"
-            yield from ((about, part) for part in number.split(", "))
-    for name, _, worn in (clause.partition(": ") for clause in filter(None, portraits.split("; "))):
+            about = "place and style" if clause.startswith(("in ", "on ", "by ")) else "how clean"
+            yield from ((about, part) for part in clause.split(", "))
+            continue
+        for part in shown.split(", "):
+            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
+            yield about, f"{whose.get(number, number) if by_name else number} {part}"
+    for name, _, worn in (clause.partition(": ") for clause in _clauses(portraits)):
         yield from (("portraits", f"{name} {part}") for part in worn.split(", "))
     for who, colon, judged in people:
-        name, _, is_it = who.partition(" is ")
-        if not colon and (is_it or who == "somebody too many"):
-            yield "who is who, missing, too many", who
-            continue
         if colon:
-            yield "who is who, missing, too many", who
-        for part in (judged if colon else who).split(", "):
-            seen, other, _ = part.partition(" not ")
-            if other or seen.startswith("wrong "):
-                yield "what is not as it should be", f"{name} {seen}" if colon else seen
+            yield "who is who", who
+            yield from _others(judged, f"{who.split(' is ')[0]} ")
+        elif who.endswith(" is missing") or who == "somebody too many":
+            yield "missing, too many", who
+        else:
+            yield from _others(who, "")
+    yield from (("what is no part of this", sentence) for sentence in filter(None, more))
 
 
-def counts(said: Sequence[str], true: Sequence[str]) -> dict[str, Counter]:
+def _clauses(sentence):
+    return filter(None, sentence.split("; "))
+
+
+def _others(judged, whose):
+    """What is not as it should be."""
+    for part in judged.split(", "):
+        seen, other, _ = part.partition(" not ")
+        if other or seen.startswith("wrong "):
+            yield "what is not as it should be", f"{whose}{seen}"
+
+
+def counts(said: Sequence[str], true: Sequence[str], by_name: bool = False) -> dict[str, Counter]:
     """By what they are about, how many parts are said, how many there are, and how many of both are the same."""
     found = {"said": Counter(), "there": Counter(), "right": Counter()}
     for one, other in zip(said, true, strict=True):
-        one, other = Counter(parts(one)), Counter(parts(other))
+        one, other = (Counter(parts(each, by_name)) for each in (one, other))
         for name, some in (("said", one), ("there", other), ("right", one & other)):
             for (about, _), count in some.items():
                 found[name][about] += count
@@ -95,15 +110,20 @@ def say(reward: NIReward, images: np.ndarray, scenes: Sequence[Scene]) -> list[s
     return said
 
 
-def told_of_squares(reward: NIReward, images: np.ndarray) -> dict[str, float]:
-    """How often tokens of pictures u8[b, 40, 40, 3] are right about their squares, by question; about figures where one
-    is. Raises InputError for a reward that sees other squares.
+def told_of_squares(reward: NIReward, images: np.ndarray) -> dict[str, tuple[float, float]]:
+    """How often tokens of pictures u8[b, 40, 40, 3] are right about their squares, and how often the commonest answer
+    is, by question; about figures where one is. Raises InputError for a reward that sees other squares.
     """
     check_squares(reward.name, reward.prompts.room.side, reward.prompts.tower.side)
     true = see_squares(images, reward.prompts.tower.side)
     tokens = jax.jit(lambda params, x: reward.see(reward.network.bind(params), x))(reward.params, to_float(images))
-    right = np.asarray(told(tokens, len(QUESTIONS)).argmax(-1)) == true
-    return {name: float(right[..., i][true[..., i] >= 0].mean()) for i, name in enumerate(QUESTIONS)}
+    answers = np.asarray(told(tokens, len(QUESTIONS)).argmax(-1))
+    found = {}
+    for i, name in enumerate(QUESTIONS):
+        asked = true[..., i] >= 0
+        right, given = true[..., i][asked], answers[..., i][asked]
+        found[name] = float((given == right).mean()), float(np.bincount(right).max() / len(right))
+    return found
 
 
 def pictures(count: int) -> Iterator[tuple[str, np.ndarray, list[Scene]]]:
@@ -133,14 +153,14 @@ def _print_tables(options):
         )
     for name, images, scenes in pictures(options.pictures // _BATCH * _BATCH):
         true = describe_images(images, scenes)
-        columns[name] = counts(say(reward, images, scenes), true), counts(describe_unseen(scenes), true)
+        columns[name] = counts(say(reward, images, scenes), true), counts(describe_unseen(scenes), true, by_name=True)
         squares[name] = told_of_squares(reward, images)
     abouts = dict.fromkeys(about for found, _ in columns.values() for of in ("there", "said") for about in found[of])
     header = ["said of", *(f"{name}: there, precision, recall, repeated" for name in columns)]
     print(table(header, [[about, *(_cell(*of, about) for of in columns.values())] for about in abouts]))
-    rows = [[name, *(f"{of[name]:.2f}" for of in squares.values())] for name in QUESTIONS]
+    rows = [[name, *("{:.2f}, {:.2f}".format(*of[name]) for of in squares.values())] for name in QUESTIONS]
     print()
-    print(table(["tokens tell of their squares", *squares], rows))
+    print(table(["tokens tell of their squares", *(f"{name}: right, commonest" for name in squares)], rows))
 
 
 def _cell(found, repeated, about):
