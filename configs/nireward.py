@@ -138,7 +138,7 @@ def _train(config):
         "after": "looking",
         "algorithm": "picturing",
         "batch_size": 64,
-        "total_steps": 800,
+        "total_steps": 350,
         "optimizer": {**muon, "learning_rate": 1e-3},
     }
     config.seeing = {
@@ -147,7 +147,7 @@ def _train(config):
         "after": "picturing",
         "algorithm": "describing",
         "batch_size": 32,
-        "total_steps": 400,
+        "total_steps": 250,
         "optimizer": {**muon, "learning_rate": 1e-3},
     }
     config.nireward = {
@@ -157,7 +157,7 @@ def _train(config):
         "algorithm": "critique",
         "hyper": {"gamma": 1.0, "without_critique": 0.3},
         "batch_size": 16,
-        "total_steps": 500,
+        "total_steps": 400,
         "optimizer": {**muon, "learning_rate": 6e-4},
     }
     # The same network, its seeing and its compute, that never writes.

@@ -19,7 +19,7 @@ from narrative_jax.core.records import Candidate
 from narrative_jax.data.datasets import write_records
 from narrative_jax.data.sources import storybook_scenes
 from narrative_jax.rewards.new_nireward import NewNIReward
-from narrative_jax.rewards.seen import check_squares, see_portrait, see_squares
+from narrative_jax.rewards.seen import check_squares, describe_images, describe_pictures, see_portrait, see_squares
 from narrative_jax.storybook.datasets import TrainingSet
 from narrative_jax.storybook.squares import NOT_TOLD, OF_FIGURES, QUESTIONS, squares
 from narrative_jax.storybook.world import (
@@ -163,6 +163,27 @@ def test_what_is_recognised(tmp_path):
         np.testing.assert_array_equal(shown[index], image)
         np.testing.assert_array_equal(batch["squares"][index], told)
     assert drawn == set(range(6)) and len(ids) == 24
+
+
+def test_what_is_told_of_pictures_alone_and_beside_portraits(tmp_path):
+    """The same pictures; alone nothing but the picture is shown, and what is said is how the whole text begins."""
+    config, options, batches = load(str(CONFIG)), NewNIReward(), {}
+    reward = options.untrained(0)[0]
+    for entry in ("picturing", "seeing"):
+        config[entry].training_set.size = 6
+        context = one_entry.entry(config, entry, tmp_path)
+        training_set = TrainingSetOptions(**config[entry].training_set)
+        _, batches[entry] = open_batches(context, training_set, "", reward, options.fitted).make(np.arange(6))
+    alone, beside = batches.values()
+    found = training_set.open().batch(range(6))
+    scenes, images = [each.scene for each in found], np.stack([each.target for each in found])
+    for batch in (alone, beside):
+        np.testing.assert_array_equal(np.round((batch["pictures"] + 1) * 127.5), images)
+    words = reward.prompts.words
+    assert words(beside["aloud"]) == [[each] for each in describe_images(images, scenes)]
+    assert words(alone["aloud"]) == [[each] for each in describe_pictures(images, scenes)]
+    assert alone["context"].inputs.patches.shape[1] == 1 and not alone["context"].place.any()
+    assert beside["context"].inputs.patches.shape[1] == 3
 
 
 @pytest.mark.slow

@@ -768,11 +768,12 @@ def test_the_command_that_is_running(monkeypatch, module, argv, said):
     assert page._command() == said
 
 
-def test_a_reward_that_learned_to_see_by_the_oracle_is_told():
+@pytest.mark.parametrize("algorithm", ["recognition", "picturing", "describing"])
+def test_a_reward_that_learned_to_see_by_the_oracle_is_told(algorithm):
     config = aligned_by("trained", "http")
     assert privileged(config, "align") == ""
     told = "a reward that learned from the oracle's descriptions"
-    config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": "describing"}
+    config["seeing"] = {"stage": "train", "trains": "reward", "algorithm": algorithm}
     config["taught"]["after"] = "seeing"
     assert privileged(config, "align") == told
     config["taught"] |= {"trains": "reward", "algorithm": "critique", "nireward": {"size": "storybook"}, "after": ""}
