@@ -157,7 +157,7 @@ def _train(config):
         "algorithm": "critique",
         "hyper": {"gamma": 1.0, "without_critique": 0.3},
         "batch_size": 16,
-        "total_steps": 400,
+        "total_steps": 300,
         "optimizer": {**muon, "learning_rate": 6e-4},
     }
     # The same network, its seeing and its compute, that never writes.
