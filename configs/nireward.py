@@ -4,13 +4,12 @@
 
 Four ways of drawing, each with flaws of its own, draw the same scenes; of each scene the three pictures are kept that
 three proxies like best. Three raters write a critique of each aspect of each, and score it; which of two pictures is
-better, the majority says. The small Qwen2-VL that ships has learned to see from pictures of the training set, which it
-described and compared with portraits (`:backbone` makes one anew, from random weights). It goes on with pictures that
-captions and portraits often do not give away, and as many that were drawn: first its tower tells, square by square,
-what they show, then it says so in the words of what the oracle sees in them, of pictures alone and then beside
-portraits and prompt, and then, as NIReward, which says aloud what it sees before it judges, learns critiques and
-preferences. Raters see the oracle's findings too: what it learned
-from is privileged. `:tiny` is a smoke run.
+better, the majority says. The small Qwen2-VL that ships has begun to see (`:backbone` makes one anew, from random
+weights and the training set alone). It goes on with pictures that captions and portraits often do not give away, and
+as many that were drawn: first its tower tells, square by square, what they show, then it says so in the words of what
+the oracle sees in them, of pictures alone and then beside portraits and prompt, and then, as NIReward, which says
+aloud what it sees before it judges, learns critiques and preferences. Raters see the oracle's findings too: what it
+learned from is privileged. `:tiny` is a smoke run.
 
 `:7B` is a published Qwen2-VL-7B with an adapter, on preference pairs of one's own: a vision-language model behind an
 OpenAI-compatible server criticises and scores both pictures, and NIReward learns it; for 16 chips, and for

@@ -10,8 +10,8 @@ import numpy as np
 from narrative_jax.algorithms.base import Algorithm, Loss, summed
 
 _ANSWERS = 8  # that a question has at most
-# What is known already weighs little (Lin et al. 2017, "Focal loss"): nine limbs of ten are there, and whoever says so
-# of all has little else to lose.
+# What is known already weighs little (Lin et al. 2017, "Focal loss"): most limbs are there, and whoever says so of all
+# has little else to lose.
 _FOCUS = 2.0
 _SCALE = 30.0  # of logits: a token of length 1 has to answer all questions at once
 

@@ -1,6 +1,7 @@
 """What a reward learns from: preferences and annotations of two pictures, or of one what it shows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def open_batches(
         if drawn:
             # With another's portraits the picture alone tells what is in it.
             examples = WithDrawn(examples, DrawnExamples(context, drawn, alone=False, mixed=True), _EVERY)
-        make = {"squares": _recognised, "pictures": _pictured, "descriptions": _described}
+        make = {"squares": _recognised, "pictures": partial(_described, alone=True), "descriptions": _described}
         algorithm = context.tables.algorithms[context.entry.algorithm]
         return make[algorithm.batch](examples, reward, fitted)
     make = _annotated_pairs if makes_annotations(context, context.entry.source) else _preferred_pairs
@@ -119,33 +120,21 @@ def _annotated_pairs(context: Context, reward: PureReward, fitted: Fitted) -> Ba
     return Batches(len(pairs.ids), make_batch)
 
 
-def _described(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """Pictures of a training set with their scenes, and what is said aloud of them: what the oracle sees."""
+def _described(examples: Any, reward: PureReward, fitted: Fitted, alone: bool = False) -> Batches:
+    """Pictures of a training set with their scenes, and what is said aloud of them: what the oracle sees; or `alone`,
+    without their scenes, and how that begins.
+    """
 
     def make_batch(indices):
         found = examples.batch(indices)
         scenes, pictures = [each.scene for each in found], [each.target for each in found]
-        batch = {
-            "pictures": to_float(np.stack(list(map(fitted, pictures)))),
-            "context": reward.encode(scenes),
-            "aloud": reward.prompts.aloud(describe_images(np.stack(pictures), scenes)),
-        }
-        return [scene.id for scene in scenes], batch
-
-    return Batches(len(examples), make_batch)
-
-
-def _pictured(examples: Any, reward: PureReward, fitted: Fitted) -> Batches:
-    """The same pictures alone, and how what is said aloud of them begins."""
-
-    def make_batch(indices):
-        found = examples.batch(indices)
-        scenes, pictures = [each.scene for each in found], [each.target for each in found]
-        batch = {
-            "pictures": to_float(np.stack(list(map(fitted, pictures)))),
-            "context": reward.prompts.alone(len(found)),
-            "aloud": reward.prompts.pictured(describe_pictures(np.stack(pictures), scenes)),
-        }
+        batch = {"pictures": to_float(np.stack(list(map(fitted, pictures))))}
+        if alone:
+            batch["context"] = reward.prompts.alone(len(found))
+            batch["aloud"] = reward.prompts.pictured(describe_pictures(np.stack(pictures), scenes))
+        else:
+            batch["context"] = reward.encode(scenes)
+            batch["aloud"] = reward.prompts.aloud(describe_images(np.stack(pictures), scenes))
         return [scene.id for scene in scenes], batch
 
     return Batches(len(examples), make_batch)
