@@ -61,16 +61,19 @@ def _figure(figure: Figure):
 
 
 def _compared(asked: Character, seen: Seen | None, figures):
-    if seen is None:
-        return f"{asked.name} is missing"
-    number, figure = next((n, each) for n, each in enumerate(figures, start=1) if each.name == asked.name)
-    wrong, blurred = ({THINGS[attribute] for attribute in some} for some in (seen.wrong, seen.unreadable))
-    things = [
-        f"{'wrong' if thing in wrong else _BLURRED if thing in blurred else 'right'} {thing}"
-        for thing in _worn(figure.has)
-    ]
-    doing = _told("in a blurred pose" if seen.action is None else _DOING[seen.action], DOING[asked.action])
-    return f"{asked.name} is {number}: {', '.join([*things, doing])}"
+    """Somebody beside each figure, thing by thing, and only then which of them it is."""
+    portrait, found, told = _worn(asked.attributes), f"{asked.name} is missing", []
+    for number, figure in enumerate(figures, start=1):
+        worn = _worn(figure.has)
+        wrong = {thing for thing, words in worn.items() if words != portrait[thing]}
+        blurred = {thing for thing, words in worn.items() if _BLURRED in words}
+        if seen is not None and figure.name == asked.name:
+            doing = _told("in a blurred pose" if seen.action is None else _DOING[seen.action], DOING[asked.action])
+            found = f"{asked.name} is {number}: {doing}"
+            wrong, blurred = ({THINGS[attribute] for attribute in some} for some in (seen.wrong, seen.unreadable))
+        things = [f"{'wrong' if each in wrong else _BLURRED if each in blurred else 'right'} {each}" for each in worn]
+        told.append(f"{number} as {asked.name}: {', '.join(things)}")
+    return "; ".join([*told, found])
 
 
 def _place(seen):

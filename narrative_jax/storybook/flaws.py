@@ -21,7 +21,8 @@ WORN = 0.5  # of the worn targets are noisy or blurred
 MOST_NOISE, MOST_BLUR = 0.3, 1.2  # by how much at most: deviation (of a range of 2), pixels
 CHANGED = 0.5  # of a changed target's figures, poses, places and styles are drawn anew, and of a figure's attributes
 _TRIES = 30  # to find one of a split that has a tenth of them all
-LOST = 0.15  # of the limbs of its figures are missing, and of its two figures one
+LOST = 0.15  # of its two figures one is missing
+LIMBS_LOST = 0.3  # are missing of its figures, twice as many as of drawn ones: from few, nothing is learned of arms
 
 
 def worn(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -63,7 +64,7 @@ def change(drawing: Drawing, row: int, rng: np.random.Generator, split: str) -> 
     for slot in present:
         if rng.random() < CHANGED:
             drawing.identities[row, slot] = _somebody_else(drawing.identities[row, slot], rng, split)
-        drawing.parts[row, slot, LIMBS] &= rng.random(len(LIMBS)) >= LOST
+        drawing.parts[row, slot, LIMBS] &= rng.random(len(LIMBS)) >= LIMBS_LOST
     before = (*drawing.poses[row, present], drawing.locations[row], drawing.styles[row])
     counts = (*[len(POSES)] * len(present), len(LOCATIONS), len(STYLES))
     while True:

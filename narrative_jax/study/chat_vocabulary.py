@@ -2,8 +2,9 @@
 
     python -m narrative_jax.study.chat_vocabulary
 
-Prompts of train scenes, what raters say of raw and of damaged pictures of them, and the words around, which stand in
-every question and so weigh much: at most 704 tokens. Same texts, same tokens.
+Prompts of train scenes, what raters say of raw and of damaged pictures of them, what NIReward is to say aloud of
+pictures, and the words around, which stand in every question and so weigh much: at most 704 tokens. Same texts, same
+tokens.
 """
 
 import sys
@@ -20,6 +21,7 @@ from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.rewards.nireward_files import BACKBONE
 from narrative_jax.rewards.nireward_prompts import DESCRIBE, INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
+from narrative_jax.rewards.seen import describe_images
 
 _PICTURES = 1500
 _AROUND = 300  # times that the words around are said
@@ -46,6 +48,8 @@ def _texts() -> Iterator[str]:
     for pictures in (targets, targets[1:] + targets[:1], [_damaged(each, rng) for each in targets]):
         shown = [Candidate(scene.id, scene.id, image, 0, "") for scene, image in zip(scenes, pictures, strict=True)]
         yield from (each.critique for each in RaterAnnotators().annotate(shown, scenes))
+    changed = storybook_training_set("changed", _PICTURES).batch(range(_PICTURES))
+    yield from describe_images(np.stack([each.target for each in changed]), [each.scene for each in changed])
     for scene in scenes:
         yield f"Asked for: {scene.prompt}\n"
         yield from (f"{subject.name} ({subject.class_word}):" for subject in scene.subjects)
