@@ -1,5 +1,6 @@
 """Counting what is said aloud of pictures, part by part."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -13,9 +14,9 @@ SAID = (
     "In the picture: 1: pale skin, short black hair, sitting; 2: brown skin, long blurred hair, red cap, red coat, "
     "navy trousers, sitting, left arm missing, covered by somebody else; in a blurred place, by moonlight; it is badly "
     "blurred or noisy. Kim: brown skin, long ginger hair, red top hat, red coat, navy trousers; Noa: pale skin, short "
-    "black hair, green bobble hat, blue coat, teal trousers. Kim is 2: right skin, blurred hair, wrong hat, right "
-    "coat, right trousers, sitting not waving; Noa is missing; somebody too many; in a blurred place not in the town, "
-    "by moonlight."
+    "black hair, green bobble hat, blue coat, teal trousers. 1 as Kim: wrong skin, wrong hair; 2 as Kim: right skin, "
+    "blurred hair, wrong hat, right coat, right trousers; Kim is 2: sitting not waving; 1 as Noa: right skin, right "
+    "hair; Noa is missing; somebody too many; in a blurred place not in the town, by moonlight."
 )
 
 
@@ -27,7 +28,7 @@ def test_each_part_is_about_something():
     assert found["portraits"] == 10 and found["who is who"] == 1 and found["missing, too many"] == 2
     others = [words for about, words in parts(SAID) if about == "what is not as it should be"]
     assert others == ["Kim wrong hat", "Kim sitting", "in a blurred place"]
-    assert sum(found.values()) == 30
+    assert found["how they compare"] == 9 and sum(found.values()) == 39
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,10 @@ def test_every_description_is_read_whole():
         assert found["what they do"] == people and found["skin"] <= people
         assert found["place and style"] == 2 and found["how clean"] >= 1
         assert found["portraits"] == 5 * len(scene.subjects) <= 5 * (found["who is who"] + found["missing, too many"])
-        others = said.count(" not ") - said.count("is not clean") + said.count("wrong ")
+        others = said.count(" not ") - said.count("is not clean")
+        for name, number in re.findall(r"; (\w+) is (\d): ", said):
+            others += re.search(rf"{number} as {name}: ([^;]+)", said)[1].count("wrong ")
+            assert said.index(f"{number} as {name}: ") < said.index(f"{name} is {number}: ")
         assert found["what is not as it should be"] == others
 
 

@@ -34,14 +34,19 @@ def raw():
 
 
 def told_apart(text, facts):
-    """What is said of figures by numbers, the rest of the picture, portraits by name, who is who, and what is asked."""
+    """What is said of figures by numbers, the rest of the picture, portraits by name, what beside each figure is right
+    of somebody and who it is, by name, and what is asked.
+    """
     picture, portraits, compared = text.removeprefix("In the picture: ").removesuffix(".").split(". ")
-    clauses, asked = picture.split("; "), compared.split("; ")
+    clauses, compared = picture.split("; "), compared.split("; ")
     figures = dict(each.split(": ") for each in clauses if ": " in each)
     rest = [each for each in clauses if ": " not in each]
-    count = len(facts.characters)
-    people = {each.name: said for each, said in zip(facts.characters, asked[:count], strict=True)}
-    return figures, rest, dict(each.split(": ") for each in portraits.split("; ")), people, asked[count:]
+    people = {}
+    for each in facts.characters:
+        beside = dict(compared.pop(0).split(f" as {each.name}: ") for _ in figures)
+        assert list(beside) == list(figures)
+        people[each.name] = beside, compared.pop(0)
+    return figures, rest, dict(each.split(": ") for each in portraits.split("; ")), people, compared
 
 
 def test_it_says_what_was_asked_for_where_nothing_is_wrong():
@@ -54,9 +59,9 @@ def test_it_says_what_was_asked_for_where_nothing_is_wrong():
             has = character.attributes
             worn = f"{has['skin']} skin, {has['hair']} {has['hair_colour']} hair, {has['hat_colour']} {has['hat']}"
             assert portraits[character.name] == f"{worn}, {has['coat']} coat, {has['trousers']} trousers"
-            who, right = people[character.name].split(": ")
-            figure = figures[who.removeprefix(f"{character.name} is ")].split(", ")
-            *things, doing = right.split(", ")
+            beside, said = people[character.name]
+            number, doing = said.removeprefix(f"{character.name} is ").split(": ")
+            figure, things = figures[number].split(", "), beside[number].split(", ")
             assert doing == DOING[character.action] == figure[len(things)]
             assert all(each.startswith("right ") for each in things)
             if len(things) == 5:
@@ -85,21 +90,26 @@ def test_a_picture_is_told_of_in_the_same_words_whatever_was_asked_for():
 
 
 def test_a_comparison_names_what_is_said_to_differ(raw):
-    """An attribute that is said to be other than the portrait's; a copied pose is one of somebody who stands."""
+    """An attribute that is said to be other than the portrait's; a copied pose is one of somebody who stands.
+
+    Beside somebody else's figure what is right are the same words.
+    """
     counts = {"other": 0, "copied": 0}
     for facts, (text, comparison), _ in raw:
         figures, _, portraits, people, _ = told_apart(text, facts)
-        for name, said in people.items():
+        for name, (beside, said) in people.items():
+            own, _, doing = said.removeprefix(f"{name} is ").partition(": ")
+            portrait = {each.split()[-1].replace("cap", "hat"): each for each in portraits[name].split(", ")}
+            for number, things in beside.items():
+                for thing, seen in zip(things.split(", "), figures[number].split(", "), strict=False):
+                    verdict, noun = thing.split(" ")
+                    same = seen == portrait[noun]
+                    assert same <= (verdict == "right")
+                    assert verdict != "wrong" or not same
+                    assert number == own or (verdict == "right") == same
             if said == f"{name} is missing":
                 continue
-            who, compared = said.split(": ")
-            *things, doing = compared.split(", ")
-            figure = figures[who.removeprefix(f"{name} is ")].split(", ")
-            portrait = {each.split()[-1].replace("cap", "hat"): each for each in portraits[name].split(", ")}
-            for thing, seen in zip(things, figure, strict=False):
-                verdict, noun = thing.split(" ")
-                assert (seen == portrait[noun]) <= (verdict == "right")
-                assert verdict != "wrong" or seen != portrait[noun]
+            things = beside[own].split(", ")
             other = any(each.startswith("wrong") for each in things)
             assert other == any(
                 kind in ("attribute", "leak") and of.startswith(name) for kind, of in faults(comparison)
@@ -123,11 +133,11 @@ def test_what_cannot_be_seen_is_said(raw):
     blind = replace(seen, characters=(poor,), missing=(second.name,), figures=(unasked, dim), extra=1,
                     location=None, style=None, distance=1, alike=0.5)  # fmt: skip
     figures, rest, _, people, asked = told_apart(aloud(facts, blind), facts)
-    assert people[second.name] == f"{second.name} is missing"
-    who, compared = people[first.name].split(": ")
-    things = compared.split(", ")
-    assert who == f"{first.name} is 2" and things[0] == "blurred skin" and "blurred hat" in things
-    assert things[-1] == f"in a blurred pose not {DOING[facts.characters[0].action]}"
+    assert people[second.name][1] == f"{second.name} is missing"
+    beside, said = people[first.name]
+    things = beside["2"].split(", ")
+    assert things[0] == "blurred skin" and "blurred hat" in things
+    assert said == f"{first.name} is 2: in a blurred pose not {DOING[facts.characters[0].action]}"
     told = figures["2"].split(", ")
     assert told[0] == "blurred skin" and "blurred blurred hat" in told
     assert told[-3:] == ["in a blurred pose", "left arm missing", "covered by somebody else"]
@@ -152,5 +162,5 @@ def test_where_nobody_is_nobody_is_told_of():
     text = aloud(facts[0], seen)
     figures, (_, looks), _, people, _ = told_apart(text, facts[0])
     assert not figures and looks == "it is clean"
-    assert all(said == f"{name} is missing" for name, said in people.items())
+    assert all(said == ({}, f"{name} is missing") for name, said in people.items())
     assert "made out" not in text + critique("identity_consistency", seen, facts[0])

@@ -67,7 +67,12 @@ def parts(said: str, by_name: bool = False) -> Iterator[tuple[str, str]]:
     for name, _, worn in (clause.partition(": ") for clause in _clauses(portraits)):
         yield from (("portraits", f"{name} {part}") for part in worn.split(", "))
     for who, colon, judged in people:
-        if colon:
+        number, beside, name = who.partition(" as ")
+        if colon and beside:
+            yield from (("how they compare", f"{name} {number} {part}") for part in judged.split(", "))
+            if whose.get(number) == name:
+                yield from _others(judged, f"{name} ")
+        elif colon:
             yield "who is who", who
             yield from _others(judged, f"{who.split(' is ')[0]} ")
         elif who.endswith(" is missing") or who == "somebody too many":
