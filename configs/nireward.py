@@ -150,7 +150,7 @@ def _train(config):
         "algorithm": "critique",
         "hyper": {"gamma": 1.0, "without_critique": 0.3},
         "batch_size": 16,
-        "accumulate": 4,
+        "accumulate": 2,
         "total_steps": 600,
         "optimizer": {**muon, "learning_rate": 6e-4},
     }

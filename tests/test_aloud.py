@@ -45,7 +45,7 @@ def test_a_part_counts_as_right_where_its_words_are_said_of_the_same_one():
     assert found["there"]["trousers"] == 2 and found["said"]["trousers"] == 1 and not found["right"]["trousers"]
     assert found["right"]["portraits"] == 10 == found["there"]["portraits"] / 2
     swapped = SAID.replace("Kim is 2", "Noa is 2").replace("Noa is missing", "Kim is missing")
-    renumbered = SAID.replace("1: ", "3: ").replace("2: ", "1: ").replace("3: ", "2: ").replace("is 2", "is 1")
+    renumbered = re.sub("[12](?=:| as)", lambda number: str(3 - int(number[0])), SAID)
     for other, by_name, coats, skins in ((swapped, False, 1, 2), (swapped, True, 0, 1), (renumbered, True, 1, 1)):
         found = counts([other], [SAID], by_name)["right"]
         assert (found["coat"], found["skin"]) == (coats, skins)
@@ -61,6 +61,9 @@ def test_every_description_is_read_whole():
         people = said.partition(". ")[0].count(": ") - 1
         assert found["what they do"] == people and found["skin"] <= people
         assert found["place and style"] == 2 and found["how clean"] >= 1
+        beside = re.findall(r"\d as \w+: ([^;]+)", said)
+        assert len(beside) == people * len(scene.subjects)
+        assert found["how they compare"] == sum(each.count(", ") + 1 for each in beside)
         assert found["portraits"] == 5 * len(scene.subjects) <= 5 * (found["who is who"] + found["missing, too many"])
         others = said.count(" not ") - said.count("is not clean")
         for name, number in re.findall(r"; (\w+) is (\d): ", said):

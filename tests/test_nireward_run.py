@@ -344,11 +344,11 @@ def test_faults_are_counted_of_what_was_said(run):
 
 @pytest.mark.slow
 def test_it_begins_as_what_came_before_left_it(run):
-    """Two steps away from it, and further from what ships, with which that began."""
+    """Two steps away from it, and further from the random weights that all began with."""
     before, after = (NIRewardOptions(run / name / WEIGHTS).build().params for name in ("seeing", "nireward"))
-    name, shipped = "vlm.blocks.*.query.kernel", NewNIReward().untrained(0)[1]()
+    name, random = "vlm.blocks.*.query.kernel", NewNIReward("random").untrained(0)[1]()
     moved = abs(np.asarray(after[name]) - np.asarray(before[name])).mean()
-    assert 0 < moved < abs(np.asarray(after[name]) - np.asarray(shipped[name])).mean()
+    assert 0 < moved < abs(np.asarray(after[name]) - np.asarray(random[name])).mean()
 
 
 @pytest.mark.parametrize(

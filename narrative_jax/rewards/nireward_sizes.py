@@ -13,7 +13,7 @@ _STORYBOOK = VlmConfig(
 # Three pictures take 768 tokens; with three questions and critiques a picture takes 2,048 and a little more.
 _PUBLISHED = Room(side=448, tokens=1280, max_subjects=2, critique=230)
 NIREWARD_SIZES: dict[str, tuple[VlmConfig, Room]] = {
-    STORYBOOK: (_STORYBOOK, Room(side=40, tokens=128, max_subjects=2, critique=80, aloud=240)),
+    STORYBOOK: (_STORYBOOK, Room(side=40, tokens=128, max_subjects=2, critique=80, aloud=256)),
     "2B": (QWEN2_VL_SIZES["2B"], _PUBLISHED),
     "7B": (QWEN2_VL_SIZES["7B"], _PUBLISHED),
 }

@@ -29,7 +29,8 @@ def pictured(seen: Findings) -> str:
 
 
 def aloud(asked: Facts, seen: Findings) -> str:
-    """What a picture shows, then what the portraits of its scene show, and then who is who, and what of each is right.
+    """What a picture shows, then what the portraits of its scene show, and then what of each figure is right for whom,
+    and only behind that who is who.
 
     Nothing names anybody before the picture is told of; any critique's faults are in what is said here.
     """
@@ -62,17 +63,18 @@ def _figure(figure: Figure):
 
 def _compared(asked: Character, seen: Seen | None, figures):
     """Somebody beside each figure, thing by thing, and only then which of them it is."""
-    portrait, found, told = _worn(asked.attributes), f"{asked.name} is missing", []
+    told, found = [], f"{asked.name} is missing"
     for number, figure in enumerate(figures, start=1):
-        worn = _worn(figure.has)
-        wrong = {thing for thing, words in worn.items() if words != portrait[thing]}
-        blurred = {thing for thing, words in worn.items() if _BLURRED in words}
+        wrong = {THINGS[each] for each, seen in figure.has.items() if seen not in (None, asked.attributes[each])}
+        blurred = {THINGS[each] for each, seen in figure.has.items() if seen is None}
+        things = [
+            f"{'wrong' if thing in wrong else _BLURRED if thing in blurred else 'right'} {thing}"
+            for thing in _worn(figure.has)
+        ]
+        told.append(f"{number} as {asked.name}: {', '.join(things)}")
         if seen is not None and figure.name == asked.name:
             doing = _told("in a blurred pose" if seen.action is None else _DOING[seen.action], DOING[asked.action])
             found = f"{asked.name} is {number}: {doing}"
-            wrong, blurred = ({THINGS[attribute] for attribute in some} for some in (seen.wrong, seen.unreadable))
-        things = [f"{'wrong' if each in wrong else _BLURRED if each in blurred else 'right'} {each}" for each in worn]
-        told.append(f"{number} as {asked.name}: {', '.join(things)}")
     return "; ".join([*told, found])
 
 

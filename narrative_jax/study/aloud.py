@@ -69,7 +69,10 @@ def parts(said: str, by_name: bool = False) -> Iterator[tuple[str, str]]:
     for who, colon, judged in people:
         number, beside, name = who.partition(" as ")
         if colon and beside:
-            yield from (("how they compare", f"{name} {number} {part}") for part in judged.split(", "))
+            yield from (
+                ("how they compare", f"{name} {whose.get(number, number) if by_name else number} {part}")
+                for part in judged.split(", ")
+            )
             if whose.get(number) == name:
                 yield from _others(judged, f"{name} ")
         elif colon:
