@@ -136,8 +136,8 @@ def make_batch(case):
     generator, params = STORYBOOK_FLOW.load(STORYBOOK_FLOW.Options(), seed=0)
     shown = TrainingSet("raw", 2 * BATCH).batch(range(2 * BATCH))
     if case == "refl":
-        # Of sixteen unlike scenes the pulls cancel in their mean, and rounding does not; of two, z-scores are of so small
-        # a deviation that the loss has it.
+        # Of sixteen scenes the pulls cancel in their mean, and rounding does not; of two, z-scores have so small a
+        # deviation that it shows in the loss.
         shown = shown[:8] * 4
     latents = generator.encode_images(params, np.stack([example.target for example in shown]))
     conditioning = generator.encode(params, [example.scene for example in shown[:BATCH]])
