@@ -31,6 +31,8 @@ VARIANTS = {
     "deaf": {"guidance_scale": 1.0},  # what was asked is heeded less
 }
 KEPT = {"num_steps": 4, "guidance_scale": 4.0, "subject_guidance_scale": 1.5}  # for the bench alone
+_TEST = {"stage": "generate", "split": "test", "scene_seed": 7}
+_TRAINED = {"reward": "trained", "reward_from": "nireward"}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -56,7 +58,17 @@ def get_config(variant: str = "") -> ConfigDict:
     data = _make_data(config)
     _train(config)
     config.ni_rlhf = {"stage": "publish", "train": "annotated", "test": "bench_labels"}
-    config.stages = (*data, "looking", "picturing", "seeing", "nireward", "plain", *_bench(config), "ni_rlhf")
+    config.stages = (
+        *data,
+        "looking",
+        "picturing",
+        "seeing",
+        "nireward",
+        "plain",
+        *_bench(config),
+        *_choose(config),
+        "ni_rlhf",
+    )
     if variant == "tiny":
         _shrink(config)
     return config
@@ -206,51 +218,68 @@ def _bench(config):
 
     Returns its entries, those of the kept way behind the others.
     """
-    draw = {"stage": "generate", "split": "test", "scene_seed": 7}
     raters = {"annotator": "raters", "raters": {"seeds": (10, 11, 12)}, "spread": 1.5}
-    trained = {"reward": "trained", "reward_from": "nireward"}
-    judges = {
-        "clip": {key: config.by_text[key] for key in ("reward", "clip_cosine")},
-        "aesthetic": {key: config.by_looks[key] for key in ("reward", "aesthetic")},
-        "identity": {key: config.by_subject[key] for key in ("reward", "identity")},
-        "raters": {"reward": "raters", "raters": {"seeds": (20, 21, 22)}},
-        "oracle": {"reward": "oracle"},
-    }
     for name, sampling in VARIANTS.items():
-        config[f"bench_{name}"] = {**draw, "scenes": 700, "per_scene": 1, "sampling": sampling}
+        config[f"bench_{name}"] = {**_TEST, "scenes": 700, "per_scene": 1, "sampling": sampling}
     config.bench = {"stage": "gather", "sources": tuple(f"bench_{name}" for name in VARIANTS)}
-    config.kept = {**draw, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
+    config.kept = {**_TEST, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
     entries = [f"bench_{name}" for name in VARIANTS]
     for pictures in ("bench", "kept"):
         labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
         config[faults] = {"stage": "faults", "source": own}  # how true its critiques are
         read = {
-            "nireward": {},  # what it writes itself, by its own tokens
             "annotated_critiques": {"critiques_from": labels},
-            "no_critiques": {"control": "without_critiques"},
             "grey": {"control": "unseen"},  # in writing and in scoring
             "grey_and_own_critiques": {"control": "unseen", "critiques_from": own},
             "swapped_critiques": {"control": "swapped_critiques", "critiques_from": own},
             "critique_length": {"control": "critique_length", "critiques_from": own},
         }
-        judged = {name: {**trained, **how} for name, how in read.items()}
-        judged["plain"] = {**judged["no_critiques"], "reward_from": "plain"}
-        judged |= judges
-        scores = {f"{pictures}_by_{name}": judge for name, judge in judged.items()}
-        for name, judge in scores.items():
-            config[name] = {"stage": "score", "source": pictures, **judge}
+        judges = _judges(config) | {name: {**_TRAINED, **how} for name, how in read.items()}
+        judges["raters"] = {"reward": "raters", "raters": {"seeds": (20, 21, 22)}}
+        scores = _scores(config, pictures, judges)
         config[f"{pictures}_present"] = {"stage": "score", "source": pictures, "reward": "presence"}
         config[f"{pictures}_accuracy"] = {
             "stage": "accuracy",
             "gold": labels,
-            "sources": tuple(scores),
+            "sources": scores,
             "leader": own,
             "given": f"{pictures}_present",
             "pairs": 4000,
         }
         entries += [pictures, labels, f"{pictures}_present", *scores, faults, f"{pictures}_accuracy"]
     return entries
+
+
+def _choose(config):
+    """Of up to 64 pictures of a test scene the one that a judge likes best, and what the oracle says of that: right of
+    most pairs, a judge may still like best of all what fools it. Returns the entries.
+    """
+    config.many = {**_TEST, "scenes": 64, "per_scene": 64}
+    *chosen, gold = _scores(config, "many", _judges(config))
+    config.best_of = {"stage": "best_of", "gold": gold, "sources": tuple(chosen), "leader": chosen[0]}
+    return ("many", *chosen, gold, "best_of")
+
+
+def _judges(config):
+    """NIReward by its own critiques and without, others, and last the oracle."""
+    silent = {"control": "without_critiques"}
+    return {
+        "nireward": _TRAINED,  # what it writes itself, by its own tokens
+        "no_critiques": {**_TRAINED, **silent},
+        "plain": {**_TRAINED, **silent, "reward_from": "plain"},
+        "clip": {key: config.by_text[key] for key in ("reward", "clip_cosine")},
+        "aesthetic": {key: config.by_looks[key] for key in ("reward", "aesthetic")},
+        "identity": {key: config.by_subject[key] for key in ("reward", "identity")},
+        "oracle": {"reward": "oracle"},
+    }
+
+
+def _scores(config, pictures, judges):
+    """A score entry of each judge; returns their names."""
+    for name, judge in judges.items():
+        config[f"{pictures}_by_{name}"] = {"stage": "score", "source": pictures, **judge}
+    return tuple(f"{pictures}_by_{name}" for name in judges)
 
 
 def _shrink(config):
@@ -260,6 +289,7 @@ def _shrink(config):
     for name in VARIANTS:
         config[name].scenes = config[f"bench_{name}"].scenes = 4
     config.kept.scenes = 4
+    config.many.update(scenes=2, per_scene=4)
     for name in ("looking", "picturing", "seeing", "nireward", "plain"):
         config[name].update(total_steps=2, batch_size=4, accumulate=1, save_every=2)
         config[name].optimizer.warmup_steps = 1

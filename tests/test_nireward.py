@@ -223,6 +223,9 @@ def test_without_a_critique_nothing_is_said_aloud_either(aloud, reward, score, p
     context, none = reward.encode(scenes), critiques(reward, *[[""] * 3] * 2)
     found = jax.jit(aloud.score)(aloud.params, pictures, context, none)
     np.testing.assert_allclose(found, score(pictures, context, none), atol=1e-5)
+    silent = aloud.silent
+    assert aloud.writes and not silent.writes
+    np.testing.assert_allclose(jax.jit(silent.score)(silent.params, pictures, context), found, atol=1e-5)
     behind = jax.jit(aloud.score)(aloud.params, pictures, context, critiques(reward, SAID, SAID))
     assert abs(behind - score(pictures, context, critiques(reward, SAID, SAID))).min() > 1e-4
     with pytest.raises(InputError, match="nothing is said aloud in it"):

@@ -46,6 +46,7 @@ READ = (
     "swapped_critiques",
     "critique_length",
 )
+CHOOSE = [f"many_by_{name}" for name in ("nireward", "no_critiques", "plain", "clip", "oracle")]
 CONFIG = Path(__file__).parents[1] / "configs" / "nireward.py"
 
 
@@ -78,6 +79,8 @@ def test_each_entry_is_done(run):
             key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
             assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
             assert name == "nireward" or -1 <= summary[f"{key}_lead"] <= 1
+    assert all(summary[f"best_of/{name}/4_low"] <= summary[f"best_of/{name}/4"] for name in CHOOSE)
+    assert summary["best_of/many_by_oracle/4"] > 0 and "best_of/many_by_plain/4_lead" in summary
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]
     assert all(row[name] > 0 for row in rows for name in ("critique", "described", "ranking", "grad_norm"))
 

@@ -8,6 +8,8 @@ import pytest
 
 from narrative_jax.core.images import to_float
 from narrative_jax.models.shipped import EMBEDDED
+from narrative_jax.rewards.base import WEIGHTS
+from narrative_jax.rewards.nireward_files import SHIPPED
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.storybook import drawings, render
 from narrative_jax.storybook.datasets import scenes
@@ -76,7 +78,24 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert page.count("\n| ") == 6 and "By the encoders that ship" in page and page in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong, said", [("--scenes=1", "scenes 1"), ("--encoders=nowhere", "no such folder")])
+@pytest.mark.slow
+def test_nireward_is_driven_with_its_critiques_and_without(monkeypatch, capsys):
+    """The one that ships, by the path of its weights."""
+    monkeypatch.setattr(pixel_ascent, "STEPS", (1,))
+    weights = SHIPPED / WEIGHTS
+    assert main(["--scenes=2", "--encoders", f"--nireward={weights}", f"--silent={weights}"]) == 0
+    writing, silent = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| NIReward"))
+    assert "at once" in silent and writing.split("|")[4] != silent.split("|")[4]
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ("--scenes=1", "scenes 1"),
+        ("--encoders=nowhere", "no such folder"),
+        ("--nireward=nowhere", "no such file"),
+    ],
+)
 def test_bad_options(wrong, said, capsys):
     assert main([wrong]) == 2
     assert said in capsys.readouterr().err

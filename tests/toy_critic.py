@@ -47,6 +47,7 @@ class Critic(FitsAndJudges):
     aspects: ClassVar[tuple] = ("critic",)
     differentiable: ClassVar[bool] = True
     needs_facts: ClassVar[bool] = False
+    writes: ClassVar[bool] = True
     least_size: ClassVar[tuple] = (1, 1)
     prompts: ClassVar[Letters] = Letters()
     network: Network

@@ -234,7 +234,7 @@ class OnHost:
     @property
     def writes(self) -> bool:
         """Whether the reward writes critiques, and scores those, not others that are given."""
-        return hasattr(self.reward, "criticise") and self.critiques is None
+        return getattr(self.reward, "writes", False) and self.critiques is None
 
     def load(self) -> "OnHost":
         """Itself, with the weights read and laid over the mesh, so that scoring reads no more. Raises InputError."""

@@ -1,7 +1,7 @@
 """A critique of each aspect of a picture, and what it amounts to (NIReward)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -27,8 +27,8 @@ class NIReward(CarriesAdapters, FitsAndJudges):
 
     Where its size has room for that, it first says aloud what picture and portraits show, in its own words, and
     criticises behind them. Scores are those of its own critiques unless others are given; one without a critique is
-    read where nothing was said. Their gradient is that with all words held fixed. `read` gives the weights, once they
-    are needed.
+    read where nothing was said, as all are of one without room for critiques. Their gradient is that with all words
+    held fixed. `read` gives the weights, once they are needed.
     """
 
     differentiable: ClassVar[bool] = True
@@ -47,6 +47,16 @@ class NIReward(CarriesAdapters, FitsAndJudges):
     def name(self) -> str:
         """With the size's."""
         return f"nireward_{size_name(self.size)}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is room for critiques."""
+        return self.prompts.room.critique > 0
+
+    @property
+    def silent(self) -> "NIReward":
+        """The same weights, which judge at once and write nothing."""
+        return replace(self, prompts=self.prompts.silent)
 
     @property
     def max_subjects(self) -> int:
@@ -68,9 +78,11 @@ class NIReward(CarriesAdapters, FitsAndJudges):
 
     def judge(self, params: Params, fitted: jax.Array, context: Shown, critiques: Texts | None = None) -> jax.Array:
         """f32[b, k]; see `PureReward`."""
+        critic = self.network.bind(params)
+        if not self.writes:
+            return critic.score(critic.ask(self.show(critic, fitted, context), self.prompts.questions).last)
         if critiques is None:
             return self.criticise(params, fitted, context)[1]
-        critic = self.network.bind(params)
         asked, at_once = self._asked(params, self.show(critic, fitted, context))
         return critic.judge(asked, critiques, at_once).after
 

@@ -1,7 +1,7 @@
 """What NIReward is shown and asked, and critiques, as tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ DESCRIBE = "Describe the picture, and then everyone's portrait."
 @dataclass(frozen=True)
 class Room:
     """How much is read and written: squares of `side` pixels for pictures, tokens for all that is shown, subjects,
-    tokens of a critique, and of what is said `aloud` before it, 0 where nothing is.
+    tokens of a critique, 0 where none is written, and of what is said `aloud` before it, 0 where nothing is.
     """
 
     side: int
@@ -83,6 +83,11 @@ class Prompts:
         """Room for so many pictures, of which nothing else is known."""
         asked = Interleaved(self.tokenizer.encode(f"{self._around[0]}{PICTURE}\n"), [self._blank])
         return self._collated([asked] * count, self._taken(asked), 1)
+
+    @property
+    def silent(self) -> "Prompts":
+        """The same questions, with no room for words: they are judged at once."""
+        return replace(self, room=replace(self.room, critique=0, aloud=0))
 
     @cached_property
     def questions(self) -> Texts:

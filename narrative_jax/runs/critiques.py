@@ -46,6 +46,8 @@ class CritiqueOptions:
 
     def controlled(self, context: Context, reward: HostReward, candidates: Records) -> HostReward:
         """The reward as it scores these candidates. Raises InputError."""
+        if self.control == WITHOUT:
+            return replace(reward, reward=reward.reward.silent)
         critiques = self._read(context, reward.aspects, candidates)
         if self.control == LENGTH:
             return _Shortness(reward.name, reward.aspects, critiques)
@@ -55,11 +57,9 @@ class CritiqueOptions:
 
     def _read(self, context, aspects, candidates) -> Mapping[str, Sequence[str]] | None:
         """The critiques to be read of each candidate by aspect, None for the reward's own."""
-        if not self.critiques_from and self.control != WITHOUT:
+        if not self.critiques_from:
             return None
         columns = candidates.columns("id", "scene_id")
-        if self.control == WITHOUT:
-            return dict.fromkeys(columns["id"], [""] * len(aspects))
         said = read_critiques(context, self.critiques_from)
         wanted = [(id, aspect) for id in columns["id"] for aspect in aspects]
         if missing := [key for key in wanted if key not in said]:

@@ -3,6 +3,7 @@
 from narrative_jax.stages import (
     accuracy,
     annotate,
+    best_of,
     choose,
     collect,
     evaluate,
@@ -23,6 +24,7 @@ from narrative_jax.stages.base import Stage
 STAGES: dict[str, Stage] = {
     "accuracy": accuracy,
     "annotate": annotate,
+    "best_of": best_of,
     "publish": publish,
     "choose": choose,
     "collect": collect,

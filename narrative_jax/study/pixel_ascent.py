@@ -4,7 +4,8 @@
 
 Pictures of the embedded generator for tune scenes; each step moves each by the same root mean square along the gradient
 of its reward. Without `--encoders` the rewards are made of the encoders that ship; with more folders of such files
-there is a table for each.
+there is a table for each. `--nireward` and `--silent` name weights that a training of NIReward left: by the gradient of
+its scores with its critiques, written anew for each step, held fixed, and of those that it gives at once.
 """
 
 import sys
@@ -29,6 +30,7 @@ from narrative_jax.rewards.aesthetic import AestheticOptions
 from narrative_jax.rewards.base import PureReward
 from narrative_jax.rewards.clip_scores import ClipCosineOptions
 from narrative_jax.rewards.identity import IdentityOptions
+from narrative_jax.rewards.nireward_files import NIRewardOptions
 from narrative_jax.rewards.oracle import judge_images
 from narrative_jax.statistics import paired_bootstrap
 from narrative_jax.study.command import check_folder, provenance
@@ -52,14 +54,20 @@ def rewards(folder: Path) -> dict[str, PureReward]:
     }
 
 
+def nirewards(writing: Sequence[Path], silent: Sequence[Path]) -> dict[str, PureReward]:
+    """The trained NIRewards of these files of weights; of the latter as they judge at once. Raises InputError."""
+    made = {f"NIReward, {path}": NIRewardOptions(path).build() for path in writing}
+    return made | {f"NIReward at once, {path}": NIRewardOptions(path).build().silent for path in silent}
+
+
 def ascend(reward: PureReward, images: np.ndarray, scenes: Sequence[Scene]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Pictures u8[b, 40, 40, 3] and rewards f32[b] after no step and after each of `STEPS`."""
+    """Pictures u8[b, 40, 40, 3] and rewards f32[b], means of their aspects, after no step and each of `STEPS`."""
     context, params = reward.encode(scenes), reward.params
 
     @jax.jit
     def step(pictures):
         def total(pictures):
-            scores = reward.score(params, pictures, context)[:, 0]
+            scores = reward.score(params, pictures, context).mean(1)  # one that judges aspects is driven on all
             return scores.sum(), scores
 
         gradient, scores = jax.grad(total, has_aux=True)(pictures)
@@ -112,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
     parser = Parser(description=__doc__)
     parser.add_argument("--encoders", nargs="*", type=Path, default=[EMBEDDED / "encoders"], help="folders of weights")
+    for name in ("nireward", "silent"):
+        parser.add_argument(f"--{name}", nargs="*", type=Path, default=[], help="weights of trained NIRewards")
     parser.add_argument("--scenes", type=int, default=128, help="tune scenes, a picture each (default 128)")
     parser.add_argument("--out", type=Path, help="a Markdown file to write the tables to, too")
     return run(_report, parser, arguments)
@@ -124,6 +134,7 @@ def _report(options):
             raise InputError(f"encoders {folder}", "there is no such folder", "name one with iresnet.safetensors, ...")
     if options.out:
         check_folder(options.out.parent)
+    trained = nirewards(options.nireward, options.silent)
     start = time.monotonic()
     scenes = storybook_scenes("tune", options.scenes)
     images = draw(*embedded_generator(), scenes, 1)[:, 0]
@@ -131,9 +142,14 @@ def _report(options):
     for folder in options.encoders:
         title = "the encoders that ship" if folder == EMBEDDED / "encoders" else folder.name
         parts += [f"## By {title}", report(rewards(folder), images, scenes)]
+    if trained:
+        parts += ["## By NIReward", report(trained, images, scenes)]
     command = f"narrative_jax.study.pixel_ascent --scenes {options.scenes}"
     if options.encoders != [EMBEDDED / "encoders"]:
-        command += f" --encoders {' '.join(map(str, options.encoders))}"
+        command += " ".join([" --encoders", *map(str, options.encoders)])
+    for name in ("nireward", "silent"):
+        if paths := getattr(options, name):
+            command += " ".join([f" --{name}", *map(str, paths)])
     page = "\n\n".join([*parts, provenance(command, time.monotonic() - start, ("jax", "flax"))])
     print(page)
     if options.out:
