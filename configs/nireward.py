@@ -244,6 +244,7 @@ def _bench(config):
             "gold": labels,
             "sources": scores,
             "leader": own,
+            "ceiling": f"{pictures}_by_oracle",
             "given": f"{pictures}_present",
             "pairs": 4000,
         }

@@ -144,6 +144,15 @@ def test_the_leader_is_compared_on_the_same_pairs(run, tmp_path):
     assert "lead of same: gold 0" in table[0] and "+0.500 [+0.000, +1.000]" in table[3] and "–" in table[2]
 
 
+def test_the_leader_s_ceiling(run):
+    numbers = run({"half": np.where(np.array(SCENES) == "a", 1, -1) * GOLD[:, 0], "same": GOLD}, leader="half")
+    assert not [key for key in numbers if key.startswith("nibench/")]
+    numbers = run({"half": -GOLD, "same": GOLD}, leader="half", ceiling="same")
+    for aspect in ("overall", "gold 0", "gold 1"):
+        assert numbers[f"nibench/{aspect}/ceiling"] == numbers[f"same/{aspect}"]
+        assert numbers[f"nibench/{aspect}/accuracy"] == numbers[f"half/{aspect}"]
+
+
 def test_given_what_pictures_show(run, tmp_path):
     """Of scene a all pictures but the last show everybody: one pair of it is left, none of b."""
     shown = [1, 1, 1, 0.5, 0.5, 0.5, 1]
@@ -191,6 +200,8 @@ def test_a_candidate_without_score(run):
         ({"sources": ("one", "draw")}, "sources 'draw': it scores no pictures; name score entries"),
         ({"sources": ()}, "sources none: rewards are compared with gold"),
         ({"leader": "two"}, "unknown leader 'two'"),
+        ({"leader": "one", "ceiling": "two"}, "unknown ceiling 'two'"),
+        ({"ceiling": "one"}, "ceiling 'one': it is the leader's"),
         ({"given": "other"}, "they are compared on the pictures of one"),
         ({"given": "draw"}, "sources 'draw': it scores no pictures"),
     ],

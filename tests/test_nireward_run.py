@@ -79,6 +79,11 @@ def test_each_entry_is_done(run):
             key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
             assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
             assert name == "nireward" or -1 <= summary[f"{key}_lead"] <= 1
+    for aspect in ASPECTS:  # of the training's ways of drawing, and apart of the kept one
+        for of, pictures in (("", "bench"), ("kept_accuracy/", "kept")):
+            for end, judge in (("accuracy", "nireward"), ("ceiling", "oracle")):
+                told = summary[f"{pictures}_accuracy/{pictures}_by_{judge}/{aspect}"]
+                assert summary[f"{of}nibench/{aspect}/{end}"] == told
     assert all(summary[f"best_of/{name}/4_low"] <= summary[f"best_of/{name}/4"] for name in CHOOSE)
     assert summary["best_of/many_by_oracle/4"] > 0 and "best_of/many_by_plain/4_lead" in summary
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]

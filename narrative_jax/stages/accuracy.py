@@ -30,7 +30,8 @@ class Options:
 
     `leader`, one of the sources, is compared with each of the others on the same pairs. `given`, a score entry of one
     aspect whose highest score is 1, e.g. of the reward "presence", says of which pairs the shares are told once more:
-    those of whose pictures both have that score.
+    those of whose pictures both have that score. `ceiling`, another of the sources, e.g. one of the oracle, says how
+    often the leader could be right of such labels at most.
     """
 
     gold: str
@@ -38,6 +39,7 @@ class Options:
     pairs: int
     leader: str = ""
     given: str = ""
+    ceiling: str = ""
 
 
 def check(context: Context, options: Options) -> None:
@@ -50,6 +52,10 @@ def check(context: Context, options: Options) -> None:
         raise InputError(f"gold {options.gold!r}", rule, "name an entry that scores, collects or annotates")
     if options.leader:
         check_name("leader", options.leader, options.sources)
+    if options.ceiling:
+        check_name("ceiling", options.ceiling, options.sources)
+        if not options.leader:
+            raise InputError(f"ceiling {options.ceiling!r}", "it is the leader's", "name a leader, or leave it out")
     given = (options.given,) if options.given else ()
     check_score_entries(context, (*options.sources, *given), options.gold)
 
@@ -57,14 +63,14 @@ def check(context: Context, options: Options) -> None:
 def run(context: Context, options: Options) -> dict[str, float]:
     """Compare the first `pairs` pairs of pictures that `gold` tells apart; write and print a table.
 
-    Gold is a score entry, for pairs of pictures of one scene, or an entry with preferences, people's or annotators'. A
-    reward's verdict is by the aspect that is asked, or where it has none of that name by the mean of its standardised
-    aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is half right, as a guess is;
-    one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares with score intervals;
-    <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling scenes; the same of given
-    pairs in given/. Of all pairs, for those that learned preferences, whose differences are log odds:
-    <entry>/<aspect>_sure, how sure they are on average, _miscalibration, and how much of that chance alone would give,
-    _by_chance.
+    Gold is a score entry, for pairs of pictures of one scene, or an entry with preferences, people's or
+    annotators'. A reward's verdict is by the aspect that is asked, or where it has none of that name by the mean of
+    its standardised aspects; so is gold's overall, beside its verdict on each aspect. A tie of the reward is half
+    right, as a guess is; one of gold is left out. Returns pairs/<aspect> and <entry>/<aspect>{,_low,_high}, shares
+    with score intervals; <entry>/<aspect>_lead{,_low,_high}, how much more often the leader is right, resampling
+    scenes; the same of given pairs in given/; with a ceiling both as nibench/<aspect>/{accuracy,ceiling}. Of all
+    pairs, for those that learned preferences, whose differences are log odds: <entry>/<aspect>_sure, how sure they
+    are on average, _miscalibration, and how much of that chance alone would give, _by_chance.
     """
     pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     ids, scene_ids = pictures["id"], np.array(pictures["scene_id"])
@@ -87,6 +93,9 @@ def run(context: Context, options: Options) -> dict[str, float]:
         of_part = _shares(right, taken, scenes, options.leader)
         numbers |= {f"{part}{key}": value for key, value in of_part.items()}
         tables.append(_table(of_part, verdicts, options))
+    if options.ceiling:
+        ends = {"accuracy": options.leader, "ceiling": options.ceiling}
+        numbers |= {f"nibench/{each}/{end}": numbers[f"{of}/{each}"] for each in verdicts for end, of in ends.items()}
     learned = [name for name in options.sources if _odds(context, name)]
     # One whose scores are of none of gold's aspects has nothing to be sure of.
     sure = {name: found for name in learned if (found := _sure(context, name, ids, verdicts, right[name]))}
