@@ -247,6 +247,10 @@ def test_what_is_said_aloud_is_learned_word_by_word(aloud, reward, pictures, sce
     assert float(found.metrics["described"]) == pytest.approx(float(sum(logits)) / 2, rel=1e-4)
     told = {name: float(value) for name, value in found.metrics.items()}
     assert float(found.sum) == pytest.approx(told["critique"] + told["described"] + told["ranking"], rel=1e-4)
+    assert told["cut"] == 0, "critiques and what is said aloud have room"
+    crowded = replace(aloud, prompts=replace(aloud.prompts, room=replace(ROOM, aloud=3)))
+    given |= {"first_aloud": crowded.prompts.aloud(said), "second_aloud": crowded.prompts.aloud(["", ""])}
+    assert float(loss_of(crowded, given).metrics["cut"]) == 2 * (1 / 2) / 2, "half of the pictures, of one of both"
     assert told["critique"] != pytest.approx(float(silent.metrics["critique"]), rel=1e-3)
     assert float(silent.metrics["described"]) == 0
     plain = [loss_of(each, given, critique=0.0, without_critique=1.0) for each in (aloud, reward)]

@@ -57,26 +57,26 @@ class CritiqueModelling(Algorithm):
         )
         shown, prompts = reward.show(critic, reward.fit(pictures, twice), twice), reward.prompts
         asked = at_once = critic.ask(shown, prompts.questions)
-        described = jnp.zeros(len(pictures))
+        described, critiques = jnp.zeros(len(pictures)), Texts(*critiques)
+        cut = _cut(critiques)
         if prompts.room.aloud and not self._plain:
             opening = critic.ask(shown, prompts.opening)
             said = Texts(*(jnp.concatenate(x) for x in zip(batch["first_aloud"], batch["second_aloud"], strict=True)))
             answered = critic.answer(opening, said)
-            described = token_cross_entropy(answered.logits, *said)[:, 0]
+            described, cut = token_cross_entropy(answered.logits, *said)[:, 0], (cut + _cut(said)) / 2
             asked = critic.ask(answered.cache, prompts.next_questions)
-        found = critic.judge(asked, Texts(*critiques), at_once)
+        found = critic.judge(asked, critiques, at_once)
         words = token_cross_entropy(found.logits, *critiques)
         said = ~jnp.isnan(batch["better"])
         better = jnp.where(said, batch["better"], 0)  # a NaN that is left out would come back in the gradient
         share = self.without_critique
         ranked = (1 - share) * _ranking(found.after, better) + share * _ranking(found.before, better)
         ranked = jnp.where(said, ranked, 0).sum(1) / jnp.maximum(said.sum(1), 1)
-        critique, described = (sum(jnp.split(each, 2)) / 2 for each in (words.mean(1), described))
+        critique, described, cut = (sum(jnp.split(each, 2)) / 2 for each in (words.mean(1), described, cut))
         right = {"with": found.after, "without": found.before}
         accuracies = {f"accuracy_{name}_critique": _accuracy(scores, better) for name, scores in right.items()}
         loss = self.critique * (critique + described) + self.gamma * ranked
-        metrics = {"critique": critique.sum(), "described": described.sum(), "ranking": ranked.sum(), **accuracies}
-        return Loss(loss.sum(), jnp.float32(len(loss)), metrics)
+        return summed(loss, critique=critique, described=described, ranking=ranked, cut=cut, **accuracies)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Describing(Algorithm):
         text = Texts(*batch["aloud"])
         logits = critic.answer(critic.ask(shown, prompts.opening), text).logits
         right = (logits.argmax(-1) == text.tokens) & text.mask
-        return summed(token_cross_entropy(logits, *text)[:, 0], right=right.sum((1, 2)) / text.mask.sum((1, 2)))
+        right = right.sum((1, 2)) / text.mask.sum((1, 2))
+        return summed(token_cross_entropy(logits, *text)[:, 0], right=right, cut=_cut(text))
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class Picturing(Describing):
     """The beginning of that is said of pictures alone: nobody can repeat portraits or prompt who was shown none."""
 
     batch: ClassVar[str] = "pictures"
+
+
+def _cut(texts):
+    """Which share of each picture's texts [b, k, m] fills its room, and was cut off there, f32[b]."""
+    return texts.mask.all(-1).mean(-1)
 
 
 def _ranking(scores, better):
@@ -111,8 +117,8 @@ def _ranking(scores, better):
 
 
 def _accuracy(scores, better):
-    """The sum over examples of how many of an example's decided aspects are told right, as a share."""
+    """How many of an example's decided aspects are told right, as a share, f32[b]."""
     first, second = jnp.split(scores, 2)
     decided = jnp.abs(better) == 1
     right = decided & (jnp.sign(first - second) == better)
-    return (right.sum(1) / jnp.maximum(decided.sum(1), 1)).sum()
+    return right.sum(1) / jnp.maximum(decided.sum(1), 1)
