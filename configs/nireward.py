@@ -228,14 +228,9 @@ def _bench(config):
         labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
         config[faults] = {"stage": "faults", "source": own}  # how true its critiques are
-        read = {
-            "annotated_critiques": {"critiques_from": labels},
-            "grey": {"control": "unseen"},  # in writing and in scoring
-            "grey_and_own_critiques": {"control": "unseen", "critiques_from": own},
-            "swapped_critiques": {"control": "swapped_critiques", "critiques_from": own},
-            "critique_length": {"control": "critique_length", "critiques_from": own},
-        }
-        judges = _judges(config) | {name: {**_TRAINED, **how} for name, how in read.items()}
+        judges = _judges(config) | {"annotated_critiques": {**_TRAINED, "critiques_from": labels}}
+        if pictures == "kept":
+            judges |= {name: {**_TRAINED, **control} for name, control in _controls(own).items()}
         judges["raters"] = {"reward": "raters", "raters": {"seeds": (20, 21, 22)}}
         scores = _scores(config, pictures, judges)
         config[f"{pictures}_present"] = {"stage": "score", "source": pictures, "reward": "presence"}
@@ -260,6 +255,16 @@ def _choose(config):
     *chosen, gold = _scores(config, "many", _judges(config))
     config.best_of = {"stage": "best_of", "gold": gold, "sources": tuple(chosen), "leader": chosen[0]}
     return ("many", *chosen, gold, "best_of")
+
+
+def _controls(own):
+    """What scores come of: pictures, critiques or their length."""
+    return {
+        "grey": {"control": "unseen"},  # in writing and in scoring
+        "grey_and_own_critiques": {"control": "unseen", "critiques_from": own},
+        "swapped_critiques": {"control": "swapped_critiques", "critiques_from": own},
+        "critique_length": {"control": "critique_length", "critiques_from": own},
+    }
 
 
 def _judges(config):

@@ -37,15 +37,8 @@ from narrative_jax.study import aloud
 from narrative_jax.trainees.reward import RewardTrainee
 
 KINDS = (("candidates", Candidate), ("scenes", Scene))
-READ = (
-    "nireward",
-    "annotated_critiques",
-    "no_critiques",
-    "grey",
-    "grey_and_own_critiques",
-    "swapped_critiques",
-    "critique_length",
-)
+READ = ("nireward", "annotated_critiques", "no_critiques")
+CONTROLS = ("grey", "grey_and_own_critiques", "swapped_critiques", "critique_length")
 CHOOSE = [f"many_by_{name}" for name in ("nireward", "no_critiques", "plain", "clip", "oracle")]
 CONFIG = Path(__file__).parents[1] / "configs" / "nireward.py"
 
@@ -75,6 +68,7 @@ def test_each_entry_is_done(run):
         assert not any(key.startswith(f"{pictures}_faults/there/") and key.endswith("other") for key in summary)
         assert summary[f"{pictures}_labels/preferences"] == 3 * labels
         judges = (*READ, "plain", "clip", "aesthetic", "identity", "raters", "oracle")
+        judges += CONTROLS * (pictures == "kept")
         for name in judges:
             key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
             assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
@@ -188,21 +182,21 @@ def test_what_was_trained_scores_pictures(run):
 
 
 def scores_of(run, name):
-    found = open_records(run / f"bench_by_{name}" / "scores", Score).columns("candidate_id", "scores")
+    found = open_records(run / f"kept_by_{name}" / "scores", Score).columns("candidate_id", "scores")
     return dict(zip(found["candidate_id"], map(np.array, found["scores"]), strict=True))
 
 
 @pytest.mark.slow
 def test_controls_tell_what_scores_come_of(run):
     """Others' critiques, grey and none are something else; of one scene all grey pictures are the same."""
-    critiques = open_records(run / "bench_by_nireward" / "annotations", Annotation)
+    critiques = open_records(run / "kept_by_nireward" / "annotations", Annotation)
     said = {(each.candidate_id, each.aspect): each.critique for each in critiques}
-    assert len(said) == 16 * 3
-    assert not (run / "bench_by_grey" / "annotations").exists(), "these are of grey"
-    scores = {name: scores_of(run, name) for name in READ}
+    assert len(said) == 8 * 3
+    assert not (run / "kept_by_grey" / "annotations").exists(), "these are of grey"
+    scores = {name: scores_of(run, name) for name in READ + CONTROLS}
     for name in ("annotated_critiques", "grey", "critique_length"):
         assert any(np.abs(found - scores[name][id]).max() > 1e-6 for id, found in scores["nireward"].items()), name
-    pictures, grey = open_records(run / "bench" / "candidates", Candidate).columns("id", "scene_id"), {}
+    pictures, grey = open_records(run / "kept" / "candidates", Candidate).columns("id", "scene_id"), {}
     for id, scene_id in zip(pictures["id"], pictures["scene_id"], strict=True):
         np.testing.assert_allclose(scores["grey"][id], grey.setdefault(scene_id, scores["grey"][id]), atol=1e-6)
     for id, found in scores["critique_length"].items():
@@ -263,8 +257,8 @@ def test_each_picture_gets_the_words_of_the_next_of_its_scene():
 def test_a_reward_is_taken_from_entries_that_score_with_it_as_it_is():
     config = load(f"{CONFIG}:tiny")
     with config.unlocked():
-        config.proxies.ensemble = {"by_text": 1.0, "bench_by_grey": 0.5}
-    with pytest.raises(InputError, match=r"bench_by_grey\.control 'unseen': a reward is taken from entries that score"):
+        config.proxies.ensemble = {"by_text": 1.0, "kept_by_grey": 0.5}
+    with pytest.raises(InputError, match=r"kept_by_grey\.control 'unseen': a reward is taken from entries that score"):
         one_entry.check(config, "proxies")
 
 
@@ -273,7 +267,7 @@ def test_pictures_without_a_critique_are_not_scored_among_others(run):
     config = json.loads((run / "config.json").read_text())
     config["fewer"] = {**config["annotated"], "per_scene": 2}
     one_entry.run(config, "fewer", run)
-    config["by_fewer"] = {**config["bench_by_annotated_critiques"], "source": "drawn", "critiques_from": "fewer"}
+    config["by_fewer"] = {**config["kept_by_annotated_critiques"], "source": "drawn", "critiques_from": "fewer"}
     with pytest.raises(InputError, match=r"critiques of 'fewer': '.*' has none on .*, and would be scored without"):
         one_entry.run(config, "by_fewer", run)
 
@@ -285,28 +279,31 @@ def test_pictures_without_a_critique_are_not_scored_among_others(run):
         ({"control": "swapped_critiques", "critiques_from": ""}, "it is of given critiques; name an entry"),
         ({"control": "without_critiques"}, "without critiques none is read"),
         ({"critiques_from": "bench"}, "critiques of 'bench': it leaves none"),
-        ({"critiques_from": "bench_by_clip"}, "critiques of 'bench_by_clip': it leaves none"),
-        ({"critiques_from": "bench_by_grey"}, "critiques of 'bench_by_grey': it leaves none"),
-        ({"critiques_from": "kept_by_nireward"}, "critiques of 'kept_by_nireward', of kept: the pictures are of bench"),
-        ({"reward": "oracle"}, "critiques_from 'bench_by_nireward': this reward reads no critiques"),
+        ({"critiques_from": "kept_by_clip"}, "critiques of 'kept_by_clip': it leaves none"),
+        ({"critiques_from": "kept_by_grey"}, "critiques of 'kept_by_grey': it leaves none"),
+        (
+            {"critiques_from": "bench_by_nireward"},
+            "critiques of 'bench_by_nireward', of bench: the pictures are of kept",
+        ),
+        ({"reward": "oracle"}, "critiques_from 'kept_by_nireward': this reward reads no critiques"),
     ],
 )
 def test_bad_controls(changes, message):
     config = load(f"{CONFIG}:tiny")
     with config.unlocked():
-        config.bench_by_swapped_critiques.update({"control": "", **changes})
+        config.kept_by_swapped_critiques.update({"control": "", **changes})
     with pytest.raises(InputError, match=message):
-        one_entry.check(config, "bench_by_swapped_critiques")
+        one_entry.check(config, "kept_by_swapped_critiques")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bench_faults.source": ""}, "critiques of '': it leaves none"),
-        ({"bench_faults.source": "bench_by_clip"}, "critiques of 'bench_by_clip': it leaves none; name an entry that"),
-        ({"bench_faults.source": "bench_by_grey"}, "critiques of 'bench_by_grey': it leaves none"),
-        ({"scenes": "mine.jsonl"}, "faults of 'bench_by_nireward': the oracle knows Storybook's own scenes only"),
-        ({"bench_as_it_is.stage": "collect", "bench_faults.source": "said"}, "the oracle knows Storybook's own scenes"),
+        ({"kept_faults.source": ""}, "critiques of '': it leaves none"),
+        ({"kept_faults.source": "kept_by_clip"}, "critiques of 'kept_by_clip': it leaves none; name an entry that"),
+        ({"kept_faults.source": "kept_by_grey"}, "critiques of 'kept_by_grey': it leaves none"),
+        ({"scenes": "mine.jsonl"}, "faults of 'kept_by_nireward': the oracle knows Storybook's own scenes only"),
+        ({"bench_as_it_is.stage": "collect", "kept_faults.source": "said"}, "the oracle knows Storybook's own scenes"),
     ],
 )
 def test_faults_that_nobody_can_count(changes, message):
@@ -315,7 +312,7 @@ def test_faults_that_nobody_can_count(changes, message):
         config.said = {"stage": "annotate", "source": "bench_as_it_is"}
         config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=message):
-        one_entry.check(config, "bench_faults")
+        one_entry.check(config, "kept_faults")
 
 
 @pytest.mark.slow
