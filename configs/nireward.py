@@ -8,7 +8,11 @@ better, the majority says. A small Qwen2-VL with random weights learns of pictur
 not give away, and of as many that were drawn: first its tower tells, square by square, what they show, then it says so
 in the words of what the oracle sees in them, of pictures alone and then beside portraits and prompt, and then, as
 NIReward, which says aloud what it sees before it judges, learns critiques and preferences. Raters see the oracle's
-findings too: what it learned from is privileged. `:tiny` is a smoke run.
+findings too: what it learned from is privileged. `:tiny` is a smoke run; `:judge` benches a model behind an
+OpenAI-compatible server beside, which has learned nothing of all this:
+
+    python -m narrative_jax.launch --config=configs/nireward.py:judge \
+        --config.bench_by_zero_shot.http_judge.url=URL --config.bench_by_zero_shot.http_judge.model=NAME
 
 `:7B` is a published Qwen2-VL-7B with an adapter, on preference pairs of one's own: a vision-language model behind an
 OpenAI-compatible server criticises and scores both pictures, and NIReward learns it; for 16 chips, and for
@@ -36,8 +40,8 @@ _TRAINED = {"reward": "trained", "reward_from": "nireward"}
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """`7B` learns of one's own pairs, `tiny` is a smoke run."""
-    check_name("variant", variant, ("", "7B", "tiny"))
+    """`7B` learns of one's own pairs, `judge` benches a server's model too, `tiny` is a smoke run."""
+    check_name("variant", variant, ("", "7B", "judge", "tiny"))
     if variant == "7B":
         return _published()
     config = ConfigDict()
@@ -65,7 +69,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "seeing",
         "nireward",
         "plain",
-        *_bench(config),
+        *_bench(config, variant),
         *_choose(config),
         "ni_rlhf",
     )
@@ -213,7 +217,7 @@ def _published():
     return config
 
 
-def _bench(config):
+def _bench(config, variant):
     """NI-Bench: test scenes, each drawn in the ways of training, and twice in one that is none of these; other raters.
 
     Returns its entries, those of the kept way behind the others.
@@ -224,6 +228,7 @@ def _bench(config):
     config.bench = {"stage": "gather", "sources": tuple(f"bench_{name}" for name in VARIANTS)}
     config.kept = {**_TEST, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
     entries = [f"bench_{name}" for name in VARIANTS]
+    server = ConfigDict({"url": "", "model": "", "key_variable": ""})  # shared, not copied: it is set once
     for pictures in ("bench", "kept"):
         labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
@@ -232,6 +237,8 @@ def _bench(config):
         if pictures == "kept":
             judges |= {name: {**_TRAINED, **control} for name, control in _controls(own).items()}
         judges["raters"] = {"reward": "raters", "raters": {"seeds": (20, 21, 22)}}
+        if variant == "judge":
+            judges["zero_shot"] = {"reward": "http_judge", "http_judge": server}
         scores = _scores(config, pictures, judges)
         config[f"{pictures}_present"] = {"stage": "score", "source": pictures, "reward": "presence"}
         config[f"{pictures}_accuracy"] = {

@@ -84,6 +84,16 @@ def test_each_entry_is_done(run):
     assert all(row[name] > 0 for row in rows for name in ("critique", "described", "ranking", "grad_norm"))
 
 
+def test_a_server_s_model_is_benched_on_both_kinds_of_pictures_and_named_once():
+    config = load(f"{CONFIG}:judge")
+    config.bench_by_zero_shot.http_judge.url = "http://localhost:8000/v1"
+    for pictures in ("bench", "kept"):
+        name = f"{pictures}_by_zero_shot"
+        assert config[name].http_judge.url and config[name].source == pictures and name in config.stages
+        assert name in config[f"{pictures}_accuracy"].sources
+    assert not any("zero_shot" in name for name in load(str(CONFIG)).stages)
+
+
 @pytest.mark.slow
 def test_what_it_says_aloud_is_counted(run, capsys):
     """Part by part, of three kinds of pictures; it has hardly learned to see."""
