@@ -228,7 +228,8 @@ def _bench(config, variant):
     config.bench = {"stage": "gather", "sources": tuple(f"bench_{name}" for name in VARIANTS)}
     config.kept = {**_TEST, "scenes": 1000, "per_scene": 2, "sampling": KEPT}
     entries = [f"bench_{name}" for name in VARIANTS]
-    server = ConfigDict({"url": "", "model": "", "key_variable": ""})  # shared, not copied: it is set once
+    server = {"url": "", "model": "", "key_variable": "", "timeout_s": 120.0, "tries": 6, "at_once": 8}
+    server = ConfigDict(server)  # shared, not copied: it is set once
     for pictures in ("bench", "kept"):
         labels, own, faults = f"{pictures}_labels", f"{pictures}_by_nireward", f"{pictures}_faults"
         config[labels] = {"stage": "annotate", "source": pictures, **raters}
@@ -246,7 +247,7 @@ def _bench(config, variant):
             "gold": labels,
             "sources": scores,
             "leader": own,
-            "ceiling": f"{pictures}_by_oracle",
+            "ceiling": "bench_by_oracle" if pictures == "bench" else "",
             "given": f"{pictures}_present",
             "pairs": 4000,
         }

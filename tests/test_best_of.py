@@ -27,7 +27,7 @@ def run(tmp_path):
             records = [Score(f"c{row}", name, tuple(values)) for row, values in enumerate(scores[: len(scenes)])]
             write_records(tmp_path / name / "scores", records)
             saved = {"aspects": [f"{i}" for i in range(scores.shape[1])]}
-            saved |= {"mean": [0.0] * scores.shape[1], "std": [1.0] * scores.shape[1]}
+            saved |= {"mean": [0.0] * scores.shape[1], "std": [10.0**i for i in range(scores.shape[1])]}
             (tmp_path / name / "calibration.json").write_text(json.dumps(saved))
         judged = {name: {"stage": "score", "source": "draw"} for name in ("gold", *rewards)}
         entry = {"stage": "best_of", "gold": "gold", "sources": tuple(rewards), **options}
@@ -43,14 +43,19 @@ def by_loop(scores, size):
         rows = [row for row, each in enumerate(SCENES) if each == scene]
         groups = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
         best = [max(group, key=lambda row: (scores[row].mean(), -row)) for group in groups]
-        gains.append(np.mean([GOLD[row].mean() for row in best]) - np.mean([GOLD[row].mean() for row in rows]))
+        gains.append(
+            np.mean([GOLD[row].mean() for row in best])
+            - np.mean([GOLD[row].mean() for group in groups for row in group])
+        )
     return np.mean(gains)
 
 
 def test_gains_are_those_of_a_loop(run):
     rewards = {"like": GOLD + np.random.default_rng(0).normal(size=GOLD.shape), "unlike": -GOLD[:, :1]}
     numbers = run(rewards, leader="like")
-    for name, scores in {"gold": GOLD, **rewards}.items():
+    standardised = {name: scores / 10.0 ** np.arange(scores.shape[1]) for name, scores in rewards.items()}
+    assert by_loop(standardised["like"], 2) != by_loop(rewards["like"], 2)
+    for name, scores in {"gold": GOLD, **standardised}.items():
         for size in (2, 4):
             assert numbers[f"{name}/{size}"] == pytest.approx(by_loop(scores, size))
             assert numbers[f"{name}/{size}_low"] <= numbers[f"{name}/{size}"] <= numbers[f"{name}/{size}_high"]

@@ -24,7 +24,7 @@ from narrative_jax.models.network import abstract, below
 from narrative_jax.models.vlm import VlmConfig
 from narrative_jax.models.vlm_files import QWEN2_VL_NAMES
 from narrative_jax.models.vlm_vision import VisionTowerConfig
-from narrative_jax.rewards.base import WEIGHTS, OnHost
+from narrative_jax.rewards.base import WEIGHTS, OnHost, WithWeights
 from narrative_jax.rewards.new_nireward import NewNIReward
 from narrative_jax.rewards.nireward import NIReward
 from narrative_jax.rewards.nireward_files import ABOUT, BACKBONE, load_nireward, save_nireward
@@ -152,7 +152,7 @@ def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, pictures,
     adapted, params = reward.with_adapter(reward.params, "align", **adapter)
     context, texts = reward.encode(scenes), critiques(reward, SAID, SAID)
     base = score(pictures, context, texts)
-    run = jax.jit(adapted.score)
+    run, silent = jax.jit(adapted.score), jax.jit(adapted.silent.score)
     np.testing.assert_array_equal(run(params, pictures, context, texts), base)
     added = {name for name in params if ".adapters.align." in name}
     assert params.keys() - added == reward.params.keys() and adapted.axes.keys() == params.keys()
@@ -162,6 +162,12 @@ def test_an_adapter_begins_with_nothing_and_then_counts(reward, score, pictures,
             for name, value in params.items()
         }
         assert np.abs(run(grown, pictures, context, texts) - base).max() > 1e-3, part
+        # As a trained adapter's reward is held: at once it judges by the same weights.
+        held = WithWeights(adapted, grown).silent
+        none = critiques(reward, *[[""] * 3] * 2)
+        np.testing.assert_allclose(
+            silent(held.laid(), pictures, context), run(grown, pictures, context, none), atol=1e-5
+        )
     twice, _ = adapted.with_adapter(params, "again", **adapter)
     assert len(twice.axes) > len(adapted.axes)
     with pytest.raises(InputError, match=r"segments \('text',\)"):
@@ -247,10 +253,11 @@ def test_what_is_said_aloud_is_learned_word_by_word(aloud, reward, pictures, sce
     assert float(found.metrics["described"]) == pytest.approx(float(sum(logits)) / 2, rel=1e-4)
     told = {name: float(value) for name, value in found.metrics.items()}
     assert float(found.sum) == pytest.approx(told["critique"] + told["described"] + told["ranking"], rel=1e-4)
-    assert told["cut"] == 0, "critiques and what is said aloud have room"
-    crowded = replace(aloud, prompts=replace(aloud.prompts, room=replace(ROOM, aloud=3)))
-    given |= {"first_aloud": crowded.prompts.aloud(said), "second_aloud": crowded.prompts.aloud(["", ""])}
-    assert float(loss_of(crowded, given).metrics["cut"]) == 2 * (1 / 2) / 2, "half of the pictures, of one of both"
+    assert told["cut"] == 0, "critiques have room"
+    crowded = replace(reward, prompts=replace(reward.prompts, room=replace(ROOM, critique=2)))
+    given["first_critiques"] = crowded.prompts.texts([["", said[0], ""]] * 2)
+    given["second_critiques"] = crowded.prompts.texts([[""] * 3] * 2)
+    assert float(loss_of(crowded, given).metrics["cut"]) == pytest.approx(2 * (1 / 3) / 2), "one of three, of one side"
     assert told["critique"] != pytest.approx(float(silent.metrics["critique"]), rel=1e-3)
     assert float(silent.metrics["described"]) == 0
     plain = [loss_of(each, given, critique=0.0, without_critique=1.0) for each in (aloud, reward)]

@@ -73,11 +73,9 @@ def test_each_entry_is_done(run):
             key = f"{pictures}_accuracy/{pictures}_by_{name}/visual_quality"
             assert 0 <= summary[f"{key}_low"] <= summary[key] <= summary[f"{key}_high"] <= 1
             assert name == "nireward" or -1 <= summary[f"{key}_lead"] <= 1
-    for aspect in ASPECTS:  # of the training's ways of drawing, and apart of the kept one
-        for of, pictures in (("", "bench"), ("kept_accuracy/", "kept")):
-            for end, judge in (("accuracy", "nireward"), ("ceiling", "oracle")):
-                told = summary[f"{pictures}_accuracy/{pictures}_by_{judge}/{aspect}"]
-                assert summary[f"{of}nibench/{aspect}/{end}"] == told
+    for aspect in ASPECTS:
+        for end, judge in (("accuracy", "nireward"), ("ceiling", "oracle")):
+            assert summary[f"nibench/{aspect}/{end}"] == summary[f"bench_accuracy/bench_by_{judge}/{aspect}"]
     assert all(summary[f"best_of/{name}/4_low"] <= summary[f"best_of/{name}/4"] for name in CHOOSE)
     assert summary["best_of/many_by_oracle/4"] > 0 and "best_of/many_by_plain/4_lead" in summary
     rows = [json.loads(line) for line in (run / "nireward" / "metrics.jsonl").read_text().splitlines()]
@@ -202,9 +200,10 @@ def test_controls_tell_what_scores_come_of(run):
     critiques = open_records(run / "kept_by_nireward" / "annotations", Annotation)
     said = {(each.candidate_id, each.aspect): each.critique for each in critiques}
     assert len(said) == 8 * 3
-    assert not (run / "kept_by_grey" / "annotations").exists(), "these are of grey"
+    for name in ("grey", "no_critiques"):
+        assert not (run / f"kept_by_{name}" / "annotations").exists(), "these are of grey, or none"
     scores = {name: scores_of(run, name) for name in READ + CONTROLS}
-    for name in ("annotated_critiques", "grey", "critique_length"):
+    for name in ("annotated_critiques", "no_critiques", "grey", "critique_length"):
         assert any(np.abs(found - scores[name][id]).max() > 1e-6 for id, found in scores["nireward"].items()), name
     pictures, grey = open_records(run / "kept" / "candidates", Candidate).columns("id", "scene_id"), {}
     for id, scene_id in zip(pictures["id"], pictures["scene_id"], strict=True):

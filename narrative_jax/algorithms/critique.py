@@ -58,12 +58,11 @@ class CritiqueModelling(Algorithm):
         shown, prompts = reward.show(critic, reward.fit(pictures, twice), twice), reward.prompts
         asked = at_once = critic.ask(shown, prompts.questions)
         described, critiques = jnp.zeros(len(pictures)), Texts(*critiques)
-        cut = _cut(critiques)
         if prompts.room.aloud and not self._plain:
             opening = critic.ask(shown, prompts.opening)
             said = Texts(*(jnp.concatenate(x) for x in zip(batch["first_aloud"], batch["second_aloud"], strict=True)))
             answered = critic.answer(opening, said)
-            described, cut = token_cross_entropy(answered.logits, *said)[:, 0], (cut + _cut(said)) / 2
+            described = token_cross_entropy(answered.logits, *said)[:, 0]
             asked = critic.ask(answered.cache, prompts.next_questions)
         found = critic.judge(asked, critiques, at_once)
         words = token_cross_entropy(found.logits, *critiques)
@@ -72,7 +71,8 @@ class CritiqueModelling(Algorithm):
         share = self.without_critique
         ranked = (1 - share) * _ranking(found.after, better) + share * _ranking(found.before, better)
         ranked = jnp.where(said, ranked, 0).sum(1) / jnp.maximum(said.sum(1), 1)
-        critique, described, cut = (sum(jnp.split(each, 2)) / 2 for each in (words.mean(1), described, cut))
+        per_picture = words.mean(1), described, _cut(critiques, prompts.tokenizer.end)
+        critique, described, cut = (sum(jnp.split(each, 2)) / 2 for each in per_picture)
         right = {"with": found.after, "without": found.before}
         accuracies = {f"accuracy_{name}_critique": _accuracy(scores, better) for name, scores in right.items()}
         loss = self.critique * (critique + described) + self.gamma * ranked
@@ -94,7 +94,7 @@ class Describing(Algorithm):
         logits = critic.answer(critic.ask(shown, prompts.opening), text).logits
         right = (logits.argmax(-1) == text.tokens) & text.mask
         right = right.sum((1, 2)) / text.mask.sum((1, 2))
-        return summed(token_cross_entropy(logits, *text)[:, 0], right=right, cut=_cut(text))
+        return summed(token_cross_entropy(logits, *text)[:, 0], right=right, cut=_cut(text, prompts.tokenizer.end))
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ class Picturing(Describing):
     batch: ClassVar[str] = "pictures"
 
 
-def _cut(texts):
-    """Which share of each picture's texts [b, k, m] fills its room, and was cut off there, f32[b]."""
-    return texts.mask.all(-1).mean(-1)
+def _cut(texts, end):
+    """Which share of each picture's texts [b, k, m] fills its room without coming to its end there, f32[b]."""
+    return (texts.mask.all(-1) & (texts.tokens[..., -1] != end)).mean(-1)
 
 
 def _ranking(scores, better):

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -55,10 +55,11 @@ class PureReward(Reward, Protocol):
     each part under its name, read from disk when first asked for; `axes` names the axes of each, for sharding.
 
     Some have more: `with_adapter(params, name, **adapter) -> (reward, params)` puts a fresh adapter on the reward's
-    stack, as `lora.append_adapter` does; `criticise(params, fitted, context, keys=None) -> (critiques, scores)` writes
-    what `judge` then reads as `critiques`, and judges so, with `prompts` whose `words` and `texts` turn critiques into
-    words and back. Those that a step can be planned with have `shapes`, of their weights, and `blank(rows)`, the
-    context of so many scenes without content; their options' `abstract()` asks for no file.
+    stack, as `lora.append_adapter` does; where `writes` is true, `criticise(params, fitted, context, keys=None) ->
+    (critiques, scores)` writes what `judge` then reads as `critiques`, and judges so, with `prompts` whose `words` and
+    `texts` turn critiques into words and back, and `silent` is the same reward that judges at once. Those that a step
+    can be planned with have `shapes`, of their weights, and `blank(rows)`, the context of so many scenes without
+    content; their options' `abstract()` asks for no file.
     """
 
     axes: Mapping[str, tuple]
@@ -151,6 +152,11 @@ class WithWeights:
     def laid(self, mesh: Mesh | None = None) -> Params:
         """See `PureReward`."""
         return FitsAndJudges.laid(self, mesh)
+
+    @property
+    def silent(self) -> "WithWeights":
+        """Of one that writes, with the same weights."""
+        return replace(self, reward=self.reward.silent)
 
     def __getattr__(self, name: str) -> Any:
         """All else is the reward's."""

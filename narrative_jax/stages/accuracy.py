@@ -30,8 +30,8 @@ class Options:
 
     `leader`, one of the sources, is compared with each of the others on the same pairs. `given`, a score entry of one
     aspect whose highest score is 1, e.g. of the reward "presence", says of which pairs the shares are told once more:
-    those of whose pictures both have that score. `ceiling`, another of the sources, e.g. one of the oracle, says how
-    often the leader could be right of such labels at most.
+    those of whose pictures both have that score. `ceiling`, another of the sources, e.g. one of the oracle, is what
+    the leader is measured by.
     """
 
     gold: str
@@ -54,8 +54,9 @@ def check(context: Context, options: Options) -> None:
         check_name("leader", options.leader, options.sources)
     if options.ceiling:
         check_name("ceiling", options.ceiling, options.sources)
-        if not options.leader:
-            raise InputError(f"ceiling {options.ceiling!r}", "it is the leader's", "name a leader, or leave it out")
+        if options.leader in ("", options.ceiling):
+            rule = f"the leader, {options.leader or 'none'}, is measured by another"
+            raise InputError(f"ceiling {options.ceiling!r}", rule, "name a leader and another source")
     given = (options.given,) if options.given else ()
     check_score_entries(context, (*options.sources, *given), options.gold)
 

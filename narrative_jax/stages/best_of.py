@@ -41,9 +41,10 @@ def check(context: Context, options: Options) -> None:
 
 
 def run(context: Context, options: Options) -> dict[str, float]:
-    """Of 2, 4, 8, ... pictures of a scene the one is taken whose mean of standardised aspects is highest.
+    """Of 2, 4, 8, ... pictures of a scene the one is taken whose mean of standardised aspects is highest, or for gold
+    of its aspects as they are.
 
-    Returns <entry>/<n>{,_low,_high}, how much more gold says of that than of any picture of the scene, in its own unit,
+    Returns <entry>/<n>{,_low,_high}, how much more gold says of that than of the pictures on average, in its own unit,
     the mean of its aspects; and <entry>/<n>_lead{,_low,_high}, how much more the leader gains, resampling scenes.
     Writes and prints a table. Of equal ones the first is taken. Raises InputError for one scene or one picture of each,
     and for scenes with other numbers of pictures.
@@ -51,7 +52,7 @@ def run(context: Context, options: Options) -> dict[str, float]:
     pictures = open_candidates(context, pictures_entry(context.config, options.gold)).columns("id", "scene_id")
     rows = _rows(options.gold, pictures["scene_id"])
     gold = read_scores(context, options.gold, pictures["id"]).mean(1)[rows]
-    sizes = [2**power for power in range(1, rows.shape[1].bit_length()) if 2**power <= rows.shape[1]]
+    sizes = [2**power for power in range(1, rows.shape[1].bit_length())]
     gains = {}
     for name in (options.gold, *options.sources):
         liked = gold if name == options.gold else standard_scores(context, name, pictures["id"]).mean(1)[rows]
@@ -92,7 +93,7 @@ def _gained(liked, gold, size):
     groups = liked.shape[1] // size
     liked, seen = (each[:, : groups * size].reshape(-1, groups, size) for each in (liked, gold))
     best = np.take_along_axis(seen, liked.argmax(2)[..., None], 2)[..., 0]
-    return best.mean(1) - gold.mean(1)
+    return best.mean(1) - seen.mean((1, 2))
 
 
 def _table(numbers, names, sizes, leader):

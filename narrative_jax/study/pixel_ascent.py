@@ -158,9 +158,9 @@ def _report(options):
 
 _MEANING = """\
 {scenes} pictures of the embedded generator, one for each tune scene. A step moves each by a root mean square of
-{stride} (of a range of 2) along its reward's gradient. The rise is in deviations of the reward over the pictures as
-drawn; P, I and Q are what gold's aspects gain, with the 95 % bootstrap interval of their mean, and the last column is
-that mean per deviation of reward."""
+{stride} (of a range of 2) along its reward's gradient, of several aspects that of their mean. The rise is in
+deviations of the reward over the pictures as drawn; P, I and Q are what gold's aspects gain, with the 95 % bootstrap
+interval of their mean, and the last column is that mean per deviation of reward."""
 
 
 if __name__ == "__main__":

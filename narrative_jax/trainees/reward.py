@@ -73,7 +73,7 @@ class RewardTrainee:
         reward, _ = trainable_reward(context).untrained(context.config.seed)
         if options.adapter and not hasattr(reward, "with_adapter"):
             raise InputError(f"adapter on reward {reward.name!r}", "it carries none", "leave adapter out")
-        if algorithm.batch != "preferences" and not hasattr(reward, "criticise"):
+        if algorithm.batch != "preferences" and not getattr(reward, "writes", False):
             rule = f"{context.entry.algorithm} trains rewards that write critiques"
             raise InputError(f"reward {reward.name!r}", rule, "take one that does, e.g. 'nireward'")
         if options.after:
