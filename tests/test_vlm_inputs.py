@@ -9,9 +9,14 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from narrative_jax.core.errors import InputError
 from narrative_jax.models import chat_tokenizer
-from narrative_jax.models.chat_tokenizer import ChatTokenizer, question
+from narrative_jax.models.chat_tokenizer import ChatTokenizer, question, train_chat_tokenizer
+from narrative_jax.models.shipped import STORYBOOK
+from narrative_jax.models.tokenizer import TOKENIZER
 from narrative_jax.models.vlm_inputs import as_patches, collate, fitted_size, read_picture
 from narrative_jax.models.vlm_vision import TOWER
+from narrative_jax.rewards.nireward_files import BACKBONE
+from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
+from narrative_jax.storybook.descriptions import phrases
 
 
 @pytest.mark.parametrize("config", [TOWER, TIED.vision, UNTIED.vision], ids=["published", "tied", "untied"])
@@ -121,3 +126,22 @@ def test_tokenisers_of_other_models(tmp_path):
         InputError, match=r"the tokeniser: it has no token <\|image_pad\|>; give the tokenizer.json of a"
     ):
         ChatTokenizer.load(path)
+
+
+def test_phrases_are_a_token_each(tmp_path):
+    """Behind a space, whatever follows, also once they were written and read; other words are byte pairs."""
+    phrases = ["golden skin", "red cap"]
+    train_chat_tokenizer(["Ann: golden skin 1, red cap nobody."] * 3, 270, phrases).save(tmp_path / "tokenizer.json")
+    tokenizer = ChatTokenizer.load(tmp_path / "tokenizer.json")
+    assert tokenizer.vocab_size == 270
+    found = {"Ann: golden skin 1, red cap nobody.": phrases, "golden skin": [], "a redcap, red cap": ["red cap"]}
+    for text, there in found.items():
+        tokens = tokenizer.encode(text)
+        assert tokenizer.decode(tokens) == text
+        assert [words for each in tokens if (words := tokenizer.decode([each]).strip()) in phrases] == there
+
+
+def test_the_tokeniser_that_ships_has_a_token_for_all_that_is_said_of_a_figure():
+    tokenizer = ChatTokenizer.load(BACKBONE / TOKENIZER)
+    assert [len(tokenizer.encode(f" {each}")) for each in phrases()] == [1] * len(phrases())
+    assert tokenizer.vocab_size == NIREWARD_SIZES[STORYBOOK][0].vocab_size

@@ -73,17 +73,20 @@ class ChatTokenizer:
         return token
 
 
-def train_chat_tokenizer(texts: Iterable[str], vocab_size: int) -> ChatTokenizer:
-    """Byte pairs of `texts`, up to so many tokens, in the manner of Qwen's; same texts, same tokens."""
+def train_chat_tokenizer(texts: Iterable[str], vocab_size: int, phrases: Sequence[str] = ()) -> ChatTokenizer:
+    """Byte pairs of `texts` in the manner of Qwen's, and `phrases` that are a token each behind a space, up to so many
+    tokens in all; same texts, same tokens.
+    """
     rules = tokenizers.Tokenizer(models.BPE())
     rules.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rules.decoder = decoders.ByteLevel()
     special = [PAD_TOKEN, *re.findall(r"<\|\w+\|>", question(PICTURE))]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(phrases),
         special_tokens=list(dict.fromkeys(special)),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     rules.train_from_iterator(texts, trainer)
+    rules.add_tokens([tokenizers.AddedToken(f" {phrase}", normalized=False) for phrase in phrases])
     return ChatTokenizer(rules)

@@ -39,7 +39,7 @@ _SEED = 0
 _ABOUT = (
     ("skin", r".+ skin"),
     ("hair", r".+ hair"),
-    ("hat", r".+ (?:hat|cap)"),
+    ("hat", r"(?:.+ )?(?:hat|cap)"),
     ("coat", r".+ coat"),
     ("trousers", r".+ trousers"),
     ("a part is missing", r".+ missing"),
@@ -48,13 +48,18 @@ _ABOUT = (
 )
 
 
+_WORN = ("skin", "hair", "hat", "coat", "trousers")
+
+
 def parts(said: str, by_name: bool = False) -> Iterator[tuple[str, str]]:
     """What is said aloud in its parts: what each is about, and its words, with whose they are: of a figure its number,
     or `by_name` the name that is said to be its.
     """
-    picture, portraits, compared, *more = *said.removeprefix("In the picture: ").removesuffix(".").split(". "), "", ""
-    people = [clause.partition(": ") for clause in _clauses(compared)]
-    whose = dict(reversed(who.split(" is ", 1)) for who, colon, _ in people if colon and " is " in who)
+    picture, portraits, people, *more = *said.removeprefix("In the picture: ").removesuffix(".").split(". "), "", ""
+    who = [clause.partition(": ") for clause in _clauses(people)]
+    number_of = dict(each.split(" is ", 1) for each, colon, _ in who if colon and " is " in each)
+    whose = {number: name if by_name else number for name, number in number_of.items()}
+    worn = {}  # by number and thing
     for clause in _clauses(picture):
         number, colon, shown = clause.partition(": ")
         if not colon:
@@ -62,27 +67,34 @@ def parts(said: str, by_name: bool = False) -> Iterator[tuple[str, str]]:
             yield from ((about, part) for part in clause.split(", "))
             continue
         for part in shown.split(", "):
-            about = next(about for about, words in _ABOUT if re.fullmatch(words, part))
-            yield about, f"{whose.get(number, number) if by_name else number} {part}"
-    for name, _, worn in (clause.partition(": ") for clause in _clauses(portraits)):
-        yield from (("portraits", f"{name} {part}") for part in worn.split(", "))
-    for who, colon, judged in people:
-        number, beside, name = who.partition(" as ")
-        if colon and beside:
-            yield from (
-                ("how they compare", f"{name} {whose.get(number, number) if by_name else number} {part}")
-                for part in judged.split(", ")
-            )
-            if whose.get(number) == name:
-                yield from _others(judged, f"{name} ")
-        elif colon:
-            yield "who is who", who
-            yield from _others(judged, f"{who.split(' is ')[0]} ")
-        elif who.endswith(" is missing") or who == "somebody too many":
-            yield "missing, too many", who
+            words = re.sub(r" \d$", "", part)
+            about = _about(words)
+            worn[number, about] = words
+            misplaced = about in _WORN and part != f"{words} {number}"
+            yield about, f"{whose.get(number, number)} {words}{' of another number' * misplaced}"
+    for name, _, shown in (clause.partition(": ") for clause in _clauses(portraits)):
+        for part in shown.split(", "):
+            words, same = re.fullmatch(r"(?s)(.*?)((?: \d| nobody)*)", part).groups()
+            about, same = _about(words), same.split()
+            yield "portraits", f"{name} {words}"
+            for number in same:
+                yield "who wears the same", f"{name} {about} {whose.get(number, number)}"
+            seen = worn.get((number_of.get(name), about), "")
+            if not {*seen.split()} <= {*words.split(), "blurred"} and number_of[name] not in same:
+                yield "what is not as it should be", f"{name} {about}"
+    for clause, colon, doing in who:
+        if colon:
+            yield "who is who", clause
+            yield from _others(doing, f"{clause.split(' is ')[0]} ")
+        elif clause.endswith(" is missing") or clause == "somebody too many":
+            yield "missing, too many", clause
         else:
-            yield from _others(who, "")
+            yield from _others(clause, "")
     yield from (("what is no part of this", sentence) for sentence in filter(None, more))
+
+
+def _about(words):
+    return next(about for about, form in _ABOUT if re.fullmatch(form, words))
 
 
 def _clauses(sentence):
@@ -93,7 +105,7 @@ def _others(judged, whose):
     """What is not as it should be."""
     for part in judged.split(", "):
         seen, other, _ = part.partition(" not ")
-        if other or seen.startswith("wrong "):
+        if other:
             yield "what is not as it should be", f"{whose}{seen}"
 
 

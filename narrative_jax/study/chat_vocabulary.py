@@ -3,8 +3,9 @@
     python -m narrative_jax.study.chat_vocabulary
 
 Prompts of train scenes, what raters say of raw and of damaged pictures of them, what NIReward is to say aloud of
-pictures, and the words around, which stand in every question and so weigh much: at most 704 tokens. Same texts, same
-tokens.
+pictures, and the words around, which stand in every question and so weigh much: at most 768 tokens. All that may be
+said of a figure is a token of its own, "golden skin" as "left arm missing": whoever reads it again finds with one look
+where it was said before. Same texts, same tokens.
 """
 
 import sys
@@ -22,6 +23,7 @@ from narrative_jax.rewards.nireward_files import BACKBONE
 from narrative_jax.rewards.nireward_prompts import DESCRIBE, INSTRUCTIONS
 from narrative_jax.rewards.nireward_sizes import NIREWARD_SIZES
 from narrative_jax.rewards.seen import describe_images
+from narrative_jax.storybook.descriptions import phrases
 
 _PICTURES = 1500
 _AROUND = 300  # times that the words around are said
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write():
     config, _ = NIREWARD_SIZES["storybook"]
-    tokenizer = train_chat_tokenizer(_texts(), config.vocab_size)
+    tokenizer = train_chat_tokenizer(_texts(), config.vocab_size, phrases())
     tokenizer.save(BACKBONE / TOKENIZER)
     print(f"{BACKBONE / TOKENIZER}: {tokenizer.vocab_size} tokens")
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -71,8 +70,8 @@ def ascend(reward: PureReward, images: np.ndarray, scenes: Sequence[Scene]) -> d
             return scores.sum(), scores
 
         gradient, scores = jax.grad(total, has_aux=True)(pictures)
-        length = jnp.sqrt(jnp.square(gradient).mean((1, 2, 3), keepdims=True))
-        return (pictures + STRIDE * gradient / jnp.maximum(length, 1e-12)).clip(-1, 1), scores
+        length = jax.numpy.sqrt(jax.numpy.square(gradient).mean((1, 2, 3), keepdims=True))
+        return (pictures + STRIDE * gradient / jax.numpy.maximum(length, 1e-12)).clip(-1, 1), scores
 
     found, pictures = {}, to_float(images)
     for number in range(STEPS[-1] + 1):
