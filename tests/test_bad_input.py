@@ -89,7 +89,7 @@ def contents(folder):
         ("on_no_pairs=go", "unknown on_no_pairs 'go': known are stop, skip"),
         (
             "score.stage=scroe",
-            "unknown stage of score 'scroe': known are accuracy, annotate, publish, choose, collect, ",
+            "unknown stage of score 'scroe': known are accuracy, annotate, best_of, publish, choose, collect, ",
         ),
         ("score.source=genrate", "unknown entry that score needs 'genrate': known are align, calibrate, evaluate, "),
         ("stages=('score', 'generate')", "score needs 'generate', which does not come before it; list 'gene"),
