@@ -329,7 +329,7 @@ def test_shapes_of_a_batch_are_those_of_a_real_one(tiny_generator):
 def small_nireward(monkeypatch):
     """NIReward's 7B, small."""
     tower = VisionTowerConfig(patch_size=8, merge=2, width=16, heads=2, blocks=1, mlp_width=32)
-    network = VlmConfig(704, 64, 4, 4, 3, 96, False, (2, 3, 3), tower, scanned=True, kept="nothing")
+    network = VlmConfig(768, 64, 4, 4, 3, 96, False, (2, 3, 3), tower, scanned=True, kept="nothing")
     sizes = {"7B": (network, Room(side=32, tokens=128, max_subjects=2, critique=8))}
     monkeypatch.setattr("narrative_jax.rewards.new_nireward.NIREWARD_SIZES", sizes)
 
