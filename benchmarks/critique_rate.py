@@ -60,7 +60,7 @@ class Size:
 
 
 _WIDE = VlmConfig(
-    704,
+    768,
     768,
     heads=12,
     key_heads=2,

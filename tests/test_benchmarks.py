@@ -78,7 +78,7 @@ def test_arithmetic_of_a_picture(scoring_rate, tiny):
 def critique_rate(benchmark, monkeypatch):
     module = benchmark("critique_rate", "transformers")
     tower = VisionTowerConfig(patch_size=10, merge=2, width=32, heads=2, blocks=2, mlp_width=64)
-    network = VlmConfig(704, 32, 4, 2, 2, 48, tied=True, sections=(1, 1, 2), vision=tower)
+    network = VlmConfig(768, 32, 4, 2, 2, 48, tied=True, sections=(1, 1, 2), vision=tower)
     sizes = {"tiny": module.Size(network, Room(side=40, tokens=128, max_subjects=2, critique=6), batch=3, calls=1)}
     monkeypatch.setattr(module, "SIZES", sizes)
     return module
